@@ -1,0 +1,343 @@
+"""Build the chapters: chapters/source/NN_slug.py (py:percent) in, chapters/NN_slug.ipynb out.
+
+One way only: the text is edited, the executed notebook is built from it and never edited. A build
+that would not pass `find_problems` leaves the old notebook where it was.
+
+    python tools/build_chapters.py                  # build every chapter
+    python tools/build_chapters.py --only 06        # build one
+    python tools/build_chapters.py --check          # does every notebook correspond to its source?
+    python tools/build_chapters.py --repository https://github.com/you/your-fork
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+import time
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CHECKED = "nbval-check-output"  # nbval compares the output of cells with this tag
+INSTALL = "colab-install"
+ANSWER = "answer"  # to a "Now you" prompt
+MIN_CHECKED_CELLS = 3
+MAX_SECONDS = 90
+MAX_CELL_LINES = 20
+MAX_CODE_LINES = 200
+MAX_BYTES = 1_500_000
+
+METADATA = {
+    # Versions and display names differ from machine to machine and say nothing to a reader.
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+# A student does not have these set: neither may silence nor change what a built notebook shows.
+FOREIGN_SETTINGS = ("TF_", "KERAS_", "TLKERAS_", "MPLBACKEND", "PYTHONWARNINGS")
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+COLAB_INSTALL = """\
+import sys
+
+if "google.colab" in sys.modules:
+    # --no-deps: Colab's own TensorFlow, Keras and NumPy stay as they are.
+    %pip install -q --no-deps keras-hub keras-cv "tlkeras @ git+{repository}"\
+"""
+
+
+class BuildError(Exception):
+    """A chapter cannot be built; the message says which, why, and what to do."""
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def output_text(output: NotebookNode) -> str:
+    """All text of an output; pictures left out."""
+    if output.output_type == "stream":
+        return output.text
+    data = output.get("data", {})
+    return "\n".join(str(value) for kind, value in data.items() if not kind.startswith("image/"))
+
+
+# --- what a chapter must be ----------------------------------------------------------------------
+
+
+def find_problems(notebook: NotebookNode) -> list[str]:
+    """What keeps a notebook from being a chapter, one line each; an empty list is a pass."""
+    problems = []
+    cells = code_cells(notebook)
+    for number, cell in enumerate(cells, 1):
+        if cell.execution_count is None:
+            problems.append(f"code cell {number} was not executed")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                problems.append(f"code cell {number} ends in {output.ename}: {output.evalue}")
+            elif output.output_type == "stream" and output.name == "stderr":
+                first = output.text.strip().partition("\n")[0]
+                problems.append(f"code cell {number} writes to stderr: {first}")
+            problems += [f"code cell {number} {noise}" for noise in _noise(output_text(output))]
+        if CHECKED in tags(cell) and not any(output_text(output) for output in cell.outputs):
+            problems.append(f"code cell {number} is to be checked, but shows no text")
+        if len(cell.source.splitlines()) > MAX_CELL_LINES:
+            problems.append(f"code cell {number} has more than {MAX_CELL_LINES} lines")
+    total = sum(len(c.source.splitlines()) for c in cells if INSTALL not in tags(c))
+    if total > MAX_CODE_LINES:
+        problems.append(f"{total} lines of code, more than {MAX_CODE_LINES}")
+    checked = sum(CHECKED in tags(cell) for cell in cells)
+    if checked < MIN_CHECKED_CELLS:
+        problems.append(f"{checked} cells tagged {CHECKED}, fewer than {MIN_CHECKED_CELLS}")
+    seconds = notebook.metadata.get("tlkeras", {}).get("seconds")
+    if seconds is None:
+        problems.append("no recorded running time")
+    elif seconds > MAX_SECONDS:
+        problems.append(f"takes {seconds} s, more than {MAX_SECONDS} s")
+    if "widgets" in notebook.metadata:
+        problems.append('has metadata.widgets, which GitHub answers with "Invalid Notebook"')
+    size = len(dump(notebook).encode())
+    if size > MAX_BYTES:
+        problems.append(f"{size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.1f} MB")
+    return list(dict.fromkeys(problems))
+
+
+def _noise(text: str) -> list[str]:
+    """What differs from run to run or machine to machine."""
+    noise = []
+    if re.search(r"\bat 0x[0-9a-f]{6,}", text):
+        noise.append("shows a memory address")
+    if str(Path.home()) + "/" in text or str(ROOT) in text:
+        noise.append("shows a path of the machine it was built on")
+    return noise
+
+
+# --- source to notebook --------------------------------------------------------------------------
+
+
+def compose(source: Path, repository: str = "") -> NotebookNode:
+    """The notebook that corresponds to a source, without outputs."""
+    parsed = jupytext.reads(source.read_text("utf-8"), fmt="py:percent")
+    cells = parsed.cells
+    for cell in cells:
+        cell.metadata = {"tags": list(tags(cell))} if tags(cell) else {}
+        if ANSWER in tags(cell):
+            cell.metadata["jupyter"] = {"source_hidden": True}  # collapsed until a reader asks
+    if repository:
+        if not cells or cells[0].cell_type != "markdown":
+            raise BuildError(f"{source.name}: the first cell is not markdown, where the badge goes")
+        cells[0].source = f"{_badge(source.stem, repository)}\n\n{cells[0].source}"
+        install = nbformat.v4.new_code_cell(COLAB_INSTALL.format(repository=repository))
+        install.metadata = {"tags": [INSTALL]}
+        cells.insert(1, install)
+    # From the content, not the position: a new cell leaves the ids of the others as they were.
+    seen: Counter[str] = Counter()
+    for cell in cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
+        seen[digest] += 1
+        repeat = f"-{seen[digest]}" if seen[digest] > 1 else ""
+        cell.id = f"{source.stem[:40]}-{digest}{repeat}"
+    return nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
+
+
+def _badge(stem: str, repository: str) -> str:
+    place = repository.removeprefix("https://github.com/")
+    address = f"https://colab.research.google.com/github/{place}/blob/main/chapters/{stem}.ipynb"
+    picture = "https://colab.research.google.com/assets/colab-badge.svg"
+    return f"[![Open in Colab]({picture})]({address})"
+
+
+def execute(notebook: NotebookNode, folder: Path) -> float:
+    """Run every cell in a fresh kernel of this Python, in `folder`; returns the seconds it took."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN_SETTINGS)}
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=MAX_SECONDS,
+        coalesce_streams=True,
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    started = time.monotonic()
+    client.execute(env=environment)
+    return time.monotonic() - started
+
+
+def tidy(notebook: NotebookNode, seconds: float) -> None:
+    """Make outputs the same from build to build, and record the running time."""
+    for number, cell in enumerate(code_cells(notebook), 1):
+        cell.execution_count = number
+        for output in cell.outputs:
+            output.pop("metadata", None)
+            if output.output_type in ("display_data", "execute_result"):
+                output.metadata = {}
+            if output.output_type == "execute_result":
+                output.execution_count = number
+            # Not in a checked cell, where nbval compares with what the kernel writes, colours too.
+            if CHECKED not in tags(cell):
+                _strip_colours(output)
+    # In steps of 5 s, so that a rebuild is seldom a difference.
+    notebook.metadata = {**METADATA, "tlkeras": {"seconds": 5 * -int(-seconds // 5)}}
+
+
+def _strip_colours(output: NotebookNode) -> None:
+    if output.output_type == "stream":
+        output.text = ANSI.sub("", output.text)
+    elif "text/plain" in output.get("data", {}):
+        output.data["text/plain"] = ANSI.sub("", output.data["text/plain"])
+
+
+def dump(notebook: NotebookNode) -> str:
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+def load(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    nbformat.validate(notebook)
+    temporary = path.with_suffix(".ipynb.tmp")
+    temporary.write_text(dump(notebook), "utf-8")
+    os.replace(temporary, path)
+
+
+def build(source: Path, repository: str = "") -> Path:
+    """Build one chapter; raises BuildError, and keeps the old notebook, if it is not a chapter."""
+    target = notebook_of(source)
+    notebook = compose(source, repository)
+    try:
+        seconds = execute(notebook, target.parent)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise BuildError(f"{source.name}: {ANSI.sub('', str(error))}") from error
+    tidy(notebook, seconds)
+    if problems := find_problems(notebook):
+        raise BuildError("\n".join(f"{source.name}: {problem}" for problem in problems))
+    write(notebook, target)
+    print(f"{target.name}: {seconds:.0f} s")
+    return target
+
+
+def rebadge(source: Path, repository: str) -> None:
+    """Give a built notebook the badge and install cell of another repository, outputs kept.
+
+    The install cell does nothing outside Colab, so it needs no run to be what a run would leave.
+    """
+    target = notebook_of(source)
+    old = load(target)
+    outputs = [c.outputs for c in code_cells(old) if INSTALL not in tags(c)]
+    notebook = compose(source, repository)
+    for cell in code_cells(notebook):
+        cell.outputs = [] if INSTALL in tags(cell) else outputs.pop(0)
+    tidy(notebook, old.metadata.tlkeras.seconds)
+    write(notebook, target)
+
+
+# --- do they correspond? -------------------------------------------------------------------------
+
+
+def notebook_of(source: Path) -> Path:
+    return source.parent.parent / f"{source.stem}.ipynb"
+
+
+def difference(source: Path, repository: str = "") -> str | None:
+    """Why a notebook does not correspond to its source, or None; nothing is executed."""
+    target = notebook_of(source)
+    if not target.exists():
+        return "not built yet"
+    expected, found = compose(source, repository), load(target)
+    metadata = {k: v for k, v in found.metadata.items() if k != "tlkeras"}
+    if metadata != expected.metadata:
+        return "its metadata was changed"
+    if len(found.cells) != len(expected.cells):
+        return f"it has {len(found.cells)} cells, its source {len(expected.cells)}"
+    for number, (a, b) in enumerate(zip(expected.cells, found.cells, strict=True), 1):
+        if any(a.get(key) != b.get(key) for key in ("cell_type", "id", "source", "metadata")):
+            return f"cell {number} differs"
+    return None
+
+
+def check(folder: Path, repository: str = "") -> list[str]:
+    """One line for every notebook that does not correspond to its source."""
+    found = []
+    sources = sorted((folder / "source").glob("*.py"))
+    for source in sources:
+        if reason := difference(source, repository):
+            command = f"make chapters ONLY={source.stem}"
+            found.append(f"{source.stem}.ipynb: {reason}. Edit the source only, then: {command}")
+    stems = {source.stem for source in sources}
+    for notebook in sorted(folder.glob("*.ipynb")):
+        if notebook.stem not in stems:
+            found.append(f"{notebook.name}: it has no source/{notebook.stem}.py")
+    return found
+
+
+# --- the repository address ----------------------------------------------------------------------
+
+
+def configured_repository(pyproject: Path) -> str:
+    return tomllib.loads(pyproject.read_text("utf-8"))["tool"]["tlkeras"]["repository"]
+
+
+def configure_repository(pyproject: Path, address: str) -> str:
+    """Write the address into pyproject.toml and return it in its plain form; "" takes it out."""
+    plain = address.strip().rstrip("/").removesuffix(".git")
+    if plain and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", plain):
+        raise BuildError(f"{address!r} is not of the form https://github.com/OWNER/NAME")
+    if plain != configured_repository(pyproject):
+        line = re.compile(r'^repository = ".*"$', re.MULTILINE)
+        text = line.sub(f'repository = "{plain}"', pyproject.read_text("utf-8"), count=1)
+        pyproject.write_text(text, "utf-8")
+    return plain
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(description="Build the chapters from chapters/source.")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--only", metavar="NN", help="build one chapter, by the start of its name")
+    action.add_argument("--check", action="store_true", help="compare only, exit 1 if any differs")
+    action.add_argument(
+        "--repository", metavar="URL", help="set the GitHub address of the Colab badges and exit"
+    )
+    options = parser.parse_args(arguments)
+    folder, pyproject = root / "chapters", root / "pyproject.toml"
+    sources = sorted((folder / "source").glob(f"{options.only or ''}*.py"))
+    try:
+        if options.only and not sources:
+            raise BuildError(f"no chapters/source/{options.only}*.py")
+        repository = configured_repository(pyproject)
+        if options.check or options.repository is not None:
+            # Before new badges too: outputs are kept, so they have to be those of the source.
+            differences = check(folder, repository)
+            if differences:
+                raise BuildError("\n".join(differences))
+        if options.repository is not None:
+            repository = configure_repository(pyproject, options.repository)
+            for source in sources:
+                rebadge(source, repository)
+        elif not options.check:
+            for source in sources:
+                build(source, repository)
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
