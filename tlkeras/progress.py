@@ -1,0 +1,84 @@
+"""A progress line a stage, rewritten in place in a terminal and in a notebook."""
+
+import shutil
+import sys
+import time
+
+import keras
+
+REFRESH = 0.2  # seconds
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows where a stage is: `stage 2/3 tune   epoch 4/10 ━━━━━━────  loss 0.21 ...  12 s`."""
+
+    async_safe = True  # lets Keras run on without waiting for each batch's numbers
+
+    def __init__(self, title: str):
+        super().__init__()
+        self.title = title
+        self.line = _line_writer()
+
+    def on_train_begin(self, logs=None):
+        self.start = self.shown = time.monotonic()
+        self.epoch, self.values = 0, {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if time.monotonic() - self.shown >= REFRESH:
+            self.shown = time.monotonic()
+            steps = self.params.get("steps") or batch + 2
+            self._show((batch + 1) / steps, logs or {})
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.values = logs or {}
+        self._show(1, self.values)
+
+    def _show(self, part: float, values: dict) -> None:
+        epochs = self.params["epochs"]
+        filled = round(20 * (self.epoch + part) / epochs)
+        bar = "━" * filled + "─" * (20 - filled)
+        self.line(f"{self.title}  epoch {self.epoch + 1}/{epochs} {bar}  {self._summary(values)}")
+
+    def finish(self, remark: str = "") -> None:
+        """Leaves one closing line."""
+        text = f"{self.title}  {self.epoch + 1} epochs  {self._summary(self.values)}"
+        self.line(f"{text}  {remark}".rstrip(), last=True)
+
+    def _summary(self, values: dict) -> str:
+        shown = "  ".join(f"{name} {float(value):.3f}" for name, value in values.items())
+        return f"{shown}  {time.monotonic() - self.start:.0f} s"
+
+
+def _line_writer():
+    """A function that shows a line in the place of the one before; `last=True` keeps it."""
+    if "IPython" in sys.modules and hasattr(sys.modules["IPython"].get_ipython(), "kernel"):
+        from IPython.display import display
+
+        handle = None
+
+        def in_notebook(text: str, last: bool = False) -> None:
+            nonlocal handle
+            content = {"text/plain": text}
+            if handle is None:
+                handle = display(content, raw=True, display_id=True)
+            else:
+                handle.update(content, raw=True)
+
+        return in_notebook
+
+    width = 0
+
+    def in_terminal(text: str, last: bool = False) -> None:
+        nonlocal width
+        if sys.stderr.isatty():
+            text = text[: shutil.get_terminal_size().columns - 1]
+            sys.stderr.write("\r" + text.ljust(width) + ("\n" if last else ""))
+            sys.stderr.flush()
+            width = len(text)
+        elif last:
+            sys.stderr.write(text + "\n")
+
+    return in_terminal

@@ -1,0 +1,103 @@
+"""What a staged training did: a result a stage, and one history over all of them."""
+
+import math
+from dataclasses import dataclass, field
+
+import keras
+
+from tlkeras import plots
+from tlkeras.plan import Plan
+from tlkeras.policies import Learning
+from tlkeras.tables import html_table, text_table
+
+
+@dataclass
+class StageResult:
+    """How a stage went.
+
+    Attributes:
+        name, learning_rate: as planned.
+        epochs: run; best_epoch: the one whose weights were kept (0: those from before the stage).
+        seconds: wall time of `fit`, validation included.
+        learns: the table of what learned.
+        stopped: why it ended before its last epoch, or "".
+        diverged: the loss became NaN or infinite.
+        metrics: of the best epoch.
+    """
+
+    name: str
+    learning_rate: float
+    epochs: int
+    best_epoch: int
+    seconds: float
+    learns: Learning = field(repr=False)
+    stopped: str
+    diverged: bool
+    metrics: dict[str, float]
+
+
+@dataclass
+class Run:
+    """What `fit_stages` did: the plan, a result a stage, and one history over all of them.
+
+    Attributes:
+        model: the trained model, compiled as in the last stage.
+        plan: as given.
+        stages: results, in order; fewer than planned if a stage diverged.
+        history: a list a column, one value an epoch: "stage", "epoch" (counted over the whole
+            run, from 1), and every metric.
+    """
+
+    model: keras.Model = field(repr=False)
+    plan: Plan
+    stages: list[StageResult] = field(default_factory=list)
+    history: dict[str, list] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def stopped(self) -> str:
+        """Why the run ended in a diverging stage, or ""."""
+        diverged = bool(self.stages) and self.stages[-1].diverged
+        return self.stages[-1].stopped if diverged else ""
+
+    def plot(self):
+        """Curves of loss and metrics over all epochs, stage boundaries marked: a Figure."""
+        return plots.history(self.history)
+
+    def _add(self, result: StageResult, logs: dict[str, list]) -> None:
+        before = len(self.history.get("epoch", []))
+        rows = len(next(iter(logs.values()), []))
+        columns = {
+            "stage": [result.name] * rows,
+            "epoch": list(range(before + 1, before + rows + 1)),
+            **{name: [float(value) for value in values] for name, values in logs.items()},
+        }
+        for name in {**self.history, **columns}:
+            old = self.history.get(name, [math.nan] * before)
+            self.history[name] = old + columns.get(name, [math.nan] * rows)
+        self.stages.append(result)
+
+    def _rows(self) -> tuple[list[tuple], tuple]:
+        names = [n for n in self.history if n not in ("stage", "epoch") and n.startswith("val_")]
+        names = names or [n for n in self.history if n not in ("stage", "epoch")]
+        rows = [
+            (
+                s.name, f"{s.learning_rate:g}", f"{s.learns.trainable_params:,}", s.epochs,
+                s.best_epoch, f"{s.seconds:.1f}",
+                *(f"{s.metrics.get(name, math.nan):.4f}" for name in names), s.stopped,
+            )
+            for s in self.stages
+        ]  # fmt: skip
+        return rows, (
+            "stage", "learning rate", "parameters", "epochs", "best", "seconds", *names, "stopped"
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return text_table(*self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._rows())
