@@ -1,0 +1,179 @@
+"""Accuracy on handwritten digits against labels per class: what a pretrained backbone is worth.
+
+    python tools/measure_digits.py          # about 40 minutes on 2 cores
+    python tools/measure_digits.py --plot   # only draws the figure from the stored numbers
+
+Writes data/results/digits_labels.csv (one row a method, number of labels and seed) and the
+figure data/results/digits_labels.png. What has to be chosen (the strength of a probe's
+regularisation, the learning rate from scratch) is chosen on the validation split, with label
+draws of its own; the test split is only ever scored.
+"""
+
+import argparse
+import csv
+import time
+from pathlib import Path
+
+import tlkeras as tlk
+from tlkeras import plots
+from tlkeras.cli import SETTINGS
+from tlkeras.tables import text_table
+
+import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
+LABELS = (1, 5, 10, 30)
+PROBE_SEEDS, FIT_SEEDS, CHOICE_SEEDS = range(10), range(3), range(100, 105)
+PROBES = ("pixels", "random backbone", "linear probe")
+FITS = ("from scratch", "head only", "two stages")
+
+
+def features(pixels: np.ndarray, method: str) -> np.ndarray:
+    """What a linear classifier sees: pixels in 0..1, or pooled features of unit length."""
+    if method == "pixels":
+        return pixels.reshape(len(pixels), -1) / 255
+    keras.utils.set_random_seed(0)
+    weights = None if method == "random backbone" else "pretrained"
+    backbone = tlk.load_backbone("glyph_resnet", weights=weights)
+    pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
+    found = keras.Model(backbone.input, pooled).predict(pixels, verbose=0)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
+    """Indices of `per_class` examples of every class."""
+    rng = np.random.default_rng(seed)
+    groups = (np.flatnonzero(labels == c) for c in np.unique(labels))
+    return np.concatenate([rng.choice(group, per_class, replace=False) for group in groups])
+
+
+def probe_rows(method: str) -> list[tuple]:
+    """Logistic regression on features; its strength is chosen for each number of labels."""
+    task = tlk.load_task("digits")
+    x, y = {}, {}
+    for split in ("train", "validation", "test"):
+        pixels, y[split] = task.arrays(split)
+        x[split] = features(pixels, method)
+
+    def accuracy(split: str, per_class: int, seed: int, c: float) -> float:
+        chosen = draw(y["train"], per_class, seed)
+        probe = LogisticRegression(C=c, max_iter=2000)
+        return probe.fit(x["train"][chosen], y["train"][chosen]).score(x[split], y[split])
+
+    rows = []
+    for n in LABELS:
+        tried = {
+            c: np.mean([accuracy("validation", n, seed, c) for seed in CHOICE_SEEDS])
+            for c in (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+        }
+        best = max(tried, key=tried.get)
+        print(f"{method}, {n} labels: C = {best}", flush=True)
+        rows += [(method, n, seed, accuracy("test", n, seed, best), 0) for seed in PROBE_SEEDS]
+    return rows
+
+
+def plan(method: str, learning_rate: float = 1e-3) -> tlk.Plan:
+    """The plan of a method; those on the pretrained backbone are the command line's own."""
+    if method == "from scratch":
+        return tlk.recipes.full(epochs=100, lr=learning_rate, batchnorm="train", patience=20)
+    recipe = {"head only": "head_only", "two stages": "two_stage"}[method]
+    return getattr(tlk.recipes, recipe)(**SETTINGS[recipe])
+
+
+def network(method: str, augment: bool = False) -> keras.Model:
+    """The same backbone and head for every method; from scratch may add augmentation."""
+    weights = None if method == "from scratch" else "pretrained"
+    backbone = tlk.load_backbone("glyph_resnet", weights=weights)
+    if augment:
+        image = keras.Input((32, 32, 3))
+        moved = keras.layers.RandomTranslation(0.1, 0.1, fill_mode="nearest")(image)
+        turned = keras.layers.RandomRotation(0.03, fill_mode="nearest")(moved)
+        backbone = keras.Model(image, backbone(turned))
+    return tlk.add_head(backbone, classes=10)
+
+
+def fit(method: str, per_class: int, seed: int, split: str = "test", lr=1e-3, augment=False):
+    """Accuracy on a split, and seconds of training."""
+    task = tlk.load_task("digits", labels_per_class=per_class, seed=seed)
+    keras.utils.set_random_seed(seed)
+    model = network(method, augment)
+    start = time.perf_counter()
+    tlk.fit_stages(model, plan(method, lr), task.train, task.validation, seed=seed, verbose=0)
+    seconds = time.perf_counter() - start
+    data = getattr(task, split)
+    return model.evaluate(data, verbose=0, return_dict=True)["accuracy"], seconds
+
+
+def fit_rows(method: str) -> list[tuple]:
+    settings = {}
+    if method == "from scratch":
+        options = [{"lr": lr, "augment": a} for lr in (1e-3, 3e-3) for a in (False, True)]
+        tried = [
+            (fit(method, 30, 100, "validation", **option)[0], i) for i, option in enumerate(options)
+        ]
+        settings = options[max(tried)[1]]
+        print(f"{method}: {settings}", [round(score, 3) for score, _ in tried], flush=True)
+    return [(method, n, s, *fit(method, n, s, **settings)) for n in LABELS for s in FIT_SEEDS]
+
+
+def table(rows: list[tuple]) -> str:
+    """Mean and standard deviation of the test accuracy in %, a line a method."""
+    lines = []
+    for method in (m for m in PROBES + FITS if m in {row[0] for row in rows}):
+        cells = []
+        for n in LABELS:
+            scores = [100 * float(r[3]) for r in rows if r[0] == method and int(r[1]) == n]
+            cells.append(f"{np.mean(scores):.1f} ± {np.std(scores):.1f}")
+        lines.append((method, *cells))
+    return text_table(lines, ("labels per class", *LABELS))
+
+
+def figure(rows: list[tuple]):
+    """Accuracy against labels per class, a line a method, the spread over seeds as a band."""
+    styles = dict(zip(PROBES + FITS, ("^:", "v:", "D--", "s-.", "o--", "o-"), strict=True))
+    with plots.canvas(size=(7, 4)) as (fig, axis):
+        ends = []
+        for method, style in styles.items():
+            scores = [
+                [100 * float(r[3]) for r in rows if (r[0], int(r[1])) == (method, n)]
+                for n in LABELS
+            ]
+            means, spread = np.array([(np.mean(s), np.std(s)) for s in scores]).T
+            (line,) = axis.plot(LABELS, means, style, markersize=5)
+            axis.fill_between(LABELS, means - spread, means + spread, alpha=0.15, linewidth=0)
+            ends.append((means[-1], method, line.get_color()))
+        plots.name_lines(axis, LABELS[-1], ends)
+        axis.set_xscale("log")
+        axis.set_xticks(LABELS, LABELS)
+        axis.minorticks_off()
+        axis.set(xlabel="labelled images per class", ylabel="test accuracy (%)", ylim=(30, 101))
+        axis.set_title("Handwritten digits, with a network that has only seen printed letters")
+    return fig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plot", action="store_true", help="draw stored numbers again")
+    parser.add_argument("--only", choices=PROBES + FITS, action="append", help="these methods")
+    options = parser.parse_args()
+    stored = RESULTS / "digits_labels.csv"
+    header = ("method", "labels_per_class", "seed", "test_accuracy", "seconds")
+    rows = []
+    if stored.exists():
+        with stored.open() as file:
+            rows = [tuple(row) for row in csv.reader(file)][1:]
+    methods = () if options.plot else options.only or PROBES + FITS
+    for method in methods:
+        fresh = probe_rows(method) if method in PROBES else fit_rows(method)
+        rows = [row for row in rows if row[0] != method] + fresh
+        with stored.open("w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+    print(table(rows))
+    if {row[0] for row in rows} == {*PROBES, *FITS}:
+        figure(rows).savefig(RESULTS / "digits_labels.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
