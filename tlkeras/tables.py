@@ -12,8 +12,10 @@ def _columns(rows, header):
     for row in cells:
         if len(row) != len(header):
             raise ValueError(f"Expected a cell for each of {list(header)}; found {row}.")
-    numeric = [bool(cells) and all(_NUMBER.match(row[i]) or row[i] in ("", "-") for row in cells)
-               for i in range(len(header))]
+    numeric = [
+        bool(cells) and all(_NUMBER.match(row[i]) or row[i] in ("", "-") for row in cells)
+        for i in range(len(header))
+    ]
     return cells, numeric
 
 
@@ -27,9 +29,12 @@ def text_table(rows, header):
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
-        "  ".join(cell.rjust(width) if right else cell.ljust(width)
-                  for cell, width, right in zip(line, widths, numeric, strict=True)).rstrip()
-        for line in lines)
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
 
 
 def html_table(rows, header):
@@ -37,9 +42,14 @@ def html_table(rows, header):
     cells, numeric = _columns(rows, header)
 
     def line(tag, row):
-        return "<tr>" + "".join(
-            f'<{tag} style="text-align:{"right" if right else "left"}">{html.escape(cell)}</{tag}>'
-            for cell, right in zip(row, numeric, strict=True)) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(
+                f'<{tag} style="text-align:{"right" if right else "left"}">{html.escape(cell)}</{tag}>'
+                for cell, right in zip(row, numeric, strict=True)
+            )
+            + "</tr>"
+        )
 
     head, body = line("th", map(str, header)), "".join(line("td", row) for row in cells)
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"

@@ -24,7 +24,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
-LABELS = (1, 5, 10, 30)
+LABELS, FIT_LABELS = (1, 5, 10, 30), (5, 30)
 PROBE_SEEDS, FIT_SEEDS, CHOICE_SEEDS = range(10), range(3), range(100, 105)
 PROBES = ("pixels", "random backbone", "linear probe")
 FITS = ("from scratch", "head only", "two stages")
@@ -115,7 +115,12 @@ def fit_rows(method: str) -> list[tuple]:
         ]
         settings = options[max(tried)[1]]
         print(f"{method}: {settings}", [round(score, 3) for score, _ in tried], flush=True)
-    return [(method, n, s, *fit(method, n, s, **settings)) for n in LABELS for s in FIT_SEEDS]
+    return [(method, n, s, *fit(method, n, s, **settings)) for n in FIT_LABELS for s in FIT_SEEDS]
+
+
+def scores_of(rows: list[tuple], method: str, labels: int) -> list[float]:
+    """Test accuracies in %, one a seed."""
+    return [100 * float(row[3]) for row in rows if (row[0], int(row[1])) == (method, labels)]
 
 
 def table(rows: list[tuple]) -> str:
@@ -124,8 +129,8 @@ def table(rows: list[tuple]) -> str:
     for method in (m for m in PROBES + FITS if m in {row[0] for row in rows}):
         cells = []
         for n in LABELS:
-            scores = [100 * float(r[3]) for r in rows if r[0] == method and int(r[1]) == n]
-            cells.append(f"{np.mean(scores):.1f} ± {np.std(scores):.1f}")
+            scores = scores_of(rows, method, n)
+            cells.append(f"{np.mean(scores):.1f} ± {np.std(scores):.1f}" if scores else "")
         lines.append((method, *cells))
     return text_table(lines, ("labels per class", *LABELS))
 
@@ -136,13 +141,11 @@ def figure(rows: list[tuple]):
     with plots.canvas(size=(7, 4)) as (fig, axis):
         ends = []
         for method, style in styles.items():
-            scores = [
-                [100 * float(r[3]) for r in rows if (r[0], int(r[1])) == (method, n)]
-                for n in LABELS
-            ]
+            labels = LABELS if method in PROBES else FIT_LABELS
+            scores = [scores_of(rows, method, n) for n in labels]
             means, spread = np.array([(np.mean(s), np.std(s)) for s in scores]).T
-            (line,) = axis.plot(LABELS, means, style, markersize=5)
-            axis.fill_between(LABELS, means - spread, means + spread, alpha=0.15, linewidth=0)
+            (line,) = axis.plot(labels, means, style, markersize=5)
+            axis.fill_between(labels, means - spread, means + spread, alpha=0.15, linewidth=0)
             ends.append((means[-1], method, line.get_color()))
         plots.name_lines(axis, LABELS[-1], ends)
         axis.set_xscale("log")
@@ -169,7 +172,7 @@ def main() -> None:
         fresh = probe_rows(method) if method in PROBES else fit_rows(method)
         rows = [row for row in rows if row[0] != method] + fresh
         with stored.open("w", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
+            csv.writer(file, lineterminator="\n").writerows([header, *rows])
     print(table(rows))
     if {row[0] for row in rows} == {*PROBES, *FITS}:
         figure(rows).savefig(RESULTS / "digits_labels.png", dpi=150)
