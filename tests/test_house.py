@@ -8,7 +8,7 @@ import pytest
 LIBRARY = Path(__file__).resolve().parents[1] / "tlkeras"
 # From the ground up: a module may import only those named before it.
 FLOORS = [
-    *("paths", "quiet", "tables", "graph", "units", "blocks"),
+    *("paths", "quiet", "tables", "graph", "units", "names", "blocks"),
     *("batchnorm", "policies"),
     *("feed", "progress", "plots", "plan"),
     *("run", "stages"),

@@ -10,16 +10,15 @@ The one notion of depth that unfreezing, learning rates per block, caching and p
 4. The head is what follows the backbone (a nested model), or its pooling, or is the last Dense.
 """
 
-import re
-from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from itertools import takewhile
 
 import keras
 
 from tlkeras import graph
+from tlkeras.names import block_names
 from tlkeras.tables import html_table, text_table
-from tlkeras.units import find_units, kernels
+from tlkeras.units import find_units
 
 HEADER = ("block", "role", "layers", "parameters", "output")
 FEW = 4  # a backbone with fewer blocks than this is cut more finely
@@ -144,7 +143,7 @@ def find_blocks(model):
     blocks = [_block(_role(i, len(runs)), run) for i, run in enumerate(runs)]
     if head < len(units):
         blocks.append(_block("head", units[head:]))
-    for block, name in zip(blocks, _names(runs, len(blocks)), strict=True):
+    for block, name in zip(blocks, block_names(runs, len(blocks)), strict=True):
         block.name = name
     return Blocks(model, blocks)
 
@@ -234,77 +233,3 @@ def _role(i, n):
     if n < 3:
         return ("bottom", "top")[i]
     return ("bottom", "middle", "top")[3 * i // n]
-
-
-# Names ------------------------------------------------------------------------------------------
-
-
-def _names(runs, count):
-    """Names for `count` blocks, of which the first are `runs` and one more is the head."""
-    votes, anew = [_votes(run) for run in runs], {None}
-    for (word, mine), (other, theirs) in pairwise(votes):
-        common = set(mine) & set(theirs) if word == other else ()
-        if len(common) > 1:
-            anew.add(word)  # numbered anew in every stage
-        for number in common:  # the end of a stage is in the next block: that with more has it
-            fewer, more = sorted((mine, theirs), key=lambda numbers: numbers[number])
-            if len(fewer) > 1 or 2 * fewer[number] < more[number]:
-                del fewer[number]
-    words = [word for word, _ in votes]
-    names = [
-        None
-        if word in anew or not numbers
-        else word + "-".join(map(str, sorted({min(numbers), max(numbers)})))
-        for word, numbers in votes
-    ]
-    if runs and (
-        not names[0]
-        or words[0] not in words[1:]
-        or sum(unit.kernels for unit in runs[0]) < 2
-        or any("stem" in op.name for unit in runs[0] for op in unit.ops)
-    ):
-        names[0] = "stem"
-    # The same name twice: two towers (CLIP), or numbered anew.
-    towers = [
-        f"{re.sub('_[0-9]+$', '', run[0].home or '')}/{name}"
-        for run, name in zip(runs, names, strict=True)
-    ]
-    names = [
-        name
-        if name and names.count(name) == 1
-        else tower
-        if name and towers.count(tower) == 1
-        else f"block{i}"
-        for i, (name, tower) in enumerate(zip(names, towers, strict=True))
-    ]
-    names += ["head"] * (count - len(runs))
-    return [f"{name}.{i}" if name in names[:i] else name for i, name in enumerate(names)]
-
-
-def _votes(run):
-    """What most layer names of a block begin with, and a Counter of the numbers that follow it:
-    ("conv", {3: 12}), ("block", {4: 9, 5: 15}), or (None, {}) where they agree on nothing.
-
-    Layers count by their kernels; where no layer with a kernel has a name of its own, all count
-    alike. Names that Keras makes up (`conv2d_17`) never count: they change when the model is
-    built a second time.
-    """
-    counts = {
-        op.name: kernels(graph.owners(op)) for unit in run for op in unit.ops if not _made_up(op)
-    }
-    if not any(counts.values()):
-        counts = dict.fromkeys(counts, 1)
-    words = defaultdict(Counter)
-    for name, count in counts.items():
-        match = re.match(r"(.*?[A-Za-z].*?)(\d+)", name)
-        if match and count:
-            words[match[1]][int(match[2])] += count
-    word = max(words, key=lambda word: words[word].total(), default=None)
-    agreed = word and 2 * words[word].total() >= sum(counts.values())
-    return (word, words[word]) if agreed else (None, {})
-
-
-def _made_up(op):
-    snake = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", type(op).__name__)
-    snake = re.sub("([a-z])([A-Z])", r"\1_\2", snake).lower()
-    return re.fullmatch(rf"{re.escape(snake)}(_\d+)?", op.name) is not None

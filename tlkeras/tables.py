@@ -42,14 +42,12 @@ def html_table(rows, header):
     cells, numeric = _columns(rows, header)
 
     def line(tag, row):
-        return (
-            "<tr>"
-            + "".join(
-                f'<{tag} style="text-align:{"right" if right else "left"}">{html.escape(cell)}</{tag}>'
-                for cell, right in zip(row, numeric, strict=True)
-            )
-            + "</tr>"
-        )
+        sides = ["right" if right else "left" for right in numeric]
+        filled = [
+            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
+            for cell, side in zip(row, sides, strict=True)
+        ]
+        return f"<tr>{''.join(filled)}</tr>"
 
     head, body = line("th", map(str, header)), "".join(line("td", row) for row in cells)
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"

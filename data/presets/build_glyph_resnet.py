@@ -102,7 +102,7 @@ def train(glyphs: render.Glyphs, classes: np.ndarray, steps: int, work: Path) ->
         model.save(work / "next.keras")
         os.replace(work / "next.keras", checkpoint)
         with log.open("a", newline="") as file:
-            csv.writer(file).writerow(f"{value:.5g}" for value in row)
+            csv.writer(file, lineterminator="\n").writerow(f"{value:.5g}" for value in row)
         print(
             "epoch {} of {}: loss {:.3f}, accuracy {:.3f}, {:.0f} s".format(
                 epoch + 1, steps // EPOCH, *row[1:]
