@@ -9,10 +9,12 @@ variable.
 
 import importlib.abc
 import importlib.machinery
+import logging
 import os
 import re
 import sys
 import tempfile
+import warnings
 from contextlib import contextmanager
 
 NOISY = re.compile(r"tensorflow\.python\..*pywrap_")  # modules that load a C++ library
@@ -26,10 +28,18 @@ CHATTER = re.compile(
 
 
 def install() -> None:
-    """Makes importing TensorFlow after this quiet."""
+    """Makes importing and using TensorFlow after this quiet."""
+    # KerasHub and TFDS draw their bars with tqdm, which misses ipywidgets in every notebook.
+    warnings.filterwarnings("ignore", "IProgress not found")
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         sys.meta_path.insert(0, _Finder())
+        logging.getLogger("tensorflow").addFilter(_is_no_retracing)
+
+
+def _is_no_retracing(record: logging.LogRecord) -> bool:
+    """A stage compiles anew on purpose; TensorFlow takes many of them for a mistake."""
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 class _Finder(importlib.abc.MetaPathFinder):
