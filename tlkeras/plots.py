@@ -76,11 +76,11 @@ def _shade_stages(axis, stages: Sequence[str]) -> None:
 
 
 def name_lines(axis, x: float, ends: list[tuple[float, str, str]]) -> None:
-    """Names at the right end of the lines, pushed apart where they would overlap."""
+    """Names at the right end of the lines, pushed down where they would overlap."""
     low, high = axis.get_ylim()
-    gap, last = (high - low) * 0.08, -np.inf
-    for y, label, colour in sorted(ends):
-        last = max(y, last + gap)
+    gap, last = (high - low) * 0.08, np.inf
+    for y, label, colour in sorted(ends, reverse=True):
+        last = min(y, last - gap)
         axis.annotate(label, (x, last), (8, 0), textcoords="offset points", color=colour,
                       va="center", fontsize=9, annotation_clip=False)  # fmt: skip
 
