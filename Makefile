@@ -15,7 +15,12 @@ endif
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+EXTRAS = test
 NOTEBOOKS = $(wildcard chapters/*.ipynb)
+CORE = blocks batchnorm policies optimizers feed cache backup stages recipes rate_finder plots
+# Compiling takes most of the time on JAX, and the same small steps come again and again.
+ON_JAX = KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=build/jax \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -44,9 +49,21 @@ test: $(STAMP) ## lint, library tests, chapters
 test-oldest: .venv-oldest/.installed ## the library's tests on the lower bounds of pyproject.toml
 	.venv-oldest/bin/python -m pytest tests
 
+.PHONY: test-jax
+test-jax: .venv-jax/.installed ## the tests of the library's core with Keras on JAX
+	$(ON_JAX) .venv-jax/bin/python -m pytest $(CORE:%=tests/test_%.py)
+
 .PHONY: chapters
 chapters: $(STAMP) ## rebuild the executed notebooks (ONLY=06 for one)
 	@$(RUN) tools/build_chapters.py $(if $(ONLY),--only $(ONLY))
+
+.PHONY: bench
+bench: $(STAMP) ## every benchmark, and their picture (half an hour on a quiet machine)
+	$(RUN) benchmarks/pairs.py
+	$(RUN) benchmarks/memory.py
+	$(RUN) benchmarks/growth.py
+	$(RUN) benchmarks/crash.py
+	$(RUN) benchmarks/draw.py
 
 .PHONY: badges
 badges: $(STAMP) ## Colab badges for a fork: make badges REPO=https://github.com/you/your-fork
@@ -82,8 +99,11 @@ reinstall:
 	@echo "Installing into $* (about 3 GB, a few minutes the first time) ..."
 	@rm -f $@
 	@$*/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $*
-	@$*/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		--editable '.[$(EXTRAS)]'
 	@printf %s "$(CURDIR)" > $@
+
+.venv-jax/.installed: EXTRAS = test,jax
 
 .venv-oldest/.installed: build/oldest.txt
 .venv-oldest/.installed: PIP_ARGS = --constraint build/oldest.txt

@@ -1,7 +1,10 @@
+import keras
 import numpy as np
 from conftest import easy_data
 
-from tlkeras import plots, policies
+from tlkeras import plots, policies, recipes
+from tlkeras.blocks import find_blocks
+from tlkeras.plan import Plan, Stage
 from tlkeras.policies import freeze
 
 
@@ -37,3 +40,40 @@ def test_samples_show_class_names():
     figure = plots.samples(np.abs(x) * 100, y, ["ant", "bee", "cat"], columns=5)
     titles = [axis.get_title() for axis in figure.axes]
     assert titles[:4] == ["ant", "bee", "cat", "ant"] and len(figure.axes) == 15
+
+
+def rates_of(figure):
+    """The lines of a plot of learning rates, by the blocks they are named after."""
+    axis = figure.axes[0]
+    assert axis.get_yscale() == "log"
+    return [line.get_ydata() for line in axis.lines]
+
+
+def test_a_plan_shows_the_learning_rate_of_every_block(model):
+    plan = Plan(
+        [
+            Stage("warm up", policies.head_only(), 1e-3, epochs=2),
+            Stage("tune", policies.last_blocks(2), 1e-4, epochs=2, rates={"head": 1, "*": 0.1}),
+        ]
+    )
+    figure = plots.learning_rates(plan, model)
+    *_, below, top, head = [block.name for block in find_blocks(model)]
+    assert {"warm up", "tune", f"{below}, {top}", head} <= texts(figure)
+    backbone, head = rates_of(figure)
+    np.testing.assert_allclose(backbone, [np.nan, np.nan, 1e-5, 1e-5, 1e-5])
+    np.testing.assert_allclose(head, [1e-3, 1e-3, 1e-4, 1e-4, 1e-4])
+
+
+def test_schedules_are_drawn_step_by_step(model):
+    schedule = keras.optimizers.schedules.ExponentialDecay(1e-2, 1, 0.5)
+    rates = {"*": keras.optimizers.schedules.PiecewiseConstantDecay([2], [1.0, 0.1])}
+    plan = Plan([Stage("head", policies.head_only(), schedule, epochs=2, rates=rates)])
+    (line,) = rates_of(plots.learning_rates(plan, model, steps_per_epoch=2))
+    np.testing.assert_allclose(line, [1e-2, 5e-3, 2.5e-3, 1.25e-4, 1.25e-4], rtol=1e-5)
+
+
+def test_a_plan_without_a_model_is_drawn_on_a_stand_in():
+    assert {"head", "bottom, middle", "top"} <= texts(plots.learning_rates(recipes.recipe_b()))
+    plan = Plan([Stage("x", policies.named("stack3", "head"), rates={"stack3": 0.1, "head": 1})])
+    assert {"stack3", "head"} <= texts(plots.learning_rates(plan))
+    assert plots.learning_rates(recipes.recipe_b(blocks=4))

@@ -7,6 +7,7 @@ from conftest import easy_data
 
 from tlkeras import policies, recipes
 from tlkeras.blocks import find_blocks
+from tlkeras.optimizers import discriminative
 from tlkeras.plan import Plan, Stage
 from tlkeras.stages import fit_stages
 
@@ -63,7 +64,8 @@ def test_it_takes_any_data_that_fit_takes(model, data, kind):
 
 def test_the_best_epochs_weights_are_kept(model, data):
     validation = easy_data(24, seed=1)
-    plan = [Stage("wild", policies.all_blocks(), learning_rate=0.3, epochs=6)]
+    faster = keras.optimizers.schedules.ExponentialDecay(0.01, decay_steps=2, decay_rate=4.0)
+    plan = [Stage("wild", policies.all_blocks(), learning_rate=faster, epochs=6)]
     run = fit_stages(model, plan, data, validation, seed=0, verbose=0)
     best = min(run.history["val_loss"])
     assert run.history["val_loss"][-1] > best  # otherwise this run shows nothing
@@ -91,7 +93,7 @@ def test_a_nan_loss_stops_the_run_at_the_last_good_weights(model, data):
         RuntimeWarning, match=r"loss became nan in epoch 2.*weights are those of epoch 1"
     ):
         run = fit_stages(model, [head, LAST], data, callbacks=[Burst()], verbose=0)
-    assert len(run.stages) == 1 and "nan" in run.stopped and run.stages[0].diverged
+    assert len(run.stages) == 1 and "nan" in run.stopped and run.stages[0].failed
     assert all(np.isfinite(value).all() for value in values(model.weights))
 
 
@@ -145,6 +147,42 @@ def test_the_given_optimizer_is_the_pattern_for_every_stage(model, data):
     assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
 
 
+def test_a_stage_trains_each_block_at_its_own_rate(model, data):
+    rates = {"head": 1.0, "stack2": 0.1, "stack1": 0}
+    stage = Stage("two", policies.last_blocks(2), 1e-3, epochs=1, rates=rates)
+    before = values(find_blocks(model)["stack1"].weights)
+    run = fit_stages(model, [stage], data, verbose=0)
+    assert all_equal(before, values(find_blocks(model)["stack1"].weights))
+    assert {s.block: s.rate for s in model.optimizer.shares} == {"head": 1.0, "stack2": 0.1}
+    assert run.stages[0].learns.blocks == ["stack2", "head"]
+
+
+def test_the_rates_of_the_given_optimizer_are_those_of_every_stage(model, data):
+    rates = {"head": 1.0, "stack2": 0.1, "*": 0.01}
+    pattern = discriminative(keras.optimizers.Adam(), model, rates)
+    fit_stages(model, [LAST], data, optimizer=pattern, verbose=0)
+    assert {s.block: s.rate for s in model.optimizer.shares} == {"head": 1.0, "stack2": 0.1}
+
+
+def test_rates_that_leave_out_a_learning_block_are_refused_before_training(model, data):
+    stage = Stage("last", policies.last_blocks(1), epochs=1, rates={"head": 1.0})
+    with pytest.raises(ValueError, match="found none for stack2"):
+        fit_stages(model, [HEAD, stage], data, verbose=0)
+
+
+def test_moments_go_on_from_stage_to_stage_and_the_model_loads_without_tlkeras(model, data):
+    fit_stages(model, [HEAD], data, verbose=0, seed=0)
+    assert type(model.optimizer) is keras.optimizers.AdamW
+    ages = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            ages.append({s.block: s.age for s in self.model.optimizer.shares})
+
+    fit_stages(model, [HEAD, LAST], data, callbacks=[Look()], verbose=0)
+    assert ages == [{"head": 0}, {"stack2": 0, "head": 4}]  # two epochs of two batches
+
+
 def test_a_run_shows_itself_as_a_table_and_a_plot(model, data):
     run = fit_stages(model, [HEAD, LAST], data, verbose=0)
     assert "head" in repr(run) and "last" in run._repr_html_()
@@ -189,6 +227,7 @@ def test_recipes_open_the_network_as_section_1_6_says():
         (lambda: Stage("x", policies.head_only(), learning_rate=0), "above 0, found 0"),
         (lambda: Stage("x", policies.head_only(), batchnorm="eval"), "found 'eval'"),
         (lambda: Stage("x", policies.head_only(), patience=0), "patience must be 1 or more"),
+        (lambda: Stage("x", policies.head_only(), views=2), "views=2 needs augment"),
         (lambda: policies.last_blocks(0), "at least 1, found 0"),
         (lambda: policies.named(), "at least one block name"),
     ],

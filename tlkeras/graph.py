@@ -230,8 +230,10 @@ def split(net, cut, inputs, outputs):
             mode = {k: v for k, v in node.arguments.kwargs.items() if k == "training"}
             given = keras.Input(batch_shape=cut.shape, dtype=cut.dtype)
             below = keras.Model(inputs, halves[0](_one(fed(node, inner)), **mode))
-            rest = keras.Model(_one([node.outputs[i] for i in used]), outputs)
-            return below, keras.Model(given, rest(halves[1](given, **mode)))
+            leaving, above = _one([node.outputs[i] for i in used]), halves[1](given, **mode)
+            if leaving is not outputs:
+                above = keras.Model(leaving, outputs)(above)
+            return below, keras.Model(given, above)
     return None
 
 

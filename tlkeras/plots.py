@@ -5,7 +5,8 @@ the call, or use `figure.savefig`. Colours stay apart in grey and for the colour
 carry their names, so no legend is needed.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from tlkeras.blocks import find_blocks
+from tlkeras.blocks import Block, find_blocks
+from tlkeras.rates import ROLES, block_rates
 
 DARK, BLUE, ORANGE, PALE = "#222222", "#0b5fa5", "#e08214", "#c9d3dd"
 STYLE = {
@@ -77,12 +79,115 @@ def _shade_stages(axis, stages: Sequence[str]) -> None:
 
 def name_lines(axis, x: float, ends: list[tuple[float, str, str]]) -> None:
     """Names at the right end of the lines, pushed down where they would overlap."""
-    low, high = axis.get_ylim()
+    scale = axis.transScale.transform  # a logarithm, on a log axis
+    back = axis.transScale.inverted().transform
+    (_, low), (_, high) = scale([(1, y) for y in axis.get_ylim()])
     gap, last = (high - low) * 0.08, np.inf
     for y, label, colour in sorted(ends, reverse=True):
-        last = min(y, last - gap)
-        axis.annotate(label, (x, last), (8, 0), textcoords="offset points", color=colour,
-                      va="center", fontsize=9, annotation_clip=False)  # fmt: skip
+        last = min(scale((1, y))[1], last - gap)
+        axis.annotate(label, (x, back((0, last))[1]), (8, 0), textcoords="offset points",
+                      color=colour, va="center", fontsize=9, annotation_clip=False)  # fmt: skip
+
+
+def learning_rates(plan: Any, model: keras.Model | None = None, steps_per_epoch: int = 1) -> Figure:
+    """The learning rate of every block over a whole plan, on a log axis; frozen blocks have none.
+
+    Args:
+        plan: a Plan; every stage is drawn at its full number of epochs.
+        model: whose blocks are drawn; None: those of a stand-in with the blocks the plan names.
+        steps_per_epoch: batches in an epoch; schedules count them.
+
+    Raises ValueError if a policy or the rates do not fit the blocks.
+    """
+    found = _stand_in(plan) if model is None else find_blocks(model)
+    edges = (
+        0.5 + np.arange(sum(s.epochs for s in plan.stages) * steps_per_epoch + 1) / steps_per_epoch
+    )
+    curves = {block.name: np.full(len(edges), np.nan) for block in found}
+    start = 0
+    for stage in plan.stages:
+        names = {block.name for block in stage.policy(found)}
+        rates = block_rates(stage.rates, found, names)
+        steps = np.arange(stage.epochs * steps_per_epoch)
+        for name in names:
+            values = _values(stage.learning_rate, steps) * _values(rates[name], steps)
+            curves[name][start + steps] = np.where(values > 0, values, np.nan)
+        start += len(steps)
+    stages = [stage.name for stage in plan.stages for _ in range(stage.epochs)]
+    with canvas(size=(7, 3.6)) as (figure, axis):
+        axis.set(xlabel="epoch", ylabel="learning rate", yscale="log", xlim=(0.5, edges[-1]))
+        _draw_curves(axis, edges, curves)
+        _shade_stages(axis, stages)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _values(rate: Any, steps: np.ndarray) -> np.ndarray:
+    """A number, or a schedule, at every step."""
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return np.array([float(keras.ops.convert_to_numpy(rate(int(step)))) for step in steps])
+    return np.full(len(steps), float(rate))
+
+
+def _draw_curves(axis, edges: np.ndarray, curves: dict[str, np.ndarray]) -> None:
+    """A line for all blocks of one curve, named where it ends; also where it begins, if it ends
+    in another. The last, the head's, is the thinnest and lies on top."""
+    names: dict[bytes, list[str]] = {}
+    for name, curve in curves.items():
+        if np.isfinite(curve).any():
+            names.setdefault(curve.tobytes(), []).append(name)
+    ends: dict[tuple, list[tuple]] = {}
+    for i, (key, same) in enumerate(names.items()):
+        curve, order = np.frombuffer(key), len(names) - 1 - i
+        first, last = np.flatnonzero(np.isfinite(curve))[[0, -1]]
+        line = np.where(np.arange(len(edges)) == last + 1, curve[last], curve)  # to the next edge
+        axis.plot(edges, line, ("-", "--", "-.", ":")[order % 4], drawstyle="steps-post",
+                  linewidth=1.5 + 3 * order / len(names))  # fmt: skip
+        end = (float(edges[last + 1]), float(f"{curve[last]:.6g}"))
+        begin = (edges[first], curve[first])
+        ends.setdefault(end, []).append((same, axis.lines[-1].get_color(), begin))
+    axis.margins(y=0.1)
+    order = list(curves)
+    for x in {x for x, _ in ends}:
+        labels = [
+            (y, _joined([n for same, *_ in lines for n in same], order), lines[-1][1])
+            for (end, y), lines in ends.items()
+            if end == x
+        ]
+        name_lines(axis, x, labels)
+    for same, colour, begin in (
+        line for lines in ends.values() if len(lines) > 1 for line in lines
+    ):
+        inside = begin[0] > edges[0]
+        axis.annotate(_joined(same, order), begin, (-5, 0) if inside else (3, 6),
+                      textcoords="offset points", ha="right" if inside else "left",
+                      va="center", color=colour, fontsize=8)  # fmt: skip
+
+
+def _joined(names: Sequence[str], order: Sequence[str]) -> str:
+    """Names in order; more than three neighbours as the first to the last."""
+    names = sorted(names, key=order.index)
+    neighbours = order.index(names[-1]) - order.index(names[0]) == len(names) - 1
+    return f"{names[0]} to {names[-1]}" if neighbours and len(names) > 3 else ", ".join(names)
+
+
+def _stand_in(plan: Any) -> list[Block]:
+    """Blocks, without weights, for every name in a plan, and as many as its policies ask for."""
+    policies = [s.policy for s in plan.stages if getattr(s.policy, "kind", None)]
+    words = [word for policy in policies if policy.kind == "named" for word in policy.arguments]
+    words += [key for s in plan.stages if isinstance(s.rates, Mapping) for key in s.rates]
+    named = [re.sub(r"[*?]|\[.*\]", "", word) for word in words if word not in (*ROLES, "*")]
+    count = max([3, *(p.arguments[0] for p in policies if p.kind == "last_blocks")])
+    named = list(dict.fromkeys(named))
+    count = max(count, len(named))
+    roles = [ROLES[3 * i // count] for i in range(count)]
+    counted = [
+        role if roles.count(role) == 1 else f"{role} {roles[:i].count(role) + 1}"
+        for i, role in enumerate(roles)
+    ]
+    names = [*counted[: count - len(named)], *named]
+    pairs = [*zip(names, roles, strict=True), ("head", "head")]
+    return [Block(name, role, [], [], 0, None) for name, role in pairs]
 
 
 def blocks(model: keras.Model) -> Figure:

@@ -18,10 +18,8 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.title = title
         self.line = _line_writer()
-
-    def on_train_begin(self, logs=None):
         self.start = self.shown = time.monotonic()
-        self.epoch, self.values = 0, {}
+        self.epoch = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
@@ -33,8 +31,7 @@ class Progress(keras.callbacks.Callback):
             self._show((batch + 1) / steps, logs or {})
 
     def on_epoch_end(self, epoch, logs=None):
-        self.values = logs or {}
-        self._show(1, self.values)
+        self._show(1, logs or {})
 
     def _show(self, part: float, values: dict) -> None:
         epochs = self.params["epochs"]
@@ -42,9 +39,15 @@ class Progress(keras.callbacks.Callback):
         bar = "━" * filled + "─" * (20 - filled)
         self.line(f"{self.title}  epoch {self.epoch + 1}/{epochs} {bar}  {self._summary(values)}")
 
-    def finish(self, remark: str = "") -> None:
+    def computing(self, examples: int) -> None:
+        """Shows how many examples have gone through the frozen blocks."""
+        if time.monotonic() - self.shown >= REFRESH:
+            self.shown = time.monotonic()
+            self.line(f"{self.title}  outputs of frozen blocks: {examples:,} examples")
+
+    def finish(self, epochs: int, values: dict, remark: str = "") -> None:
         """Leaves one closing line."""
-        text = f"{self.title}  {self.epoch + 1} epochs  {self._summary(self.values)}"
+        text = f"{self.title}  {epochs} epochs  {self._summary(values)}"
         self.line(f"{text}  {remark}".rstrip(), last=True)
 
     def _summary(self, values: dict) -> str:

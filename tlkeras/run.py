@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 
 from tlkeras import plots
 from tlkeras.plan import Plan
 from tlkeras.policies import Learning
+from tlkeras.rates import shown
 from tlkeras.tables import html_table, text_table
 
 
@@ -21,19 +23,21 @@ class StageResult:
         seconds: wall time of `fit`, validation included.
         learns: the table of what learned.
         stopped: why it ended before its last epoch, or "".
-        diverged: the loss became NaN or infinite.
+        failed: the same where the run ends with it: the loss became NaN, or Ctrl-C; else "".
         metrics: of the best epoch.
+        cache: where outputs of the frozen prefix were kept, or why not.
     """
 
     name: str
-    learning_rate: float
+    learning_rate: Any
     epochs: int
     best_epoch: int
     seconds: float
     learns: Learning = field(repr=False)
     stopped: str
-    diverged: bool
+    failed: str
     metrics: dict[str, float]
+    cache: str = ""
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Run:
     Attributes:
         model: the trained model, compiled as in the last stage.
         plan: as given.
-        stages: results, in order; fewer than planned if a stage diverged.
+        stages: results, in order; fewer than planned if a stage diverged or was interrupted.
         history: a list a column, one value an epoch: "stage", "epoch" (counted over the whole
             run, from 1), and every metric.
     """
@@ -60,25 +64,20 @@ class Run:
 
     @property
     def stopped(self) -> str:
-        """Why the run ended in a diverging stage, or ""."""
-        diverged = bool(self.stages) and self.stages[-1].diverged
-        return self.stages[-1].stopped if diverged else ""
+        """Why the run ended before its plan did, or ""."""
+        return self.stages[-1].failed if self.stages else ""
 
     def plot(self):
         """Curves of loss and metrics over all epochs, stage boundaries marked: a Figure."""
         return plots.history(self.history)
 
-    def _add(self, result: StageResult, logs: dict[str, list]) -> None:
-        before = len(self.history.get("epoch", []))
-        rows = len(next(iter(logs.values()), []))
-        columns = {
-            "stage": [result.name] * rows,
-            "epoch": list(range(before + 1, before + rows + 1)),
-            **{name: [float(value) for value in values] for name, values in logs.items()},
-        }
-        for name in {**self.history, **columns}:
-            old = self.history.get(name, [math.nan] * before)
-            self.history[name] = old + columns.get(name, [math.nan] * rows)
+    def _add(self, result: StageResult, logs: list[dict[str, float]]) -> None:
+        for epoch in logs:
+            before = len(self.history.get("epoch", []))
+            row = {"stage": result.name, "epoch": before + 1, **epoch}
+            for name in {**self.history, **row}:
+                column = self.history.setdefault(name, [math.nan] * before)
+                column.append(row.get(name, math.nan))
         self.stages.append(result)
 
     def _rows(self) -> tuple[list[tuple], tuple]:
@@ -86,14 +85,15 @@ class Run:
         names = names or [n for n in self.history if n not in ("stage", "epoch")]
         rows = [
             (
-                s.name, f"{s.learning_rate:g}", f"{s.learns.trainable_params:,}", s.epochs,
+                s.name, shown(s.learning_rate), f"{s.learns.trainable_params:,}", s.epochs,
                 s.best_epoch, f"{s.seconds:.1f}",
-                *(f"{s.metrics.get(name, math.nan):.4f}" for name in names), s.stopped,
+                *(f"{s.metrics.get(name, math.nan):.4f}" for name in names), s.cache, s.stopped,
             )
             for s in self.stages
         ]  # fmt: skip
         return rows, (
-            "stage", "learning rate", "parameters", "epochs", "best", "seconds", *names, "stopped"
+            "stage", "learning rate", "parameters", "epochs", "best", "seconds", *names, "cache",
+            "stopped",
         )  # fmt: skip
 
     def __repr__(self) -> str:

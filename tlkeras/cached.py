@@ -1,0 +1,131 @@
+"""Decides whether a stage can train on cached outputs of its frozen blocks, and from which cut."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tlkeras import batches, feed, replay
+from tlkeras.blocks import Blocks, find_blocks
+from tlkeras.cache import FeatureCache, Features, in_bytes
+from tlkeras.plan import Stage
+from tlkeras.prefix import NotExact, find_prefix
+from tlkeras.replay import Source
+
+
+@dataclass
+class Ready:
+    """All that is needed to train above the cut.
+
+    Attributes:
+        above: from the cut to the outputs. source, validation: batches of cached outputs.
+        note: what was done, for the Run.
+    """
+
+    above: keras.Model
+    source: Source
+    validation: Source | None
+    note: str
+
+
+def make_ready(
+    model: keras.Model,
+    blocks: Blocks,
+    learning: list[set[str]],
+    stages: list[Stage],
+    data: Any,
+    validation: Any,
+    examples: list[int | None],
+    cache: FeatureCache,
+    own: bool,
+    epoch: int,
+    tell: Callable[[int], None] | None = None,
+    **how: Any,
+) -> Ready:
+    """Computes the outputs of the frozen blocks of the first of `stages`, where that is exact.
+
+    Later stages that freeze less use the same pass: their outputs are computed on the way.
+
+    Args:
+        learning: names of the blocks that learn in each of `stages`.
+        examples: how many there are in `data`, and in `validation` if that is not None.
+        own: nobody else uses the cache, so what later stages do not need is let go of.
+        epoch: the first to be trained, from 0.
+        tell: called with the number of examples computed so far.
+        how: further arguments of `Source` for the training data.
+
+    Raises:
+        NotExact: training would not be the same, or nothing would be saved; says why.
+    """
+    stage = stages[0]
+    if stage.augment is not None and stage.views is None:
+        raise NotExact("augmentation draws new images every epoch; views=k would keep k of each")
+    replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
+    if replicas > 1 or keras.distribution.distribution() is not None:
+        raise NotExact("several devices train together")
+    if None in examples:
+        raise NotExact("the data do not say how many batches an epoch has")
+    rows = examples[0] * (stage.views or 1) + sum(examples[1:])
+
+    lowest = [min(map(blocks.names.index, names)) for names in learning]
+    chain = [find_prefix(model, blocks, lowest[0])]
+    reached = lowest[0]
+    for later, low in zip(stages[1:], lowest[1:], strict=True):
+        if low == 0 or (later.augment, later.views) != (stage.augment, stage.views):
+            break
+        if low < reached:
+            try:
+                earlier = find_prefix(model, blocks, reached := low)
+            except NotExact:
+                break
+            if earlier.fingerprint != chain[-1].fingerprint:
+                chain.append(earlier)
+    if own:
+        cache.keep(chain)
+    parent: Features | None = None
+    for earlier in reversed(chain[1:]):
+        if cache.fits(earlier, rows):
+            parent = cache.features(earlier, rows, parent)
+    features = cache.features(chain[0], rows, parent)
+    features.tell = tell
+
+    source = Source(data, features, **how)
+    source.begin(epoch)
+    tested = None
+    if validation is not None:
+        tested = Source(validation, features, batch_size=how["batch_size"])
+    size = in_bytes(rows * chain[0].bytes_per_example)
+    place = "on disk" if features.on_disk else "in memory"
+    return Ready(chain[0].above, source, tested, f"after {chain[0].block}, {size} {place}")
+
+
+def evaluate(
+    model: keras.Model, data: Any, cache: FeatureCache, *, batch_size: int = 32
+) -> dict[str, float]:
+    """`model.evaluate`, with what the frozen blocks put out taken from a cache.
+
+    After `fit_stages(..., cache=cache)`, data that were validated on go through the prefix no
+    more. Where outputs cannot be cached, the whole model is evaluated.
+
+    Args:
+        model: compiled; its blocks are frozen as in its last training.
+        data: a tf.data.Dataset, (x, y) or (x, y, sample_weight) arrays, or a PyDataset.
+        batch_size: for arrays.
+
+    Returns:
+        Loss and metrics by name, as `model.evaluate(..., return_dict=True)`.
+    """
+    blocks = find_blocks(model)
+    learning = [i for i, b in enumerate(blocks) if any(w.trainable for w in b.weights)]
+    examples = batches.examples(data)
+    try:
+        if examples is None:
+            raise NotExact("the data do not say how many batches they have")
+        prefix = find_prefix(model, blocks, min(learning, default=len(blocks)))
+    except NotExact:
+        arrays = isinstance(data, tuple | list)
+        given = feed.fit_arguments(data, batch_size) if arrays else {"x": data}
+        return model.evaluate(**given, verbose=0, return_dict=True)
+    source = Source(data, cache.features(prefix, examples), batch_size=batch_size)
+    return replay.evaluate(model, prefix.above, source)
