@@ -83,7 +83,8 @@ def pair(name, ours, rivals, rounds):
     """Rows of one comparison: `rivals` are (name, function); each function returns a figure."""
     rows = []
     for number in range(rounds):
-        for who, function in [("tlkeras", ours), *rivals]:
+        both = [("tlkeras", ours), *rivals]
+        for who, function in both if number % 2 else both[::-1]:  # what comes first warms up
             seconds, figure = timed(function)
             rows.append((name, who, number, seconds, figure))
             print(f"{name:12} {who:20} {seconds:8.2f} s  {figure:.4f}", flush=True)
@@ -111,8 +112,8 @@ def two_stage(rounds):
 
 def progressive(rounds):
     data, validation = images()
-    plan = tlk.recipes.progressive(5, 3, 1e-2, 1e-4, blocks=4)
-    stages = [(0, 1e-2, 5), *((n, 1e-4, 3) for n in range(1, 5))]
+    plan = tlk.recipes.progressive(head_lr=1e-2, block_lr=1e-4, blocks=4)  # 5 epochs a stage
+    stages = [(0, 1e-2, 5), *((n, 1e-4, 5) for n in range(1, 5))]
     return pair(
         "progressive", lambda: staged(plan, data, validation),
         [("loop of fit", lambda: guide(stages, data, validation))], rounds,
