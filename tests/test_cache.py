@@ -174,6 +174,7 @@ def test_outputs_of_weights_that_changed_are_not_used():
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_an_output_is_that_of_the_prefix(on_disk):
     model = dropout_head()
+    policies.freeze(model, policies.head_only())
     blocks = find_blocks(model)
     prefix = find_prefix(model, blocks, 2)
     features = Features(prefix, on_disk)
@@ -260,6 +261,14 @@ def test_where_the_cache_would_not_be_exact_it_is_off_and_says_why(model, stage,
     assert reason in run.stages[0].cache
     with pytest.raises(ValueError, match=r"cache=True, but .*" + reason.split(",")[0]):
         fit_stages(model(), [stage], easy_data(), cache=True, verbose=0)
+
+
+def test_a_network_that_takes_any_size_is_cut_at_the_size_of_the_data():
+    model = no_size()
+    stage = Stage("last", policies.last_blocks(1), epochs=1)
+    assert len(find_blocks(model)) > 2
+    run = fit_stages(model, [stage], easy_data(), cache=True, verbose=0)
+    assert run.stages[0].cache.startswith("after")
 
 
 def test_an_open_image_size_is_cut_where_the_size_is_known():

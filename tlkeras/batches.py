@@ -104,14 +104,17 @@ def length(data: Any) -> int | None:
         return None
 
 
-def examples(data: Any) -> int | None:
-    """How many examples an epoch has, at most; opens data that come in batches once."""
+def look(data: Any) -> tuple[int | None, list[tuple[int, ...]]]:
+    """How many examples an epoch has, at most, and the shapes of one: (None, []) where data do not
+    say how many. Opens data that come in batches once."""
     if isinstance(data, tuple | list):
-        return len(keras.tree.flatten(data)[0])
+        arrays = keras.tree.flatten(data[0])
+        return len(arrays[0]), [tuple(np.shape(array)[1:]) for array in arrays]
     count = None if hasattr(data, "__next__") else length(data)
     if not count:
-        return None
-    return count * len(keras.tree.flatten(next(opened(data)))[0])
+        return None, []
+    arrays = keras.tree.flatten(next(opened(data))[0])
+    return count * len(arrays[0]), [tuple(array.shape[1:]) for array in arrays]
 
 
 def opened(data: Any) -> Iterator[tuple]:

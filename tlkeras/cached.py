@@ -36,7 +36,7 @@ def make_ready(
     stages: list[Stage],
     data: Any,
     validation: Any,
-    examples: list[int | None],
+    looked: list[tuple],
     cache: FeatureCache,
     own: bool,
     epoch: int,
@@ -49,7 +49,7 @@ def make_ready(
 
     Args:
         learning: names of the blocks that learn in each of `stages`.
-        examples: how many there are in `data`, and in `validation` if that is not None.
+        looked: what `batches.look` says of `data`, and of `validation` if that is not None.
         own: nobody else uses the cache, so what later stages do not need is let go of.
         epoch: the first to be trained, from 0.
         tell: called with the number of examples computed so far.
@@ -64,19 +64,20 @@ def make_ready(
     replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
     if replicas > 1 or keras.distribution.distribution() is not None:
         raise NotExact("several devices train together")
+    examples, (shapes, *_) = zip(*looked, strict=True)
     if None in examples:
         raise NotExact("the data do not say how many batches an epoch has")
     rows = examples[0] * (stage.views or 1) + sum(examples[1:])
 
     lowest = [min(map(blocks.names.index, names)) for names in learning]
-    chain = [find_prefix(model, blocks, lowest[0])]
+    chain = [find_prefix(model, blocks, lowest[0], shapes)]
     reached = lowest[0]
     for later, low in zip(stages[1:], lowest[1:], strict=True):
         if low == 0 or (later.augment, later.views) != (stage.augment, stage.views):
             break
         if low < reached:
             try:
-                earlier = find_prefix(model, blocks, reached := low)
+                earlier = find_prefix(model, blocks, reached := low, shapes)
             except NotExact:
                 break
             if earlier.fingerprint != chain[-1].fingerprint:
@@ -118,11 +119,11 @@ def evaluate(
     """
     blocks = find_blocks(model)
     learning = [i for i, b in enumerate(blocks) if any(w.trainable for w in b.weights)]
-    examples = batches.examples(data)
+    examples, shapes = batches.look(data)
     try:
         if examples is None:
             raise NotExact("the data do not say how many batches they have")
-        prefix = find_prefix(model, blocks, min(learning, default=len(blocks)))
+        prefix = find_prefix(model, blocks, min(learning, default=len(blocks)), shapes)
     except NotExact:
         arrays = isinstance(data, tuple | list)
         given = feed.fit_arguments(data, batch_size) if arrays else {"x": data}

@@ -41,7 +41,7 @@ class Job:
         self.batch_size, self.class_weight = batch_size, class_weight
         self.jit_compile, self.verbose = jit_compile, verbose
         given = [part for part in (data, validation) if part is not None]
-        self.examples = [batches.examples(part) for part in given]
+        self.looked = [batches.look(part) for part in given]
         self.asked, self.cache = cache, _open_cache(cache)
         self.asked_seed = seed
         self.seed = _draw_seed() if seed is None else seed
@@ -130,7 +130,7 @@ class Job:
                 raise NotExact("not asked for")
             ready = cached.make_ready(
                 self.model, self.blocks, self.learning[number:], self.plan.stages[number:],
-                self.data, self.validation, self.examples, self.cache,
+                self.data, self.validation, self.looked, self.cache,
                 own=self.cache is not self.asked, epoch=keeper.epochs, tell=tell, order=data,
                 batch_size=self.batch_size, augment=stage.augment, views=stage.views,
                 class_weight=self.class_weight, seed=seed, strict=self.asked is True,

@@ -6,6 +6,7 @@ example, as long as nothing in them is random and their BatchNorm is frozen.
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -47,13 +48,16 @@ class Prefix:
         return math.prod(self.shape) * bits // 8
 
 
-def find_prefix(model: keras.Model, blocks: Blocks, lowest: int) -> Prefix:
+def find_prefix(
+    model: keras.Model, blocks: Blocks, lowest: int, shapes: Sequence[tuple] = ()
+) -> Prefix:
     """The longest frozen prefix of a model whose outputs can stand in for it.
 
     Args:
         model: with the blocks below `lowest` frozen, their BatchNorm too.
         blocks: of the model, in order.
         lowest: number of the first block that learns.
+        shapes: of one example's inputs; needed where the model leaves the image size open.
 
     Raises:
         NotExact: there is none, with the reason.
@@ -74,7 +78,7 @@ def find_prefix(model: keras.Model, blocks: Blocks, lowest: int) -> Prefix:
             reason = reason or f"more than one tensor leaves the frozen block {block.name}"
             continue
         below, above = halves
-        shape = _shape(below)
+        shape = _shape(below, shapes)
         problem = _problem(below)
         if None in shape:
             problem = f"the image size is open after the frozen block {block.name}"
@@ -106,12 +110,17 @@ def _past_pooling(net: keras.Model, cut: keras.KerasTensor) -> keras.KerasTensor
     return best
 
 
-def _shape(below: keras.Model) -> tuple[int | None, ...]:
+def _shape(below: keras.Model, shapes: Sequence[tuple]) -> tuple[int | None, ...]:
     """Of the output for one example, worked out from the inputs, since the cut may be inside a
     nested model that takes any size."""
-    given = keras.tree.map_structure(
-        lambda tensor: keras.KerasTensor((1, *tensor.shape[1:]), tensor.dtype), below.input
-    )
+    inputs = keras.tree.flatten(below.input)
+    if len(shapes) != len(inputs):
+        shapes = [tensor.shape[1:] for tensor in inputs]
+    given = [
+        keras.KerasTensor((1, *shape), tensor.dtype)
+        for shape, tensor in zip(shapes, inputs, strict=True)
+    ]
+    given = keras.tree.pack_sequence_as(below.input, given)
     return tuple(below.compute_output_spec(given).shape[1:])
 
 
