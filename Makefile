@@ -60,6 +60,7 @@ chapters: $(STAMP) ## rebuild the executed notebooks (ONLY=06 for one)
 .PHONY: bench
 bench: $(STAMP) ## every benchmark, and their picture (half an hour on a quiet machine)
 	$(RUN) benchmarks/pairs.py
+	$(RUN) benchmarks/parity.py
 	$(RUN) benchmarks/memory.py
 	$(RUN) benchmarks/growth.py
 	$(RUN) benchmarks/crash.py

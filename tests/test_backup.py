@@ -94,7 +94,10 @@ def test_a_finished_training_is_not_run_again(tmp_path):
 
 def test_a_process_killed_in_the_middle_goes_on(tmp_path):
     def start(folder):
-        return subprocess.Popen([sys.executable, CHILD, folder], stderr=subprocess.PIPE, text=True)
+        env = os.environ | {"PYTHONPATH": str(CHILD.parents[1])}
+        return subprocess.Popen(
+            [sys.executable, CHILD, folder], stderr=subprocess.PIPE, text=True, env=env
+        )
 
     def finished_epochs(folder):
         log = folder / "epochs.txt"
@@ -104,6 +107,7 @@ def test_a_process_killed_in_the_middle_goes_on(tmp_path):
     reference, child = start(whole), start(killed)
     while len(finished_epochs(killed)) < 4 and child.poll() is None:
         time.sleep(0.01)
+    assert child.poll() is None, child.stderr.read()
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     again = start(killed)

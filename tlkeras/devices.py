@@ -52,6 +52,9 @@ class Acceleration:
         spread = f", {self.strategy}" if self.strategy != "none" else ""
         return f"tlkeras: {who}{self.count} {self.device}{cores}, {self.precision}, {xla}{spread}"
 
+    def _ipython_display_(self) -> None:
+        """Nothing: as the last line of a cell, `accelerate()` has printed it already."""
+
 
 def accelerate(
     *,
