@@ -167,7 +167,7 @@ def test_a_failed_download_is_one_clear_error(name, monkeypatch):
                         unreachable)  # fmt: skip
     monkeypatch.setattr(keras_hub.models.Backbone, "from_preset", unreachable)
     with pytest.raises(ConnectionError, match=f"weights of '{name}'. Without the internet use"):
-        tlk.load_backbone(name)
+        tlk.load_backbone(name, profile="online")
 
 
 @pytest.mark.parametrize("folder", paths.presets(), ids=lambda folder: folder.name)

@@ -6,10 +6,11 @@ import json
 import keras
 import numpy as np
 import pytest
+from local_server import serving
 from PIL import Image
 
 import tlkeras as tlk
-from tlkeras import cli
+from tlkeras import cli, online
 
 FAST = {
     "head_only": {"epochs": 2},
@@ -28,13 +29,13 @@ def quick(monkeypatch, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Bright and dark images."""
+    """Bright and dark images, in a format whose bytes (and so splits) no library changes."""
     rng = np.random.default_rng(0)
     for name, level in (("bright", 200), ("dark", 30)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(12):
             image = rng.integers(level, level + 40, (16, 16, 3), dtype="uint8")
-            Image.fromarray(image).save(tmp_path / "photos" / name / f"{number}.png")
+            Image.fromarray(image).save(tmp_path / "photos" / name / f"{number}.bmp")
     return tmp_path / "photos"
 
 
@@ -56,7 +57,7 @@ def fit(photos, backbone):
 def test_fit_leaves_a_model_and_its_record(fit, tmp_path, capsys):
     assert fit() == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[-1].startswith("test accuracy ") and "on 4 images" in out
+    assert out.splitlines()[-1].startswith("test accuracy ") and "on 7 images" in out
     folder = tmp_path / "runs" / "photos"
     assert sorted(p.name for p in folder.iterdir()) == sorted(cli.WRITTEN)
     model = keras.saving.load_model(folder / "model.keras")
@@ -75,7 +76,7 @@ def test_json_is_one_object_and_nothing_else(fit, tmp_path, capsys):
     result = json.loads(captured.out)
     assert "stem" in captured.err or "block" in captured.err
     assert result["labels_per_class"] == 5 and result["seed"] == 3
-    assert result["counts"] == {"train": 10, "validation": 4, "test": 4}
+    assert result["counts"] == {"train": 10, "validation": 5, "test": 7}
     assert 0 <= result["test_accuracy"] <= 1 and result["train_seconds"] > 0
     first, second = result["stages"]
     assert (first["name"], first["epochs"], first["learning_rate"]) == ("head", 1, 1e-3)
@@ -168,10 +169,28 @@ def test_a_run_that_diverged_is_no_success(fit, monkeypatch, capsys):
 
 def test_tasks_are_listed(capsys):
     assert cli.main(["tasks"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == tlk.list_tasks()
+    offline, downloaded = capsys.readouterr().out.split("\n\n")
+    assert [line.split()[0] for line in offline.splitlines()] == tlk.list_tasks()
+    heading, *lines = downloaded.splitlines()
+    assert "TLKERAS_PROFILE=online" in heading
+    assert [line.split()[0] for line in lines] == online.names()
     assert cli.main(["tasks", "--json"]) == 0
     tasks = json.loads(capsys.readouterr().out)["tasks"]
     assert {"digits", "glyphs"} <= {task["name"] for task in tasks} and tasks[0]["card"]
+    assert [task["name"] for task in tasks if not task["online"]] == tlk.list_tasks()
+    assert [task["name"] for task in tasks if task["online"]] == online.names()
+
+
+@pytest.mark.parametrize(("profile", "says"), [("", "stands in"), ("online", "HTTP 404")])
+def test_a_task_that_cannot_be_downloaded_costs_one_line(profile, says, monkeypatch, capsys):
+    monkeypatch.setenv("TLKERAS_PROFILE", profile)
+    monkeypatch.setenv("TLKERAS_DATA_DIR", "data")
+    with serving() as server:
+        monkeypatch.setattr(online, "_MEDMNIST", server.url("gone", "{file}"))
+        assert cli.main(["fit", "dermamnist", "--json"]) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("tlkeras: ") and says in line and not captured.out
 
 
 @pytest.mark.parametrize("command", [[], ["doctor"], ["tasks"], ["fit"]])

@@ -16,7 +16,10 @@ FLOORS = [
     *("keeper", "replay", "cached", "backup", "job", "stages"),
     *("recipes", "rate_finder", "probing"),
 ]
-WINGS = {"tasks", "folders", "backbones", "heads", "doctor", "devices", "multiworker"}
+WINGS = {
+    *("tasks", "builders", "folders", "splits", "profiles", "downloads", "online"),
+    *("backbones", "pretrained", "kerascv", "heads", "doctor", "devices", "multiworker"),
+}
 ROOF = {"cli", "__init__", "__main__"}
 MODULES = sorted(LIBRARY.glob("*.py"))
 

@@ -1,17 +1,18 @@
 """Tasks: what load_task returns, and how the builders behind it are prepared."""
 
 import hashlib
-import importlib
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 import tlkeras as tlk
-from tlkeras import paths
+from tlkeras import builders, paths
 
 
 @pytest.fixture(scope="module")
@@ -77,37 +78,10 @@ def test_a_prepared_task_loads_quickly(digits, cache):
 
 
 def test_plain_tfds_finds_the_builders(cache):
-    import tensorflow_datasets as tfds
-
     import tlkeras.tasks  # noqa: F401
 
     assert len(tfds.load("digits", split="test", data_dir=cache, download=False)) == 800
     assert tfds.builder("glyphs", data_dir=cache).info.features["label"].num_classes == 464
-
-
-def builder_of(name):
-    import tlkeras.tasks  # noqa: F401  (makes the package known)
-
-    return importlib.import_module(f"tlkeras_tasks.{name}.{name}_dataset_builder")
-
-
-def test_the_classes_of_glyphs_are_the_letters_of_its_renderer():
-    builder = builder_of("glyphs")
-    render = importlib.import_module("tlkeras_tasks.glyphs.render")
-    assert tuple(builder.LETTERS) == render.letters()
-    assert not any(character.isdigit() for character in render.letters())
-
-
-def test_glyphs_are_drawn_the_same_each_time(monkeypatch, tmp_path):
-    builder = builder_of("glyphs")
-    monkeypatch.setattr(builder, "LETTERS", "AbДλ")
-    monkeypatch.setattr(builder, "PER_CLASS", {"train": 3, "validation": 2, "test": 2})
-    first, again = (
-        tlk.load_task("glyphs/letters", data_dir=tmp_path / name) for name in ("a", "b")
-    )
-    assert first.classes == tuple("AbДλ") and first.counts["train"] == 12
-    np.testing.assert_array_equal(first.arrays("test")[0], again.arrays("test")[0])
-    assert not np.array_equal(first.arrays("validation")[0], first.arrays("test")[0])
 
 
 def prepare(cache, **options):
@@ -135,9 +109,143 @@ def test_a_killed_preparation_is_done_again(tmp_path):
     assert not list(tmp_path.rglob("*incomplete*"))
 
 
+class Spots(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Grey squares, each with a bright half, in two domains; a builder with all there can be."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = Path(__file__)
+    NOTE, GROUP = "Synthetic, <no> validity", "person"
+    DOMAINS = {"clinic": "plain", "phone": "dim"}
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("plain", "dim", "odd")]
+    COUNTS = {"held_out": 3, "train": 30, "validation": 6, "test": 9}
+
+    def _info(self):
+        features = {
+            "person": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(8, 8, 3)),
+            "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
+            "kind": tfds.features.ClassLabel(names=["x", "y"]),
+            "mask": tfds.features.Image(shape=(8, 8, 1)),
+            "score": np.float32,
+        }
+        features = tfds.features.FeaturesDict(features)
+        return tfds.core.DatasetInfo(builder=self, description="Spots.", features=features)
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(count) for name, count in self.COUNTS.items()}
+
+    def _generate_examples(self, count):
+        level = {"plain": 2, "dim": 1, "odd": 3}[self.builder_config.name]
+        for number in range(count):
+            mask = np.zeros((8, 8, 1), "uint8")
+            mask[:, : 1 + number % 7] = 1
+            yield (
+                f"{number:02d}",
+                {
+                    "person": f"Zoë {number}",
+                    "image": np.repeat(mask * level * (number + 10), 3, axis=-1),
+                    "label": number % 3,
+                    "kind": number % 2,
+                    "mask": mask,
+                    "score": number / 2,
+                },
+            )
+
+
+@pytest.fixture
+def spots(monkeypatch, cache):
+    monkeypatch.setattr(builders, "names", lambda: ["spots"])
+    monkeypatch.setattr(builders, "builder_class", lambda name: Spots)
+    return lambda name="spots", **options: tlk.load_task(name, data_dir=cache, **options)
+
+
+def test_features_are_aligned_by_example(spots):
+    task = spots(labels_per_class=4)
+    assert task.features == ("image", "label", "person", "kind", "mask", "score")
+    person, image, mask, kind, label, score = task.arrays(
+        "train", "person", "image", "mask", "kind", "label", "score"
+    )
+    number = np.array([int(name.removeprefix("Zoë ")) for name in person])
+    assert len(number) == 12 and (np.bincount(label) == 4).all()
+    np.testing.assert_array_equal(number % 3, label)
+    np.testing.assert_array_equal(number % 2, kind)
+    np.testing.assert_array_equal(number / 2, score)
+    np.testing.assert_array_equal(mask.sum((1, 2, 3)), 8 * (1 + number % 7))
+    np.testing.assert_array_equal(
+        image, mask * 2.0 * (number + 10)[:, None, None, None] * [1, 1, 1]
+    )
+    assert (image.dtype, mask.dtype, kind.dtype) == ("float32", "uint8", "int32")
+    np.testing.assert_array_equal(task.arrays("train")[0], image)
+    (streamed,) = (y for _, y in task.train.take(1))
+    np.testing.assert_array_equal(np.sort(streamed), np.sort(label))
+
+
+def test_masks_are_resized_without_new_values(spots):
+    image, mask = spots(image_size=(20, 12)).arrays("test", "image", "mask")
+    assert image.shape == (9, 20, 12, 3) and mask.shape == (9, 20, 12, 1)
+    assert set(np.unique(mask)) == {0, 1} and len(np.unique(image)) > 10
+
+
+def test_arrays_are_copies(spots):
+    task = spots()
+    for name in task.features:
+        task.arrays("test", name)[0][:] = 0
+    assert task.arrays("test", "score")[0].any() and task.arrays("test", "mask")[0].any()
+
+
+def test_further_splits_are_there_as_arrays(spots):
+    task = spots()
+    assert task.counts == {"train": 30, "validation": 6, "test": 9, "held_out": 3}
+    assert list(task.counts)[:3] == ["train", "validation", "test"]
+    assert task.arrays("held_out")[0].shape == (3, 8, 8, 3)
+
+
+def test_domains_are_the_same_task_seen_otherwise(spots):
+    clinic, phone = spots(), spots(domain="phone")
+    assert (clinic.domain, phone.domain) == ("clinic", "phone") and clinic.group == "person"
+    np.testing.assert_array_equal(clinic.arrays("test")[0], 2 * phone.arrays("test")[0])
+    assert spots("spots/dim").domain == "phone" and spots("spots/odd").domain is None
+    assert repr(phone).startswith("Task(spots, phone: 3 classes, 8x8, train 30")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ({"domain": "tablet"}, "'clinic', 'phone'"),
+        ({"name": "spots/dim", "domain": "phone"}, "give one of them"),
+        ({"name": ".", "domain": "phone"}, "no domains"),
+    ],
+)
+def test_domains_that_are_not_there(spots, arguments, says):
+    with pytest.raises(ValueError, match=says):
+        spots(**arguments)
+
+
+def test_a_note_is_wherever_the_task_is_shown(digits, spots):
+    task = spots(domain="phone")
+    assert task.note in repr(task) and "&lt;no&gt; validity" in task._repr_html_()
+    title = task.show("test", rows=1, columns=3).get_suptitle()
+    assert title == "spots, phone: test (Synthetic, <no> validity)"
+    assert digits.note == "" and digits.show().get_suptitle() == "digits: train"
+    assert digits.domain is digits.group is None and digits.features == ("image", "label")
+
+
+def test_a_sheet_of_samples_has_every_class_and_is_always_the_same(digits):
+    def drawn(figure):
+        return [(axis.get_title(loc="center"), axis.images[0].get_array()) for axis in figure.axes]
+
+    first, again = drawn(digits.show("test")), drawn(digits.show("test"))
+    assert len(first) == 24 and [name for name, _ in first] == sorted(name for name, _ in first)
+    assert {name for name, _ in first} == set("0123456789")
+    for (_, one), (_, other) in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(digits.show("test", rows=1, columns=4).axes) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"name_or_folder": "digits", "domain": "phone"}, "no domains"),
         ({"name_or_folder": "digit"}, "Did you mean 'digits'"),
         ({"name_or_folder": "digits/large"}, "configurations"),
         ({"name_or_folder": "digits", "labels_per_class": 79}, "class '2' has 78 training images"),
@@ -153,6 +261,11 @@ def test_what_cannot_be_loaded_says_why(cache, arguments, says):
 def test_an_unknown_split_is_an_error(digits):
     with pytest.raises(ValueError, match="'train', 'validation', 'test'"):
         digits.arrays("valid")
+
+
+def test_an_unknown_feature_is_an_error(digits):
+    with pytest.raises(ValueError, match="'image', 'label'.*'mask'"):
+        digits.arrays("test", "mask")
 
 
 def test_the_card_says_where_the_data_come_from(digits):

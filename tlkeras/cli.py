@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import tlkeras as tlk
-from tlkeras import paths
+from tlkeras import online, paths
 
 # What `tlkeras fit` hands to each recipe.
 SETTINGS = {
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     command("doctor", _doctor, "check this installation, with a remedy for every problem")
-    command("tasks", _tasks, "list the tasks that come with tlkeras")
+    command("tasks", _tasks, "list the tasks, those that come with tlkeras first")
     fit = command("fit", _fit, "train on a task or on a folder of images, in stages")
     fit.add_argument(
         "task",
@@ -95,17 +95,21 @@ def _doctor(options) -> int:
 
 
 def _tasks(options) -> int:
-    cards = {p.name: (p / "card.md").read_text(encoding="utf-8") for p in paths.tasks()}
+    offline = {p.name: (p / "card.md").read_text(encoding="utf-8") for p in paths.tasks()}
+    cards = offline | {task.name: task.card() for task in online.TABLE}
     summaries = {name: card.splitlines()[2] for name, card in cards.items()}
     if options.json:
         tasks = [
-            {"name": name, "summary": summaries[name], "card": card} for name, card in cards.items()
+            {"name": name, "summary": summaries[name], "card": card, "online": name not in offline}
+            for name, card in cards.items()
         ]
         print(json.dumps({"tasks": tasks}))
-    else:
-        width = max(map(len, summaries), default=0)
-        for name, summary in summaries.items():
-            print(f"{name.ljust(width)}  {summary}")
+        return 0
+    width = max(map(len, summaries))
+    lines = {name: f"{name.ljust(width)}  {summary}" for name, summary in summaries.items()}
+    print(*(lines[name] for name in offline), sep="\n")
+    print("\nDownloaded on first use; these need TLKERAS_PROFILE=online:")
+    print(*(lines[name] for name in online.names()), sep="\n")
     return 0
 
 

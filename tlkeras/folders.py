@@ -2,18 +2,18 @@
 
 Two layouts, classes in alphabetical order of their folders:
 
-    photos/cat/*.jpg                  splits are made here: 70 % train, 15 % validation, 15 % test
-    photos/dog/*.jpg                  of each class, by a hash of the file's name
+    photos/cat/*.jpg                  splits are made here: about 70 % train, 15 % validation,
+    photos/dog/*.jpg                  15 % test, by a hash of each file's content (`splits`)
 
-    photos/train/cat/*.jpg ...        splits as given; without `validation` (or `val`), 15 % of
-    photos/test/cat/*.jpg ...         train; without `test`, none
+    photos/train/cat/*.jpg ...        splits as given; without `validation` (or `val`), about 15 %
+    photos/test/cat/*.jpg ...         of train, by the same hash; without `test`, none
 
 Images become 8-bit RGB: grey is repeated over the channels, what is transparent is laid over
 white, 16 bits lose their low byte, palettes and CMYK are converted, an animation gives its first
-frame, and a photo is turned upright as its EXIF entry says. Each of these is reported.
+frame, and a photo is turned upright as its EXIF entry says. Each of these is reported, and so are
+uneven classes and images that are there more than once.
 """
 
-import hashlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,8 +23,9 @@ import keras
 import numpy as np
 from PIL import Image, ImageOps
 
+from tlkeras import splits as splitting
+
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-HELD_OUT = 0.15  # of each class, for validation and for test
 OWN_SIZE_LIMIT = 224  # images that share a size up to this keep it
 DEFAULT_SIZE = (128, 128)
 MEMORY_LIMIT = 4 * 2**30  # bytes
@@ -41,6 +42,7 @@ class File:
     size: tuple[int, int] = (0, 0)  # height, width
     handling: str = ""  # how it differs from plain 8-bit RGB
     problem: str = ""
+    digest: str = ""  # of its bytes
 
 
 def read_folder(
@@ -55,7 +57,8 @@ def read_folder(
 
     Returns:
         Splits, each uint8 images (n, height, width, 3) and int32 labels (n,); class names; and a
-        report of what was left out or converted, a line each.
+        report, a line each: images that are there more than once, uneven classes, and what was
+        left out or converted.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -74,9 +77,9 @@ def read_folder(
                 f"{place} has the classes {names}, but {layout['train']} has {classes}. "
                 "Every split needs the same folders."
             )
-    found = _split(found, classes)
+    _refuse_unreadable([file for split in found.values() for file in split])
+    found = splitting.assign(found, classes, report)
     files = [file for split in found.values() for file in split]
-    _refuse_unreadable(files)
     size = image_size or _choose_size(files)
     report += _describe(files, size)
     if len(files) * size[0] * size[1] * 3 > MEMORY_LIMIT:
@@ -84,7 +87,10 @@ def read_folder(
             f"{len(files):,} images of {size[0]}x{size[1]} take more than "
             f"{MEMORY_LIMIT / 2**30:.0f} GiB of memory: choose a smaller image_size."
         )
-    return _read(found, size), classes, report
+    splits = _read(found, size)
+    doubts = splitting.copies({split: x for split, (x, _) in splits.items()}, found, folder)
+    doubts += splitting.unevenness(splits["train"][1], classes)
+    return splits, classes, doubts + report
 
 
 def card(folder: Path, splits: dict, classes: list[str], report: list[str]) -> str:
@@ -170,7 +176,9 @@ def _inspect(file: File) -> File:
                 width, height = height, width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return File(file.path, file.label, problem=_first_line(error, file.path))
-    return File(file.path, file.label, (height, width), "; ".join(filter(None, handling)))
+    handling = "; ".join(filter(None, handling))
+    digest = splitting.digest(file.path)
+    return File(file.path, file.label, (height, width), handling, digest=digest)
 
 
 _HANDLING = {
@@ -234,34 +242,6 @@ def _refuse_unreadable(files: list[File]) -> None:
         raise ValueError(
             f"Cannot read {len(broken)} images: {_list(broken)}. Replace them or move them away."
         )
-
-
-def _split(found: dict[str, list[File]], classes: list[str]) -> dict[str, list[File]]:
-    """Makes the splits that the folder does not have; the same files always go the same way."""
-    if len(found) == 1:
-        made = ("test", "validation")
-    else:
-        made = () if "validation" in found else ("validation",)
-    train = found["train"]
-    out = {"train": [], "validation": [], "test": [], **found, **({"train": []} if made else {})}
-    for label, name in enumerate(classes if made else ()):
-        members = sorted((f for f in train if f.label == label), key=_rank)
-        if len(members) <= len(made):
-            raise ValueError(
-                f"Class {name!r} has too few images ({len(members)}): at least {len(made) + 1} "
-                f"are needed, one each for train, {' and '.join(sorted(made))}."
-            )
-        count = max(1, round(HELD_OUT * len(members)))
-        for split in made:
-            out[split] += members[:count]
-            members = members[count:]
-        out["train"] += members
-    return {split: files for split, files in out.items() if files}
-
-
-def _rank(file: File) -> bytes:
-    """A number for a file that depends on its class and name alone."""
-    return hashlib.sha256(f"{file.path.parent.name}/{file.path.name}".encode()).digest()
 
 
 def _choose_size(files: list[File]) -> tuple[int, int]:

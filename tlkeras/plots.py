@@ -207,20 +207,28 @@ def blocks(model: keras.Model) -> Figure:
     return figure
 
 
-def samples(images: Any, labels: Any, classes: Sequence[str], columns: int = 10) -> Figure:
-    """A grid of images with their class names above.
+def samples(
+    images: Any, labels: Any, classes: Sequence[str], columns: int = 10, title: str | None = None
+) -> Figure:
+    """A grid of images with their class names above, cut short where they would run together.
 
     Args:
         images: (n, height, width, 3), values 0..255.
         labels: (n,), class numbers.
         classes: names of the classes.
+        title: above the grid, if there is one.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     rows = -(-len(images) // columns)
-    with canvas(rows, columns, (columns, 1.25 * rows), squeeze=False) as (figure, axes):
+    height = 1.25 * rows + (0.3 if title else 0)
+    with canvas(rows, columns, (columns, height), squeeze=False) as (figure, axes):
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         for axis in axes.flat:
             axis.axis("off")
         for axis, image, label in zip(axes.flat, images, labels, strict=False):
             axis.imshow(np.clip(image, 0, 255).astype("uint8"), interpolation="nearest")
-            axis.set_title(classes[int(label)], fontsize=9, loc="center")
+            name = classes[int(label)]
+            name = name if len(name) <= 14 else name[:13] + "…"
+            axis.set_title(name, fontsize=9 if len(name) <= 10 else 7, loc="center")
     return figure

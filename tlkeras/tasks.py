@@ -1,8 +1,9 @@
 """Tasks: labelled images with a fixed training, validation and test split.
 
-`load_task` is the one way in, for the tasks that come with tlkeras (TFDS builders under
-`data/tasks/`, prepared on first use without the internet) and for a folder of your own images.
-Importing this module also makes the builders known to TFDS:
+`load_task` is the one way in: for the tasks that come with tlkeras (TFDS builders under
+`data/tasks/`, prepared on first use without the internet), for a folder of your own images, and
+in the online profile for known data sets that are downloaded. Importing this module also makes
+the builders known to TFDS:
 
     import tensorflow_datasets as tfds
     import tlkeras.tasks
@@ -10,23 +11,22 @@ Importing this module also makes the builders known to TFDS:
 """
 
 import difflib
-import importlib.util
-import io
 import os
-import shutil
-import sys
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from tlkeras import folders, paths
+from tlkeras import builders, folders, online, paths, profiles
+from tlkeras.builders import Contents
 
-SPLITS = ("train", "validation", "test")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHUNK = 256  # images converted at a time
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,9 +40,13 @@ class Task:
             each epoch, in an order that the seed fixes. `test` is None for a folder without one.
         classes: their names; a label is an index into them.
         image_size: (height, width) in pixels.
-        counts: images in each split.
+        counts: images in each split; also in those that only `arrays` gives, such as "held_out".
         card: where the data come from and what they are good for (Markdown).
-        report: what was done to the files of a folder, a line each.
+        report: what was done to the files of a folder or of a download, a line each.
+        note: what a reader must know, such as "Synthetic"; "" for real data. It is in the title
+            of every figure drawn from the task.
+        domain: how the classes are seen here, for tasks with several domains; else None.
+        group: the feature (a patient, say) none of whose values is in two splits; else None.
     """
 
     name: str
@@ -54,35 +58,81 @@ class Task:
     counts: dict[str, int]
     card: str
     report: tuple[str, ...] = ()
-    _stored: dict = field(default_factory=dict)
+    note: str = ""
+    domain: str | None = None
+    group: str | None = None
+    _stored: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
-    def arrays(self, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-        """A split in memory: float32 images (n, height, width, 3) in [0, 255], int32 labels (n,).
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What `arrays` can give of each example: "image", "label", and more in some tasks."""
+        return tuple(self._stored["train"])
 
-        Always in the same order, and `train` only with the labels chosen.
+    def arrays(self, split: str = "train", *features: str) -> tuple[np.ndarray, ...]:
+        """Features of a split in memory, by default the images and their labels.
+
+        Always in the same order, so arrays of one split belong together; `train` has only the
+        labels chosen.
+
+        Args:
+            split: a key of `counts`.
+            features: names out of `self.features`.
+
+        Returns:
+            An array for each feature, n examples long. "image": float32 (n, height, width, 3) in
+            [0, 255]; class labels: int32 (n,); text: str (n,); another uint8 picture, such as a
+            mask: uint8 (n, height, width, channels), resized to the nearest pixel. The rest as
+            it is stored.
 
         Raises:
-            ValueError: the task has no such split.
+            ValueError: the task has no such split or feature.
         """
+        stored = self._split(split)
+        for name in features:
+            if name not in stored:
+                raise ValueError(f"{self.name} has the features {list(stored)}, not {name!r}.")
+        return tuple(
+            _converted(name, stored[name], self.image_size) for name in features or list(stored)[:2]
+        )
+
+    def show(self, split: str = "train", rows: int = 3, columns: int = 8) -> "Figure":
+        """A grid of images of a split with their classes, of as many classes as fit.
+
+        Raises ValueError if the task has no such split.
+        """
+        from tlkeras import plots
+
+        stored = self._split(split)
+        chosen = _spread(stored["label"], rows * columns)
+        images = _converted("image", stored["image"][chosen], self.image_size)
+        title = f"{self._full_name()}: {split}" + (f" ({self.note})" if self.note else "")
+        return plots.samples(images, stored["label"][chosen], self.classes, columns, title)
+
+    def _split(self, split: str) -> dict[str, np.ndarray]:
         if split not in self._stored:
             raise ValueError(f"{self.name} has the splits {list(self._stored)}, not {split!r}.")
-        x, y = self._stored[split]
-        batches = _stream(x, y, self.image_size, batch_size=256)
-        return np.concatenate([images for images, _ in batches.as_numpy_iterator()]), y.copy()
+        return self._stored[split]
+
+    def _full_name(self) -> str:
+        return f"{self.name}, {self.domain}" if self.domain else self.name
 
     def __repr__(self) -> str:
         height, width = self.image_size
         counts = ", ".join(f"{split} {count:,}" for split, count in self.counts.items())
-        return f"Task({self.name}: {len(self.classes)} classes, {height}x{width}, {counts})"
+        note = f"; {self.note}" if self.note else ""
+        return (
+            f"Task({self._full_name()}: {len(self.classes)} classes, {height}x{width}, "
+            f"{counts}{note})"
+        )
 
     def _repr_html_(self) -> str:
         lines = [repr(self), "classes: " + _shorten(self.classes), *self.report]
         return "<br>".join(escape(line) for line in lines)
 
 
-def list_tasks() -> list[str]:
-    """Names of the tasks that come with tlkeras."""
-    return [folder.name for folder in paths.tasks()]
+def list_tasks(profile: str | None = None) -> list[str]:
+    """Names of the tasks that come with tlkeras; in the online profile, then the online ones."""
+    return builders.names() + (online.names() if profiles.is_online(profile) else [])
 
 
 def load_task(
@@ -92,6 +142,8 @@ def load_task(
     image_size: int | tuple[int, int] | None = None,
     batch_size: int = 32,
     data_dir: str | os.PathLike | None = None,
+    domain: str | None = None,
+    profile: str | None = None,
 ) -> Task:
     """Loads a task by name, or from a folder of images.
 
@@ -104,142 +156,117 @@ def load_task(
             Validation and test stay whole. None keeps all.
         seed: fixes which labels are kept and the order of training. It does not move an image
             from one split to another, so runs with different seeds share their test images.
-        image_size: pixels a side, or (height, width). None: as the images are.
+        image_size: pixels a side, or (height, width). None: as the images are, or for a large
+            download the size that `tlkeras.online` states.
         batch_size: images in a batch.
         data_dir: where prepared tasks are kept, before the environment variable TLKERAS_DATA_DIR
             and the user's cache folder.
+        domain: how the classes are seen, in tasks with several domains. None: the first.
+        profile: "offline", where nothing is downloaded, or "online". None: the environment
+            variable TLKERAS_PROFILE, else offline.
 
     Raises:
-        ValueError: no such task; more labels asked for than there are; files that are no images.
+        ValueError: no such task or domain; more labels asked for than there are; files that are
+            no images; a download that is not what it should be.
         FileNotFoundError: no such folder.
+        ConnectionError: an online task in the offline profile, or a failed download.
     """
-    size = _pair(image_size)
+    size, cache = _pair(image_size), paths.cache_dir(data_dir)
+    is_online = profiles.is_online(profile)
     name = str(name_or_folder)
-    if name.partition("/")[0] in list_tasks():
-        splits, classes, card = _read_builder(name, paths.cache_dir(data_dir))
-        report = ()
+    first = name.partition("/")[0]
+    if first in builders.names():
+        found = builders.load(name, domain, cache)
+    elif first in online.names():
+        builders.refuse_domain(name, domain)
+        found = online.load(name, cache, size, is_online)
     elif Path(name).is_dir() or not _could_be_a_name(name):
-        splits, classes, report = folders.read_folder(Path(name), size)
-        name, card = Path(name).resolve().name, folders.card(Path(name), splits, classes, report)
+        builders.refuse_domain(name, domain)
+        found = _read_folder(Path(name), size)
+        name = Path(name).resolve().name
     else:
         raise ValueError(_unknown(name))
     if labels_per_class is not None:
-        splits = splits | {"train": _draw(*splits["train"], classes, labels_per_class, seed)}
-    size = size or splits["train"][0].shape[1:3]
+        builders.keep(found, labels_per_class, seed)
+    return _task(name, found, size, batch_size, seed)
+
+
+def _read_folder(folder: Path, size: tuple[int, int] | None) -> Contents:
+    splits, classes, report = folders.read_folder(folder, size)
+    card = folders.card(folder, splits, classes, report)
+    stored = {split: {"image": x, "label": y} for split, (x, y) in splits.items()}
+    return Contents(stored, classes, card, report)
+
+
+def _task(name: str, found: Contents, size, batch_size: int, seed: int) -> Task:
+    """The task; images are resized where `size` is another than theirs."""
+    size = tuple(size or found.splits["train"]["image"].shape[1:3])
     streams = {
-        split: _stream(*pair, size, batch_size, seed if split == "train" else None)
-        for split, pair in splits.items()
+        split: _stream(found.splits[split], size, batch_size, seed if split == "train" else None)
+        for split in builders.SPLITS
+        if split in found.splits
     }
-    counts = {split: len(labels) for split, (_, labels) in splits.items()}
     return Task(
-        name, streams["train"], streams["validation"], streams.get("test"),
-        tuple(classes), tuple(size), counts, card, tuple(report), splits,
-    )  # fmt: skip
+        name=name,
+        train=streams["train"],
+        validation=streams["validation"],
+        test=streams.get("test"),
+        classes=tuple(found.classes),
+        image_size=size,
+        counts={split: len(stored["label"]) for split, stored in found.splits.items()},
+        card=found.card,
+        report=tuple(found.report),
+        note=found.note,
+        domain=found.domain,
+        group=found.group,
+        _stored=found.splits,
+    )
 
 
-def _stream(x, y, size, batch_size, seed=None) -> tf.data.Dataset:
+def _stream(stored: dict[str, np.ndarray], size, batch_size, seed=None) -> tf.data.Dataset:
     """Batches of (float32 images resized to `size`, labels), shuffled if there is a seed."""
     with tf.device("CPU:0"):
-        images, labels = tf.constant(x), tf.constant(y)
+        images, labels = tf.constant(stored["image"]), tf.constant(stored["label"])
 
     def fetch(index):
-        batch = tf.cast(tf.gather(images, index), tf.float32)
-        if tuple(size) != x.shape[1:3]:
-            batch = tf.image.resize(batch, size, antialias=True)
-        return batch, tf.gather(labels, index)
+        return _as_input(tf.gather(images, index), size), tf.gather(labels, index)
 
-    order = tf.data.Dataset.range(len(y))
+    order = tf.data.Dataset.range(len(labels))
     if seed is not None:
-        order = order.shuffle(len(y), seed=seed, reshuffle_each_iteration=True)
+        order = order.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
     return order.batch(batch_size).map(fetch, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _draw(x, y, classes, count, seed):
-    """`count` images of each class, drawn by `seed`, in the order they had."""
-    if count < 1:
-        raise ValueError(f"labels_per_class must be at least 1, not {count}.")
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(y == label) for label in range(len(classes))]
-    fewest = min(range(len(classes)), key=lambda label: len(members[label]))
-    if len(members[fewest]) < count:
-        raise ValueError(
-            f"labels_per_class={count}, but class {classes[fewest]!r} has "
-            f"{len(members[fewest])} training images: ask for at most that many."
-        )
-    kept = np.sort(np.concatenate([rng.choice(m, count, replace=False) for m in members]))
-    return x[kept], y[kept]
+def _as_input(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    images = tf.cast(images, tf.float32)
+    if tuple(images.shape[1:3]) != tuple(size):
+        images = tf.image.resize(images, size, antialias=True)
+    return images
 
 
-def _read_builder(name: str, cache: Path) -> tuple[dict, list[str], str]:
-    """Splits (uint8 images, int32 labels), class names and card of a builder's task."""
-    name, _, config = name.partition("/")
-    builder_class = _builder_class(name)
-    configs = list(builder_class.builder_configs)
-    if config and config not in configs:
-        raise ValueError(f"{name} has the configurations {configs}, not {config!r}.")
-
-    def open_builder():
-        return builder_class(config=config or None, data_dir=cache)
-
-    builder = open_builder()
-    if not builder.data_path.exists():
-        _prepare(open_builder, cache, name)
-        builder = open_builder()  # reads what is there now
-    splits = {}
-    for split in SPLITS:
-        stored = builder.as_dataset(split=split, batch_size=-1, as_supervised=True)
-        images, labels = (part.numpy() for part in stored)
-        splits[split] = images, labels.astype("int32")
-    return splits, builder.info.features["label"].names, builder.info.description
+def _converted(name: str, array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A feature as `Task.arrays` gives it, in memory of its own."""
+    if array.ndim != 4 or array.dtype != "uint8":
+        return array.copy()
+    out = np.empty((len(array), *size, array.shape[3]), "float32" if name == "image" else "uint8")
+    with tf.device("CPU:0"):
+        for start in range(0, len(array), CHUNK):
+            part = array[start : start + CHUNK]
+            if name == "image":
+                part = _as_input(part, size)
+            elif part.shape[1:3] != tuple(size):
+                part = tf.image.resize(part, size, "nearest")
+            out[start : start + CHUNK] = part
+    return out
 
 
-def _prepare(open_builder, cache: Path, name: str) -> None:
-    """Generates a task's files, once: other processes wait, and a kill leaves nothing half done.
-
-    TFDS writes to a folder of its own and renames it at the end; what killed processes left
-    behind is removed here, where no other process can be writing.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    with _lock(cache / f"{name}.lock"):
-        builder = open_builder()
-        if builder.data_path.exists():
-            return
-        for leftover in Path(builder.data_path).parent.glob("*incomplete*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        if getattr(builder, "SLOW", None):
-            print(f"Preparing {name} in {cache}, once: {builder.SLOW}.", file=sys.stderr)
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            builder.download_and_prepare()
-
-
-@contextmanager
-def _lock(path: Path):
-    """Holds the file for this process alone; the system lets go of it when the process ends."""
-    with path.open("w") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _builder_class(name: str) -> type:
-    return importlib.import_module(f"tlkeras_tasks.{name}.{name}_dataset_builder").Builder
-
-
-def _register() -> None:
-    """Makes `data/tasks/` the package `tlkeras_tasks`, wherever it is, and its builders known."""
-    root = paths.data_root() / "tasks"
-    spec = importlib.util.spec_from_file_location(
-        "tlkeras_tasks", root / "__init__.py", submodule_search_locations=[str(root)]
-    )
-    sys.modules["tlkeras_tasks"] = importlib.util.module_from_spec(spec)
-    for name in list_tasks():
-        assert issubclass(_builder_class(name), tfds.core.DatasetBuilder)
+def _spread(labels: np.ndarray, count: int) -> np.ndarray:
+    """Places of `count` examples, a first of every class before a second, ordered by class."""
+    order = np.argsort(labels, kind="stable")
+    _, starts, inverse = np.unique(labels[order], return_index=True, return_inverse=True)
+    occurrence = np.arange(len(labels)) - starts[inverse]
+    chosen = order[np.argsort(occurrence, kind="stable")[:count]]
+    return chosen[np.argsort(labels[chosen], kind="stable")]
 
 
 def _pair(image_size) -> tuple[int, int] | None:
@@ -258,17 +285,15 @@ def _could_be_a_name(name: str) -> bool:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, list_tasks(), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, builders.names() + online.names(), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
-        f"No task and no folder is called {name!r}.{hint} "
-        f"Tasks: {', '.join(list_tasks())}. Or give a folder with one folder of images a class."
+        f"No task and no folder is called {name!r}.{hint} Tasks: {', '.join(builders.names())}; "
+        f"online, with TLKERAS_PROFILE=online: {', '.join(online.names())}. "
+        "Or give a folder with one folder of images a class."
     )
 
 
 def _shorten(names: tuple[str, ...], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-_register()

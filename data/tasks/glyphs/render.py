@@ -20,7 +20,7 @@ FONTS = (
     "DejaVuSans", "DejaVuSans-Oblique", "DejaVuSans-Bold", "DejaVuSansMono",
     "DejaVuSansMono-Oblique", "DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSerif-Bold",
     "STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol", "STIXGeneralBolIta",
-    "cmr10", "cmmi10", "cmss10", "cmti10", "cmtt10", "cmb10",
+    "cmr10", "cmmi10", "cmss10", "cmtt10", "cmb10",
 )  # fmt: skip
 FIELD = 48  # points along a side of a distance field
 REACH = 1.25  # a field spans [-REACH, REACH]; the glyph's longer side spans [-1, 1]
@@ -137,7 +137,12 @@ def glyphs(classes: tuple[str, ...] | None = None) -> Glyphs:
 
 
 def draw(
-    source: Glyphs, chosen: np.ndarray, rng: np.random.Generator, size: int = 32
+    source: Glyphs,
+    chosen: np.ndarray,
+    rng: np.random.Generator,
+    size: int = 32,
+    as_printed: bool = False,
+    bright: float = 0.5,
 ) -> np.ndarray:
     """Draws a batch of glyphs, each warped, inked and coloured at random.
 
@@ -146,38 +151,44 @@ def draw(
         chosen: int, (batch,), indices into `source.fields`.
         rng: all randomness comes from here.
         size: side of the images in pixels.
+        as_printed: keep slant, widths and strokes as the font has them.
+        bright: share of images whose ink is brighter than the paper, in [0, 1].
 
     Returns:
         uint8, (batch, size, size, 3).
     """
     n = len(chosen)
-    x, y = _warp(n, size, rng)
-    with_pen = rng.random(n) < 0.6
+    x, y = _warp(n, size, rng, 0.1 if as_printed else 1.0)
+    with_pen = rng.random(n) < (0 if as_printed else 0.6)
     distance = _interpolate(source.fields, chosen * 2 + with_pen, x, y)
-    level = np.where(with_pen, rng.uniform(0.03, 0.2, n), rng.uniform(-0.05, 0.08, n))
+    level = np.where(
+        with_pen,
+        rng.uniform(0.03, 0.2, n),
+        rng.uniform(*((-0.01, 0.01) if as_printed else (-0.05, 0.08)), n),
+    )
     edge = rng.uniform(0.04, 0.35, n)  # width of the transition from ink to paper
     ink = np.clip((level[:, None, None] - distance) / edge[:, None, None] + 0.5, 0, 1)
     ink *= 1 - rng.uniform(0, 0.5, (n, 1, 1)) * _waves(n, size, rng, 2)  # uneven pressure
-    return _colour(_coarsen(ink, rng), rng)
+    return _colour(_coarsen(ink, rng), rng, bright)
 
 
-def _warp(n: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the glyph's frame each pixel looks: an affine map plus a smooth wobble."""
+def _warp(n: int, size: int, rng: np.random.Generator, much: float = 1.0):
+    """Where (x, y) in the glyph's frame each pixel looks: an affine map plus a smooth wobble."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     u, v = (grid[None] for grid in np.meshgrid(axis, -axis))
 
     def column(values: np.ndarray) -> np.ndarray:
         return values[:, None, None]
 
-    angle = column(rng.normal(0, np.radians(8), n))
+    angle = column(rng.normal(0, np.radians(8) * much, n))
     height = column(rng.uniform(0.55, 1.0, n))
-    width = height * column(np.exp(rng.normal(0, 0.2, n)))
-    slant = column(rng.normal(0, 0.2, n))
+    width = height * column(np.exp(rng.normal(0, 0.2 * much, n)))
+    slant = column(rng.normal(0, 0.2 * much, n))
     u = u - column(rng.normal(0, 0.08, n))
     v = v - column(rng.normal(0, 0.08, n))
     a = (np.cos(angle) * u + np.sin(angle) * v) / width
     b = (-np.sin(angle) * u + np.cos(angle) * v) / height
-    strength = column(np.abs(rng.normal(0, 0.12, n)))
+    strength = column(np.abs(rng.normal(0, 0.12 * much, n)))
     return a - slant * b + strength * _waves(n, size, rng, 4), b + strength * _waves(
         n, size, rng, 4
     )
@@ -226,13 +237,13 @@ def _down_and_up(size: int, side: int) -> np.ndarray:
     return up @ down
 
 
-def _colour(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _colour(ink: np.ndarray, rng: np.random.Generator, bright: float) -> np.ndarray:
     """Ink and paper at least 0.3 apart in brightness, half of them tinted; light, noise."""
     n, size = len(ink), ink.shape[1]
     gap = rng.uniform(0.3, 1.0, n)
     dark = rng.uniform(0, 1 - gap)
     pair = np.stack([dark, dark + gap])
-    paper, pen = np.where(rng.random(n) < 0.5, pair, pair[::-1])[..., None, None, None]
+    paper, pen = np.where(rng.random(n) < bright, pair, pair[::-1])[..., None, None, None]
     tint = rng.uniform(-0.3, 0.3, (2, n, 1, 1, 3)) * (rng.random((n, 1, 1, 1)) < 0.5)
     paper, pen = paper + tint[0], pen + tint[1]
     image = paper + (pen - paper) * ink[..., None]

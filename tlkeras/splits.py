@@ -1,0 +1,164 @@
+"""Which image of a folder goes to which split, and what is wrong with them taken together.
+
+An image's split follows from its content alone: a hash of the file's bytes is a number in [0, 1),
+and test, validation and train are fixed parts of that range. So other files can be added, renamed
+or moved without moving an image, and copies of a file are always in the same split.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+BOUNDS = {"test": (0.0, 0.15), "validation": (0.15, 0.3), "train": (0.3, 1.0)}
+UNEVEN = 3  # times as many images in the largest class as in the smallest
+NAMED = 5  # groups of copies in a message
+# Two images look alike if their thumbnails of 9x8 grey pixels rise in the same places, at six or
+# more of them, and differ by little on average: a copy that was resized or saved anew does.
+THUMBNAIL = (9, 8)  # width, height
+RISE, RISES, APART = 4, 6, 6  # grey levels; places; grey levels
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def assign(found: dict[str, list], classes: list[str], report: list[str]) -> dict[str, list]:
+    """Makes the splits that a folder does not have, out of its training images.
+
+    Args:
+        found: files (with `label` and `digest`) by split; "train" at least.
+        classes: their names.
+        report: gets a line where a class has nothing in the part of the range that is a split's.
+
+    Raises:
+        ValueError: a class with fewer different images than there are splits.
+    """
+    made = ("test", "validation") if len(found) == 1 else ("validation",)
+    if "validation" in found:
+        return found
+    parts = (*made, "train")
+    split_of = {file.digest: _by_hash(file.digest, parts) for file in found["train"]}
+    labels = defaultdict(set)
+    for file in found["train"]:
+        labels[file.digest].add(file.label)
+    for label, name in enumerate(classes):
+        mine = sorted(d for d, its in labels.items() if its == {label})
+        if len(mine) < len(parts):
+            raise ValueError(
+                f"Class {name!r} has too few images ({len(mine)}): at least {len(parts)} are "
+                f"needed, one each for train, {' and '.join(sorted(made))}. Copies, and images "
+                "that are in another class too, do not count."
+            )
+        _fill(split_of, mine, parts, name, report)
+    train = found["train"]
+    out = {"train": [], **found} | {
+        part: [f for f in train if split_of[f.digest] == part] for part in parts
+    }
+    return {split: out[split] for split in ("train", "validation", "test") if split in out}
+
+
+def _by_hash(digest: str, parts: tuple[str, ...]) -> str:
+    place = _place(digest)
+    return next((p for p in parts if BOUNDS[p][0] <= place < BOUNDS[p][1]), "train")
+
+
+def _place(digest: str) -> float:
+    return int(digest[:13], 16) / 16**13
+
+
+def _fill(split_of: dict, mine: list[str], parts: tuple, name: str, report: list[str]) -> None:
+    """Gives a split that is empty for this class the image whose hash is nearest to its part."""
+    for part in parts:
+        held = Counter(split_of[one] for one in mine)
+        if held[part]:
+            continue
+        low, high = BOUNDS[part]
+        spare = [one for one in mine if held[split_of[one]] > 1]
+        nearest = min(spare, key=lambda one: max(low - _place(one), _place(one) - high))
+        split_of[nearest] = part
+        report.append(
+            f"no image of {name} falls to {part} by its hash: took the nearest one, which moves "
+            "back when an image that does is added"
+        )
+
+
+def unevenness(labels: np.ndarray, classes: list[str]) -> list[str]:
+    """A line if the largest class has more than three times the images of the smallest."""
+    counts = np.bincount(labels, minlength=len(classes))
+    high, low = counts.argmax(), counts.argmin()
+    if counts[high] <= UNEVEN * counts[low]:
+        return []
+    return [
+        f"classes are uneven for training: {counts[high]} images of {classes[high]}, "
+        f"{counts[low]} of {classes[low]}; consider class_weight in fit_stages, or "
+        "labels_per_class in load_task"
+    ]
+
+
+def copies(images: dict[str, np.ndarray], files: dict[str, list], root: Path) -> list[str]:
+    """Lines on images that are in the folder more than once; nothing is removed.
+
+    Args:
+        images: uint8 (n, height, width, 3) by split, as they were read.
+        files: the file of each (with `path` and `label`), by split.
+        root: the folder, for the names.
+    """
+    everything = [(split, file) for split in images for file in files[split]]
+    pixels = [image for split in images for image in images[split]]
+    same = _groups(pixels)
+    across = [group for group in same if len({everything[i][0] for i in group}) > 1]
+    torn = [group for group in same if len({everything[i][1].label for i in group}) > 1]
+    inside = [group for group in same if group not in across + torn]
+    alike = [group for group in _lookalikes(pixels) if len({everything[i][0] for i in group}) > 1]
+    again = {frozenset(group) for group in same}
+    alike = [group for group in alike if not any(set(group) <= others for others in again)]
+
+    def line(what: str, groups: list[list[int]]) -> list[str]:
+        names = [
+            " = ".join(everything[i][1].path.relative_to(root).as_posix() for i in group[:3])
+            for group in groups[:NAMED]
+        ]
+        more = f" and {len(groups) - NAMED} more" if len(groups) > NAMED else ""
+        return [f"{what} ({len(groups)}): {'; '.join(names)}{more}"] if groups else []
+
+    return (
+        line("images in more than one split, so that scores will be too good", across)
+        + line("images in more than one class", torn)
+        + line("images in different splits look alike, as if resized or saved anew", alike)
+        + line("images more than once in the same split", inside)
+    )
+
+
+def _groups(pixels: list[np.ndarray]) -> list[list[int]]:
+    """Places of images with the same pixels."""
+    places = defaultdict(list)
+    for place, image in enumerate(pixels):
+        places[hashlib.blake2b(image, digest_size=16).digest()].append(place)
+    return [group for group in places.values() if len(group) > 1]
+
+
+def _lookalikes(pixels: list[np.ndarray]) -> list[list[int]]:
+    """Places of images with the same difference hash, and nearly the same thumbnail."""
+    with ThreadPoolExecutor() as pool:
+        small = np.stack(list(pool.map(_thumbnail, pixels)))
+    rises = small[:, :, 1:] > small[:, :, :-1] + RISE
+    keys = np.packbits(rises.reshape(len(small), -1), axis=1)
+    places = defaultdict(list)
+    for place in np.flatnonzero(rises.sum((1, 2)) >= RISES):
+        places[keys[place].tobytes()].append(int(place))
+    found = []
+    for group in places.values():
+        apart = np.abs(small[group] - small[group[0]]).mean((1, 2))
+        found.append([place for place, far in zip(group, apart, strict=True) if far <= APART])
+    return [group for group in found if len(group) > 1]
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    grey = Image.fromarray(image).convert("L").resize(THUMBNAIL, Image.Resampling.BOX)
+    return np.asarray(grey, "int16")

@@ -1,0 +1,201 @@
+"""What a pretrained backbone is worth on every offline task, against pixels and from scratch.
+
+    python tools/measure_tasks.py                         # everything, hours on 2 cores
+    python tools/measure_tasks.py --preset glyph_vit --task lesions --method frozen
+    python tools/measure_tasks.py --table                 # only prints the stored numbers
+
+Writes data/results/tasks.csv, a row a (preset, task, method, labels per class, seed), as it goes:
+what is there is not measured again. Scores are balanced accuracy on test (the mean over classes
+of the share found). What is chosen, the strength of a probe's regularisation and the learning
+rate from scratch, is chosen on validation with label draws of their own.
+"""
+
+import argparse
+import csv
+import itertools
+import time
+from pathlib import Path
+
+import tlkeras as tlk
+from tlkeras.tables import text_table
+
+import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.preprocessing import StandardScaler
+
+STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "tasks.csv"
+HEADER = ("preset", "task", "method", "labels_per_class", "seed", "score", "seconds")
+PRESETS = ("glyph_resnet", "glyph_resnet_small", "glyph_vit", "scene_clip")
+SIZES = {"digits": 32, "glyphs/digits": 32, "glyphs/styles": 32, "lesions": 64, "scenes": 64}
+METHODS = ("pixels", "frozen", "scratch", "fine-tuned")
+LABELS = (5, 10, 30, 0)  # 0: all
+SEEDS = {5: range(5), 10: range(5), 30: range(5), 0: range(3)}
+CHOICE_SEED = 100
+BATCH, FEW_STEPS = 32, 150
+STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+RATES = {"scratch": (1e-3, 3e-3), "fine-tuned": (1e-4, 1e-3)}
+
+
+class Bench:
+    """One preset on one task: arrays, features and models are made once."""
+
+    def __init__(self, preset: str, task: str):
+        self.preset, self.task = preset, task
+        loaded = tlk.load_task(task, image_size=SIZES[task])
+        self.classes = len(loaded.classes)
+        self.data = {s: loaded.arrays(s) for s in ("train", "validation", "test")}
+        self.features, self.models = {}, {}
+
+    def drawn(self, per_class: int, seed: int) -> np.ndarray:
+        """Indices into train: `per_class` of every class, or all."""
+        y = self.data["train"][1]
+        if not per_class:
+            return np.arange(len(y))
+        rng = np.random.default_rng(seed)
+        members = [np.flatnonzero(y == c) for c in range(self.classes)]
+        return np.concatenate([rng.choice(m, per_class, replace=False) for m in members])
+
+    def score(self, method: str, per_class: int, seed: int) -> float:
+        """Balanced accuracy on test, after choosing on validation."""
+        if method in ("pixels", "frozen"):
+            return self.probe(method, per_class, seed)
+        rate = self.chosen_rate(method)
+        return self.fit(method, per_class, seed, rate, "test")
+
+    def seen(self, method: str) -> dict[str, np.ndarray]:
+        """What a linear classifier sees: pixels at 32x32, or pooled features; standardised."""
+        if method not in self.features:
+            if method == "pixels":
+                found = {s: _shrunk(x) for s, (x, _) in self.data.items()}
+            else:
+                model = _pooled(self.backbone("pretrained"))
+                found = {s: model.predict(x, verbose=0) for s, (x, _) in self.data.items()}
+            scale = StandardScaler().fit(found["train"])  # of images, not of labels
+            self.features[method] = {s: scale.transform(x) for s, x in found.items()}
+        return self.features[method]
+
+    def probe(self, method: str, per_class: int, seed: int) -> float:
+        """Logistic regression, its strength chosen on validation with another draw."""
+        x = self.seen(method)
+
+        def balanced(draw: int, strength: float, split: str) -> float:
+            chosen = self.drawn(per_class, draw)
+            probe = LogisticRegression(C=strength, max_iter=300, class_weight="balanced")
+            probe.fit(x["train"][chosen], self.data["train"][1][chosen])
+            return balanced_accuracy_score(self.data[split][1], probe.predict(x[split]))
+
+        key = (method, per_class)
+        if key not in self.models:
+            self.models[key] = max(STRENGTHS, key=lambda c: balanced(CHOICE_SEED, c, "validation"))
+        return balanced(seed, self.models[key], "test")
+
+    def chosen_rate(self, method: str) -> float:
+        """The learning rate that does best on validation with 30 labels a class."""
+        if method not in self.models:
+            scores = [self.fit(method, 30, CHOICE_SEED, r, "validation") for r in RATES[method]]
+            self.models[method] = RATES[method][int(np.argmax(scores))]
+            print(self.preset, self.task, method, dict(zip(RATES[method], scores, strict=True)))
+        return self.models[method]
+
+    def fit(self, method: str, per_class: int, seed: int, rate: float, split: str) -> float:
+        """Trains the whole network: from scratch, or two stages on the pretrained one."""
+        keras.utils.set_random_seed(seed)
+        chosen = self.drawn(per_class, seed)
+        x, y = (part[chosen] for part in self.data["train"])
+        epochs = max(6, round(FEW_STEPS * BATCH / len(y)))
+        weights = len(y) / self.classes / np.bincount(y, minlength=self.classes)
+        model = tlk.add_head(self.backbone(None if method == "scratch" else "pretrained"),
+                             self.classes)  # fmt: skip
+        decay = keras.optimizers.schedules.CosineDecay(rate, -(-len(y) // BATCH) * epochs)
+        whole = tlk.Stage(
+            "whole network", tlk.policies.all_blocks(), learning_rate=decay, epochs=epochs,
+            batchnorm="train" if method == "scratch" else "frozen",
+        )  # fmt: skip
+        head = tlk.Stage("head", tlk.policies.head_only(), learning_rate=1e-2, epochs=epochs)
+        plan = tlk.Plan([whole] if method == "scratch" else [head, whole])
+        tlk.fit_stages(
+            model, plan, (x, y), seed=seed, verbose=0, class_weight=dict(enumerate(weights))
+        )
+        images, labels = self.data[split]
+        found = model.predict(images, batch_size=256, verbose=0).argmax(axis=-1)
+        return balanced_accuracy_score(labels, found)
+
+    def backbone(self, weights: str | None) -> keras.Model:
+        options = {"tower": "image"} if self.preset == "scene_clip" else {}
+        return tlk.load_backbone(self.preset, SIZES[self.task], weights, **options)
+
+
+def _pooled(backbone: keras.Model) -> keras.Model:
+    rank = len(backbone.output.shape) - 2
+    pool = getattr(keras.layers, f"GlobalAveragePooling{rank}D")() if rank else lambda x: x
+    return keras.Model(backbone.input, pool(backbone.output))
+
+
+def _shrunk(images: np.ndarray) -> np.ndarray:
+    n, height, width, _ = images.shape
+    by = height // 32
+    return images.reshape(n, 32, by, 32, by, 3).mean(axis=(2, 4)).reshape(n, -1)
+
+
+def stored() -> list[dict]:
+    if not STORE.exists():
+        return []
+    with STORE.open() as file:
+        return list(csv.DictReader(file))
+
+
+def measure(preset: str, task: str, methods: list[str], labels: list[int]) -> None:
+    """Measures what is not stored yet, a row at a time."""
+    known = {tuple(row[key] for key in HEADER[:5]) for row in stored()}
+    bench = None
+    for method, per_class in itertools.product(methods, labels):
+        name = "" if method == "pixels" else preset
+        for seed in SEEDS[per_class] if method not in ("pixels", "frozen") or per_class else [0]:
+            row = (name, task, method, str(per_class), str(seed))
+            if row in known:
+                continue
+            bench = bench or Bench(preset, task)
+            start = time.perf_counter()
+            score = bench.score(method, per_class, seed)
+            new = not STORE.exists()
+            with STORE.open("a", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if new:
+                    writer.writerow(HEADER)
+                writer.writerow((*row, f"{score:.4f}", f"{time.perf_counter() - start:.1f}"))
+            print(*row, f"{score:.3f}", f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+def table() -> str:
+    """Mean and standard deviation in %, a line a (task, preset, method)."""
+    rows, lines = stored(), []
+    for key in sorted({(r["task"], r["preset"], METHODS.index(r["method"])) for r in rows}):
+        cells = []
+        for n in LABELS:
+            found = [100 * float(r["score"]) for r in rows if r["labels_per_class"] == str(n)
+                     and (r["task"], r["preset"], METHODS.index(r["method"])) == key]  # fmt: skip
+            cells.append(f"{np.mean(found):.1f} ± {np.std(found):.1f}" if found else "")
+        lines.append((key[0], METHODS[key[2]], key[1], *cells))
+    return text_table(lines, ("task", "method", "preset", "5", "10", "30", "all"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=PRESETS, action="append")
+    parser.add_argument("--task", choices=SIZES, action="append")
+    parser.add_argument("--method", choices=METHODS, action="append")
+    parser.add_argument("--labels", type=int, choices=LABELS, action="append")
+    parser.add_argument("--table", action="store_true", help="print what is stored")
+    parser.add_argument("--dtype", default="float32", help="or mixed_bfloat16, on new processors")
+    options = parser.parse_args()
+    keras.config.set_dtype_policy(options.dtype)
+    if not options.table:
+        for preset, task in itertools.product(options.preset or PRESETS, options.task or SIZES):
+            measure(preset, task, options.method or METHODS, options.labels or LABELS)
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
