@@ -122,7 +122,7 @@ def test_validation_accuracy_stands_in_where_there_is_no_test(fit, photos, tmp_p
     photos.rename(moved)
     for name in ("bright", "dark"):
         (tmp_path / "split" / "val" / name).mkdir(parents=True)
-        (moved / name / "0.png").rename(tmp_path / "split" / "val" / name / "0.png")
+        (moved / name / "0.bmp").rename(tmp_path / "split" / "val" / name / "0.bmp")
     assert cli.main(["fit", "split", "--backbone", "small.keras", "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("validation accuracy ")
 

@@ -6,8 +6,9 @@
 
 Writes data/results/tasks.csv, a row a (preset, task, method, labels per class, seed), as it goes:
 what is there is not measured again. Scores are balanced accuracy on test (the mean over classes
-of the share found). What is chosen, the strength of a probe's regularisation and the learning
-rate from scratch, is chosen on validation with label draws of their own.
+of the share found). What is chosen (how deep the frozen features of a probe are and how strongly
+it is regularised; the learning rate of training) is chosen on validation, with label draws of
+their own.
 """
 
 import argparse
@@ -24,16 +25,17 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "tasks.csv"
-HEADER = ("preset", "task", "method", "labels_per_class", "seed", "score", "seconds")
+HEADER = ("preset", "task", "method", "labels_per_class", "seed", "score", "seconds", "choice")
 PRESETS = ("glyph_resnet", "glyph_resnet_small", "glyph_vit", "scene_clip")
 SIZES = {"digits": 32, "glyphs/digits": 32, "glyphs/styles": 32, "lesions": 64, "scenes": 64}
 METHODS = ("pixels", "frozen", "scratch", "fine-tuned")
 LABELS = (5, 10, 30, 0)  # 0: all
 SEEDS = {5: range(5), 10: range(5), 30: range(5), 0: range(3)}
 CHOICE_SEED = 100
-BATCH, FEW_STEPS = 32, 150
+BATCH, FEW_STEPS = 32, 200
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 RATES = {"scratch": (1e-3, 3e-3), "fine-tuned": (1e-4, 1e-3)}
 
@@ -57,39 +59,52 @@ class Bench:
         members = [np.flatnonzero(y == c) for c in range(self.classes)]
         return np.concatenate([rng.choice(m, per_class, replace=False) for m in members])
 
-    def score(self, method: str, per_class: int, seed: int) -> float:
-        """Balanced accuracy on test, after choosing on validation."""
+    def score(self, method: str, per_class: int, seed: int) -> tuple[float, str]:
+        """Balanced accuracy on test, and what was chosen on validation."""
         if method in ("pixels", "frozen"):
-            return self.probe(method, per_class, seed)
+            depth, strength = self.chosen_probe(method, per_class)
+            return self.probe(
+                method, per_class, seed, depth, strength, "test"
+            ), f"{depth} C={strength}"
         rate = self.chosen_rate(method)
-        return self.fit(method, per_class, seed, rate, "test")
+        return self.fit(method, per_class, seed, rate, "test"), f"lr={rate}"
 
-    def seen(self, method: str) -> dict[str, np.ndarray]:
-        """What a linear classifier sees: pixels at 32x32, or pooled features; standardised."""
+    def seen(self, method: str) -> dict[str, dict[str, np.ndarray]]:
+        """What a linear classifier may see: pixels at 32x32, or what each block says, pooled."""
         if method not in self.features:
-            if method == "pixels":
-                found = {s: _shrunk(x) for s, (x, _) in self.data.items()}
-            else:
-                model = _pooled(self.backbone("pretrained"))
-                found = {s: model.predict(x, verbose=0) for s, (x, _) in self.data.items()}
-            scale = StandardScaler().fit(found["train"])  # of images, not of labels
-            self.features[method] = {s: scale.transform(x) for s, x in found.items()}
+            found = {"pixels": {s: _shrunk(x) for s, (x, _) in self.data.items()}}
+            if method == "frozen":
+                models = _pooled_blocks(self.backbone("pretrained"))
+                found = {
+                    depth: {s: m.predict(x, verbose=0) for s, (x, _) in self.data.items()}
+                    for depth, m in models.items()
+                }
+            for features in found.values():
+                scale = StandardScaler().fit(features["train"])  # of images, not of labels
+                features.update({s: scale.transform(x) for s, x in features.items()})
+            self.features[method] = found
         return self.features[method]
 
-    def probe(self, method: str, per_class: int, seed: int) -> float:
-        """Logistic regression, its strength chosen on validation with another draw."""
-        x = self.seen(method)
-
-        def balanced(draw: int, strength: float, split: str) -> float:
-            chosen = self.drawn(per_class, draw)
-            probe = LogisticRegression(C=strength, max_iter=300, class_weight="balanced")
-            probe.fit(x["train"][chosen], self.data["train"][1][chosen])
-            return balanced_accuracy_score(self.data[split][1], probe.predict(x[split]))
-
+    def chosen_probe(self, method: str, per_class: int) -> tuple[str, float]:
+        """The depth and strength that do best on validation with another draw of labels."""
         key = (method, per_class)
         if key not in self.models:
-            self.models[key] = max(STRENGTHS, key=lambda c: balanced(CHOICE_SEED, c, "validation"))
-        return balanced(seed, self.models[key], "test")
+            options = itertools.product(self.seen(method), STRENGTHS)
+            self.models[key] = max(
+                options,
+                key=lambda o: self.probe(method, per_class, CHOICE_SEED, *o, "validation"),
+            )
+        return self.models[key]
+
+    def probe(
+        self, method: str, per_class: int, seed: int, depth: str, strength: float, split: str
+    ) -> float:
+        """Logistic regression on frozen features."""
+        x, chosen = self.seen(method)[depth], self.drawn(per_class, seed)
+        probe = LogisticRegression(C=strength, max_iter=300, class_weight="balanced")
+        with threadpool_limits(1):  # many threads on little data only wait for each other
+            probe.fit(x["train"][chosen], self.data["train"][1][chosen])
+        return balanced_accuracy_score(self.data[split][1], probe.predict(x[split]))
 
     def chosen_rate(self, method: str) -> float:
         """The learning rate that does best on validation with 30 labels a class."""
@@ -127,10 +142,20 @@ class Bench:
         return tlk.load_backbone(self.preset, SIZES[self.task], weights, **options)
 
 
-def _pooled(backbone: keras.Model) -> keras.Model:
-    rank = len(backbone.output.shape) - 2
-    pool = getattr(keras.layers, f"GlobalAveragePooling{rank}D")() if rank else lambda x: x
-    return keras.Model(backbone.input, pool(backbone.output))
+def _pooled_blocks(backbone: keras.Model) -> dict[str, keras.Model]:
+    """For each block whose outputs can be had, the network up to there; mean and maximum."""
+    blocks = tlk.find_blocks(backbone)
+    tops = {b.name: blocks.split(b.name)[0] for b in blocks[:-1] if b.cut is not None}
+    models = {}
+    for name, model in {**tops, blocks[-1].name: backbone}.items():
+        output = model.output
+        rank = len(output.shape) - 2
+        if rank:
+            mean, top = (getattr(keras.layers, f"Global{kind}Pooling{rank}D")()(output)
+                         for kind in ("Average", "Max"))  # fmt: skip
+            output = keras.ops.concatenate([mean, top], axis=-1)
+        models[name] = keras.Model(model.input, output)
+    return models
 
 
 def _shrunk(images: np.ndarray) -> np.ndarray:
@@ -158,14 +183,15 @@ def measure(preset: str, task: str, methods: list[str], labels: list[int]) -> No
                 continue
             bench = bench or Bench(preset, task)
             start = time.perf_counter()
-            score = bench.score(method, per_class, seed)
+            score, choice = bench.score(method, per_class, seed)
             new = not STORE.exists()
             with STORE.open("a", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 if new:
                     writer.writerow(HEADER)
-                writer.writerow((*row, f"{score:.4f}", f"{time.perf_counter() - start:.1f}"))
-            print(*row, f"{score:.3f}", f"{time.perf_counter() - start:.0f} s", flush=True)
+                seconds = f"{time.perf_counter() - start:.1f}"
+                writer.writerow((*row, f"{score:.4f}", seconds, choice))
+            print(*row, f"{score:.3f}", seconds, choice, flush=True)
 
 
 def table() -> str:

@@ -9,10 +9,8 @@ on letters held out of training (`few_shot`).
 """
 
 import argparse
-import csv
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +24,8 @@ from sklearn.linear_model import LogisticRegression
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tasks"))
+import common  # noqa: E402
 from glyphs import render  # noqa: E402
-from writing import write_preset  # noqa: E402
 
 SEED = 0
 SIZE = 32  # pixels
@@ -133,7 +131,7 @@ HUB = keras_hub.layers
 RECIPES = {
     "glyph_resnet": Recipe(glyph_resnet, HUB.ResNetImageConverter, 8_000),
     "glyph_resnet_small": Recipe(glyph_resnet_small, HUB.ResNetImageConverter, 3_000),
-    "glyph_vit": Recipe(glyph_vit, HUB.ViTImageConverter, 4_000, 64, 1e-3, 0.05, every=4, easy=0.5),
+    "glyph_vit": Recipe(glyph_vit, HUB.ViTImageConverter, 6_000, 64, 1e-3, 0.05, every=4, easy=0.5),
 }
 
 
@@ -165,31 +163,15 @@ def classifier(recipe: Recipe, classes: int, steps: int) -> keras.Model:
 def train(
     recipe: Recipe, glyphs: render.Glyphs, classes: np.ndarray, steps: int, work: Path
 ) -> keras.Model:
-    """Trains for `steps`, a checkpoint every EPOCH steps; goes on from the last one."""
-    work.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = work / "checkpoint.keras", work / "log.csv"
-    if checkpoint.exists():
-        model = keras.saving.load_model(checkpoint)
-    else:
-        keras.utils.set_random_seed(SEED)
-        model = classifier(recipe, len(classes), steps)
-    for epoch in range(int(model.optimizer.iterations) // EPOCH, steps // EPOCH):
-        start = time.perf_counter()
+    """A classifier of the letters `classes`, trained for `steps`."""
+    keras.utils.set_random_seed(SEED)
+    model = classifier(recipe, len(classes), steps)
+
+    def letters(epoch: int) -> Letters:
         easy = max(0.0, 1 - epoch * EPOCH / steps / recipe.easy) if recipe.easy else 0.0
-        letters = Letters(glyphs, classes, epoch, recipe.batch, easy)
-        history = model.fit(letters, verbose=0).history
-        seconds = time.perf_counter() - start
-        row = [epoch + 1, history["loss"][0], history["accuracy"][0], seconds]
-        model.save(work / "next.keras")
-        os.replace(work / "next.keras", checkpoint)
-        with log.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(f"{value:.5g}" for value in row)
-        print(
-            "epoch {} of {}: loss {:.3f}, accuracy {:.3f}, {:.0f} s".format(
-                epoch + 1, steps // EPOCH, *row[1:]
-            ),
-            flush=True,
-        )
+        return Letters(glyphs, classes, epoch, recipe.batch, easy)
+
+    common.train(model, steps // EPOCH, letters, work)
     return model
 
 
@@ -238,7 +220,7 @@ def main() -> None:
     backbone.set_weights(trained.get_weights())
     size = {"image_size": (SIZE, SIZE)} if name == "glyph_vit" else {}
     converter = recipe.converter(scale=SCALE, offset=OFFSET, **size)
-    write_preset([backbone, converter], options.out or HERE / name, work, {
+    common.write_preset([backbone, converter], options.out or HERE / name, work, {
         "name": name,
         "task": "glyphs/letters",
         "seed": SEED,

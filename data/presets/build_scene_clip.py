@@ -9,10 +9,9 @@ to find its caption and a caption its image (Radford et al., 2021, arXiv:2103.00
 """
 
 import argparse
-import csv
+import json
 import os
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,8 +23,8 @@ import tokenizers
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tasks"))
+import common  # noqa: E402
 from scenes import render  # noqa: E402
-from writing import write_preset  # noqa: E402
 
 SEED = 0
 SIZE = 64  # pixels
@@ -58,8 +57,6 @@ def tokenizer() -> keras_hub.models.CLIPTokenizer:
 
 
 def _merges(learner: tokenizers.Tokenizer) -> list[tuple[str, str]]:
-    import json
-
     found = json.loads(learner.to_str())["model"]["merges"]
     return [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in found]
 
@@ -134,30 +131,11 @@ def trainable(backbone: keras_hub.models.CLIPBackbone, steps: int) -> keras.Mode
 
 
 def train(encode, vocabulary: int, steps: int, work: Path) -> keras_hub.models.CLIPBackbone:
-    """Trains for `steps`, a checkpoint every EPOCH steps; goes on from the last one."""
-    work.mkdir(parents=True, exist_ok=True)
+    """The network, trained for `steps`."""
     keras.utils.set_random_seed(SEED)
     backbone = network(vocabulary)
     model = trainable(backbone, steps)
-    checkpoint, log = work / "checkpoint.weights.h5", work / "log.csv"
-    if checkpoint.exists():
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(checkpoint)
-    for epoch in range(int(model.optimizer.iterations) // EPOCH, steps // EPOCH):
-        start = time.perf_counter()
-        history = model.fit(Pairs(encode, epoch), verbose=0).history
-        seconds = time.perf_counter() - start
-        row = [epoch + 1, history["loss"][0], history["vision_logits_accuracy"][0], seconds]
-        model.save_weights(work / "next.weights.h5")
-        os.replace(work / "next.weights.h5", checkpoint)
-        with log.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(f"{value:.5g}" for value in row)
-        print(
-            "epoch {} of {}: loss {:.3f}, its caption found {:.3f}, {:.0f} s".format(
-                epoch + 1, steps // EPOCH, *row[1:]
-            ),
-            flush=True,
-        )
+    common.train(model, steps // EPOCH, lambda e: Pairs(encode, e), work, "vision_logits_accuracy")
     return backbone
 
 
@@ -198,7 +176,7 @@ def main() -> None:
     keras.config.set_dtype_policy("float32")
     backbone = network(vocabulary)
     backbone.set_weights(trained.get_weights())
-    write_preset([backbone, encode], options.out, options.work, {
+    common.write_preset([backbone, encode], options.out, options.work, {
         "name": "scene_clip",
         "task": "scenes",
         "seed": SEED,

@@ -1,0 +1,46 @@
+"""Draws one picture of every offline task: data/results/tasks/NAME.png, and all in tasks.png.
+
+python tools/draw_tasks.py
+"""
+
+from pathlib import Path
+
+import tlkeras as tlk
+from tlkeras import plots
+
+import numpy as np  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+
+OUT = Path(__file__).resolve().parents[1] / "data" / "results"
+SHOWN = {  # what is drawn, and how it is loaded
+    "digits": ("digits", {}),
+    "glyphs": ("glyphs/letters", {}),
+    "glyphs-styles": ("glyphs/styles", {}),
+    "lesions": ("lesions/128", {}),
+    "lesions-phone": ("lesions", {"domain": "phone"}),
+    "scenes": ("scenes", {}),
+    "scenes-exotic": ("scenes", {"domain": "exotic"}),
+}
+COLUMNS = 12
+
+
+def overview(tasks: dict):
+    """A row of images a task, drawn without a choice: the first ones of test."""
+    with plots.canvas(len(tasks), 1, (9, 1.15 * len(tasks)), squeeze=False) as (figure, axes):
+        for axis, (name, task) in zip(axes[:, 0], tasks.items(), strict=True):
+            images = task.arrays("test")[0][:COLUMNS].astype("uint8")
+            axis.imshow(np.concatenate(list(images), axis=1), interpolation="nearest")
+            axis.set_title(f"{name}: {task.note or 'real handwriting'}", fontsize=9)
+            axis.axis("off")
+    return figure
+
+
+def main() -> None:
+    (OUT / "tasks").mkdir(exist_ok=True)
+    tasks = {name: tlk.load_task(source, **more) for name, (source, more) in SHOWN.items()}
+    for name, task in tasks.items():
+        task.show("train", rows=3, columns=COLUMNS).savefig(OUT / "tasks" / f"{name}.png", dpi=100)
+    overview(tasks).savefig(OUT / "tasks.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
