@@ -12,6 +12,10 @@ import tlkeras as tlk
 import tlkeras.tasks  # makes the builders known
 
 
+# matplotlib 3.11 brings another FreeType, which draws fonts a little differently.
+older = Version(matplotlib.__version__) < Version("3.11")
+
+
 @pytest.fixture(scope="module")
 def render():
     return importlib.import_module("tlkeras_tasks.glyphs.render")
@@ -27,6 +31,7 @@ def builder(monkeypatch):
     return module
 
 
+@pytest.mark.skipif(older, reason="which letters look alike depends on how they are drawn")
 def test_the_classes_are_the_letters_of_the_renderer(render):
     module = importlib.import_module("tlkeras_tasks.glyphs.glyphs_dataset_builder")
     assert tuple(module.LETTERS) == render.letters()
@@ -73,7 +78,7 @@ def test_pixels_are_those_stored(render):
     source = render.glyphs(tuple("AbДλ0123456789"))
     rng = np.random.default_rng(0)
     images = render.draw(source, rng.integers(len(source.labels), size=64), rng)
-    if Version(matplotlib.__version__) < Version("3.11"):  # draws fonts a little differently
+    if older:
         assert abs(images.mean() - 127) < 10
     else:
         assert hashlib.sha256(images).hexdigest()[:16] == "a4c2d3196b6d74a7"
