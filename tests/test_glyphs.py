@@ -11,7 +11,6 @@ from packaging.version import Version
 import tlkeras as tlk
 import tlkeras.tasks  # makes the builders known
 
-
 # matplotlib 3.11 brings another FreeType, which draws fonts a little differently.
 older = Version(matplotlib.__version__) < Version("3.11")
 
