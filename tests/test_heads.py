@@ -77,10 +77,17 @@ def test_a_backbone_with_its_classifier_is_refused():
         tlk.add_head(model, 3)
 
 
+def test_classes_may_be_counted_with_numpy(tmp_path):
+    model = tlk.add_head(backbone((6,)), np.array([0, 2, 1]).max() + 1)
+    model.save(tmp_path / "model.keras")
+    assert model.output_shape == (None, 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"classes": 0}, "at least 1"),
+        ({"classes": 2.5}, "at least 1"),
         ({"classes": 3, "dropout": 1.0}, "dropout"),
         ({"classes": 3, "pooling": "max"}, "'mean' or 'token'"),
         ({"classes": 3, "pooling": "token"}, "Cannot pool features of shape"),

@@ -1,5 +1,7 @@
 """A new head on a backbone: pooling, dropout, and one Dense layer."""
 
+from numbers import Integral
+
 import keras
 
 
@@ -36,7 +38,7 @@ def add_head(
         ValueError: an argument out of range, several outputs and none chosen, an output that
             cannot be pooled, or a backbone that still has its own classifier.
     """
-    if not isinstance(classes, int) or classes < 1:
+    if not isinstance(classes, Integral) or classes < 1:
         raise ValueError(f"classes must be how many there are, at least 1, not {classes!r}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), not {dropout}.")
@@ -48,7 +50,7 @@ def add_head(
     features = _choose(backbone(inputs), output, backbone.name)
     x = _pool(features, pooling)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
-    x = keras.layers.Dense(classes, activation, dtype="float32", name=name)(x)
+    x = keras.layers.Dense(int(classes), activation, dtype="float32", name=name)(x)
     return keras.Model(inputs, x, name=f"{backbone.name}_{name}")
 
 
