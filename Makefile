@@ -57,6 +57,10 @@ test-jax: .venv-jax/.installed ## the tests of the library's core with Keras on 
 chapters: $(STAMP) ## rebuild the executed notebooks (ONLY=06 for one)
 	@$(RUN) tools/build_chapters.py $(if $(ONLY),--only $(ONLY))
 
+.PHONY: experiments
+experiments: $(STAMP) ## measure what chapters and cards quote from data/results (hours)
+	@for script in tools/measure_*.py; do echo "$$script"; $(RUN) $$script || exit 1; done
+
 .PHONY: bench
 bench: $(STAMP) ## every benchmark, and their picture (half an hour on a quiet machine)
 	$(RUN) benchmarks/pairs.py

@@ -13,6 +13,7 @@ SOURCE = """\
 # # A tiny chapter
 
 # %% tags=["nbval-check-output"]
+SEED = 0  # another draw
 1 + 1
 
 # %% tags=["nbval-check-output"]
@@ -70,7 +71,7 @@ def test_a_build_is_executed_here_and_passes_its_check(built):
     assert four.outputs[0].text == "bold\n"
     assert notebook.metadata == {
         **build_chapters.METADATA,
-        "tlkeras": {"seconds": notebook.metadata.tlkeras.seconds},
+        "tlkeras": {"seconds": notebook.metadata.tlkeras.seconds, "seeds": [0, 1, 2]},
     }
     assert build_chapters.find_problems(notebook) == []
     assert build_chapters.main(["--check"], built) == 0
@@ -131,6 +132,10 @@ def test_check_sees_what_is_missing(root):
     [
         ("1 / 0", "ZeroDivisionError"),
         ("print('noise', file=sys.stderr)", "code cell 4 writes to stderr: noise"),
+        (
+            '# %% tags=["nbval-check-output"]\nprint("holds:", SEED < 2)',
+            "code cell 5 shows with seed 2: holds: False",
+        ),
     ],
 )
 def test_a_failed_build_keeps_the_old_notebook(root, capsys, line, reason):
@@ -141,6 +146,21 @@ def test_a_failed_build_keeps_the_old_notebook(root, capsys, line, reason):
     message = capsys.readouterr().err
     assert "01_tiny.py" in message and reason in message
     assert notebook.read_bytes() == before
+
+
+def test_a_chapter_without_a_seed_is_not_built(root, capsys):
+    (root / "chapters/source/01_tiny.py").write_text(SOURCE.replace("SEED", "OTHER"))
+    assert build_chapters.main([], root) == 1
+    assert "expected a line SEED = 0" in capsys.readouterr().err
+
+
+def test_a_draft_is_run_with_one_seed_beside_the_chapters(root, capsys):
+    before = (root / "chapters/01_tiny.ipynb").read_bytes()
+    (root / "chapters/source/01_tiny.py").write_text(SOURCE + "print(SEED)\nprint('/home/x/')\n")
+    assert build_chapters.main(["--draft", "2"], root) == 0
+    draft = build_chapters.load(root / "build/drafts/01_tiny-2.ipynb")
+    assert "2\n/home/x/" in draft.cells[-1].outputs[0].text
+    assert (root / "chapters/01_tiny.ipynb").read_bytes() == before
 
 
 def test_badges_come_and_go_with_one_command(root, built):

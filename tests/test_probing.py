@@ -33,7 +33,7 @@ def test_easy_classes_are_read_off_and_the_model_stays_as_it_was():
 def test_the_advice_follows_the_accuracies():
     names = ("stem", "middle", "top")
     assert "train the head alone" in _advice(names, (0.5, 0.8, 0.795))
-    assert "Unfreeze the blocks above middle, top." in _advice(names, (0.5, 0.8, 0.6))
+    assert "unfreeze the blocks above it (top)" in _advice(names, (0.5, 0.8, 0.6))
 
 
 def test_one_class_cannot_be_probed():

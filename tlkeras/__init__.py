@@ -29,6 +29,7 @@ __all__ = [
     "find_learning_rate",
     "fit_stages",
     "freeze",
+    "is_online",
     "list_tasks",
     "load_backbone",
     "load_task",
@@ -51,6 +52,7 @@ _HOME = {  # the module each of the other names lives in
     "find_learning_rate": "rate_finder",
     "fit_stages": "stages",
     "freeze": "policies",
+    "is_online": "profiles",
     "list_tasks": "tasks",
     "load_backbone": "backbones",
     "load_task": "tasks",
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from tlkeras.plan import Plan, Stage
     from tlkeras.policies import freeze
     from tlkeras.probing import probe
+    from tlkeras.profiles import is_online
     from tlkeras.rate_finder import find_learning_rate
     from tlkeras.run import Run
     from tlkeras.stages import fit_stages

@@ -73,8 +73,10 @@ def _shade_stages(axis, stages: Sequence[str]) -> None:
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(stages)], strict=True)):
         if number % 2:
             axis.axvspan(start + 0.5, end + 0.5, color=PALE, alpha=0.35, linewidth=0)
+        room = 40 * (end - start) / len(stages)  # letters above the band, about
         axis.text((start + end + 1) / 2, 1.01, stages[start], ha="center", va="bottom",
-                  transform=axis.get_xaxis_transform(), fontsize=9)  # fmt: skip
+                  transform=axis.get_xaxis_transform(),
+                  fontsize=9 if len(stages[start]) < room else 7)  # fmt: skip
 
 
 def name_lines(axis, x: float, ends: list[tuple[float, str, str]]) -> None:

@@ -127,6 +127,6 @@ def _advice(names: Sequence[str], accuracies: Sequence[float]) -> str:
         )
     return (
         f"{names[best]} serves better than the last block ({accuracies[best]:.3f} against "
-        f"{accuracies[-1]:.3f}): what lies above it is made for the source task. Unfreeze the "
-        f"blocks above {names[best]}, {', '.join(names[best + 1 :])}."
+        f"{accuracies[-1]:.3f}): what lies above it is made for the source task. Cut there, or "
+        f"unfreeze the blocks above it ({', '.join(names[best + 1 :])}), and measure which."
     )

@@ -1,10 +1,12 @@
 """Build the chapters: chapters/source/NN_slug.py (py:percent) in, chapters/NN_slug.ipynb out.
 
 One way only: the text is edited, the executed notebook is built from it and never edited. A build
-that would not pass `find_problems` leaves the old notebook where it was.
+that would not pass `find_problems` leaves the old notebook where it was. Every chapter has a line
+`SEED = 0`; it is run with 1 and 2 too, and a checked cell that then shows anything else is refused.
 
     python tools/build_chapters.py                  # build every chapter
     python tools/build_chapters.py --only 06        # build one
+    python tools/build_chapters.py --only 06 --draft  # one seed, into build/drafts: while writing
     python tools/build_chapters.py --check          # does every notebook correspond to its source?
     python tools/build_chapters.py --repository https://github.com/you/your-fork
 """
@@ -32,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECKED = "nbval-check-output"  # nbval compares the output of cells with this tag
 INSTALL = "colab-install"
 ANSWER = "answer"  # to a "Now you" prompt
+SEED = re.compile(r"^SEED = 0\b", re.MULTILINE)
+SEEDS = [0, 1, 2]
 MIN_CHECKED_CELLS = 3
 MAX_SECONDS = 90
 MAX_CELL_LINES = 20
@@ -108,6 +112,8 @@ def find_problems(notebook: NotebookNode) -> list[str]:
         problems.append("no recorded running time")
     elif seconds > MAX_SECONDS:
         problems.append(f"takes {seconds} s, more than {MAX_SECONDS} s")
+    if (seeds := notebook.metadata.get("tlkeras", {}).get("seeds")) != SEEDS:
+        problems.append(f"its claims were checked with the seeds {seeds}, not with {SEEDS}")
     if "widgets" in notebook.metadata:
         problems.append('has metadata.widgets, which GitHub answers with "Invalid Notebook"')
     size = len(dump(notebook).encode())
@@ -192,7 +198,8 @@ def tidy(notebook: NotebookNode, seconds: float) -> None:
             if CHECKED not in tags(cell):
                 _strip_colours(output)
     # In steps of 5 s, so that a rebuild is seldom a difference.
-    notebook.metadata = {**METADATA, "tlkeras": {"seconds": 5 * -int(-seconds // 5)}}
+    recorded = {"seconds": 5 * -int(-seconds // 5), "seeds": SEEDS}
+    notebook.metadata = {**METADATA, "tlkeras": recorded}
 
 
 def _strip_colours(output: NotebookNode) -> None:
@@ -217,19 +224,55 @@ def write(notebook: NotebookNode, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def run(source: Path, repository: str = "", seed: int = 0) -> tuple[NotebookNode, float]:
+    """The chapter executed with a seed, tidied, and the seconds it took; raises BuildError."""
+    notebook = compose(source, repository)
+    if seed:
+        for cell in code_cells(notebook):
+            cell.source = SEED.sub(f"SEED = {seed}", cell.source)
+    try:
+        seconds = execute(notebook, source.parent.parent)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        text = ANSI.sub("", str(error))
+        raise BuildError(f"{source.name}, seed {seed}: {text}") from error
+    tidy(notebook, seconds)
+    print(f"{source.stem}, seed {seed}: {seconds:.0f} s", flush=True)
+    return notebook, seconds
+
+
 def build(source: Path, repository: str = "") -> Path:
     """Build one chapter; raises BuildError, and keeps the old notebook, if it is not a chapter."""
     target = notebook_of(source)
-    notebook = compose(source, repository)
-    try:
-        seconds = execute(notebook, target.parent)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise BuildError(f"{source.name}: {ANSI.sub('', str(error))}") from error
-    tidy(notebook, seconds)
-    if problems := find_problems(notebook):
+    if not SEED.search(source.read_text("utf-8")):
+        raise BuildError(f"{source.name}: expected a line SEED = 0, which other seeds replace")
+    notebook, _ = run(source, repository)
+    problems = find_problems(notebook)
+    for seed in [] if problems else SEEDS[1:]:
+        problems += differing_claims(notebook, run(source, repository, seed)[0], seed)
+    if problems:
         raise BuildError("\n".join(f"{source.name}: {problem}" for problem in problems))
     write(notebook, target)
-    print(f"{target.name}: {seconds:.0f} s")
+    return target
+
+
+def differing_claims(notebook: NotebookNode, other: NotebookNode, seed: int) -> list[str]:
+    """A line for every checked cell that shows something else with another seed."""
+    problems = []
+    pairs = zip(code_cells(notebook), code_cells(other), strict=True)
+    for number, (cell, again) in enumerate(pairs, 1):
+        texts = ["\n".join(map(output_text, c.outputs)) for c in (cell, again)]
+        if CHECKED in tags(cell) and texts[0] != texts[1]:
+            problems.append(f"code cell {number} shows with seed {seed}: {texts[1].strip()}")
+    return problems
+
+
+def draft(source: Path, seed: int) -> Path:
+    """The chapter run once, whatever its problems, for its author to look at."""
+    notebook, _ = run(source, seed=seed)
+    target = source.parents[2] / "build" / "drafts" / f"{source.stem}-{seed}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write(notebook, target)
+    print(*find_problems(notebook), sep="\n")
     return target
 
 
@@ -310,6 +353,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description="Build the chapters from chapters/source.")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--only", metavar="NN", help="build one chapter, by the start of its name")
+    parser.add_argument("--draft", type=int, nargs="?", const=0, metavar="SEED",
+                        help="run with this seed only, into build/drafts")  # fmt: skip
     action.add_argument("--check", action="store_true", help="compare only, exit 1 if any differs")
     action.add_argument(
         "--repository", metavar="URL", help="set the GitHub address of the Colab badges and exit"
@@ -332,7 +377,10 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
                 rebadge(source, repository)
         elif not options.check:
             for source in sources:
-                build(source, repository)
+                if options.draft is None:
+                    build(source, repository)
+                else:
+                    draft(source, options.draft)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1

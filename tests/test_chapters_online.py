@@ -1,0 +1,60 @@
+"""Every chapter in the online profile up to its first fit: TFDS's mock data, untrained networks."""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+import build_chapters
+import keras
+import pytest
+import tensorflow_datasets as tfds
+from sklearn.linear_model import LogisticRegression
+
+from tlkeras import backbones, job, online
+
+SOURCES = sorted(Path(__file__).resolve().parents[1].glob("chapters/source/*.py"))
+IMAGES = 400
+
+
+class FitReached(Exception):
+    pass
+
+
+@pytest.fixture
+def online_world(monkeypatch, tmp_path):
+    """What the chapters asked for: names of online tasks and of networks."""
+    asked = []
+
+    def fit(*arguments, **options):
+        raise FitReached
+
+    def load(name, *arguments):
+        asked.append(name)
+        with tfds.testing.mock_data(num_examples=IMAGES):
+            return real_load(name, *arguments)
+
+    def application(function, size, weights, profile):
+        asked.append(function.__name__)
+        return real_application(function, size, None, profile)
+
+    real_load, real_application = online.load, backbones._application
+    monkeypatch.setattr(online, "load", load)
+    monkeypatch.setattr(online, "_fetch_archives", lambda *arguments: None)
+    monkeypatch.setattr(backbones, "_application", application)
+    for place in (keras.Model, job.Job, LogisticRegression):
+        monkeypatch.setattr(place, "train" if place is job.Job else "fit", fit)
+    monkeypatch.setenv("TLKERAS_PROFILE", "online")
+    monkeypatch.chdir(SOURCES[0].parents[1])
+    return asked
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_chapter_reaches_its_first_fit_online(source, online_world):
+    before = dict(os.environ)
+    names = {"__name__": "__main__"}
+    with contextlib.redirect_stdout(io.StringIO()), pytest.raises(FitReached):
+        for cell in build_chapters.code_cells(build_chapters.compose(source)):
+            exec(compile(cell.source, source.name, "exec"), names)
+    assert len(online_world) >= 2, "an online task and an online network"
+    assert dict(os.environ) == before
