@@ -1,0 +1,417 @@
+# %% [markdown]
+# # 2 · What is transfer learning: what, when and how
+#
+# **The question.** A network has learned something. What of it can you take for your own task, when
+# should you rather take nothing, and how do you take it?
+#
+# **What you will see.** One network, three tasks, three different answers. Handwritten digits want
+# all of it. Styles of type want its first half and nothing above. And pictures of skin are told
+# apart worse by this network than by **six numbers**, worse even than by the same network before it
+# had learned anything. By the end you know why, and how to find such a case before it costs you.
+#
+# *Section 1.2 of the course. About a minute on two cores, no internet needed.*
+
+# %%
+import tlkeras as tlk
+
+tlk.accelerate()
+
+# %% [markdown]
+# ## One network, three new tasks
+#
+# `glyph_resnet` learned one thing: to tell printed letters apart, whatever their font, their
+# colours and the light. Chapter 1 showed them. Below are the tasks we want it for.
+
+# %%
+import numpy as np
+
+SEED = 0  # another draw, another run
+ONLINE = tlk.is_online()  # TLKERAS_PROFILE=online: cats and dogs, and tissue under a microscope
+TARGETS = (
+    ("cats_vs_dogs", "colorectal_histology") if ONLINE else ("digits", "glyphs/styles", "lesions")
+)
+BACKBONE, SIZE = ("EfficientNetB0", 64) if ONLINE else ("glyph_resnet", 32)
+NEAR, FAR = TARGETS[0], TARGETS[-1]
+tasks = {n: tlk.load_task(n, labels_per_class=30, seed=3 * SEED, image_size=SIZE) for n in TARGETS}
+
+with tlk.plots.canvas(len(tasks), size=(7, 0.85 * len(tasks))) as (figure, axes):
+    for axis, (name, task) in zip(axes, tasks.items(), strict=True):
+        images, labels = task.arrays("train")[:2]
+        places = (divmod(i, len(task.classes)) for i in range(12))
+        strip = [images[labels == label][again] for again, label in places]
+        axis.imshow(np.hstack(strip).astype("uint8"))
+        axis.axis("off")
+        axis.set_title(f"{name}, {len(task.classes)} classes  {task.note}", fontsize=8)
+figure
+
+# %% [markdown]
+# `digits` are real handwriting. `glyphs/styles` shows printed letters once more, synthetic ones,
+# but asks another question: not which letter, but sans or serif, bold, italic or typewriter?
+# `lesions` are drawings of skin by a program, of no medical validity; seven classes, as in a known
+# collection of photographs. For each task you have 30 labelled images a class.
+#
+# ## Why anything transfers
+#
+# Somebody who rides a bicycle and is given a motorbike does not start from nothing: keeping upright
+# and steering come along, and only clutch, gears and throttle are new. **Transfer learning** is
+# that, for networks: what was learned on a *source* task, where data were plenty, is put to use on
+# a *target* task, where they are few, and only the rest is learned anew. It works because knowledge
+# is **reusable**. Below, each picture is followed by what three channels of the first block, the
+# stem, make of it; none was ever trained for such pictures (enlarged four times, to see more).
+
+# %%
+import keras
+
+blocks = tlk.find_blocks(tlk.load_backbone(BACKBONE, 4 * SIZE))
+stem = blocks.split(blocks.names[0])[0]  # the network up to its first block
+shown = [task.arrays("validation")[0][4] for task in tasks.values()]
+maps = stem.predict(keras.ops.image.resize(np.stack(shown), (4 * SIZE,) * 2), verbose=0)
+strongest = np.argsort(maps.std(axis=(1, 2)).mean(axis=0))[-1:-12:-4]
+bare = {"xticks": [], "yticks": []}
+with tlk.plots.canvas(1, 4 * len(shown), (9, 1), subplot_kw=bare) as (figure, axes):
+    for i, image in enumerate(shown):
+        axes[4 * i].imshow(image.astype("uint8"))
+        for axis, channel in zip(axes[4 * i + 1 :], strongest, strict=False):
+            axis.imshow(maps[i, ..., channel], cmap="gray")
+figure
+
+# %% [markdown]
+# Edges and strokes, in one direction or another, are in every picture, so whoever has detectors for
+# them can use them again. A backbone pretrained on **ImageNet**, more than 14 million photographs
+# of cats, buses, bananas and thousands of other things, brings detectors for shapes, edges and
+# colours of nearly everything a camera sees. Ours is small and has seen letters only, which will
+# turn out to be instructive. (With `TLKERAS_PROFILE=online` this chapter runs on ImageNet's.)
+#
+# The alternative is to learn it all from your own few hundred labels, which is like learning a
+# language from a page of its dictionary. Where labels are made by experts, one by one, there are no
+# more: in medicine (is this bone broken?) or in agriculture (which disease has this leaf?). There,
+# transfer is often what makes the difference between a model and none. Often, not always; hence
+# three questions to ask first.
+#
+# ## What can I transfer? All of it, or the early layers only?
+#
+# Ask the network itself. Give every block an output, averaged over the image, and see how much of
+# the answer a **linear** classifier can read off there: a *linear probe*.
+
+
+# %%
+def reader(weights, seed=0):
+    """A function from images to what each block says of them, averaged over the image."""
+    keras.utils.set_random_seed(seed)
+    backbone = tlk.load_backbone(BACKBONE, SIZE, weights)
+    network = backbone if ONLINE else backbone.layers[-1]  # glyph_resnet lies behind its scaling
+    cuts = [*(block.cut for block in tlk.find_blocks(backbone)[:-1]), network.output]
+    said = keras.Model(network.input, [keras.layers.GlobalAveragePooling2D()(c) for c in cuts])
+    model = said if ONLINE else keras.Model(backbone.input, said(backbone.layers[-2].output))
+    return lambda images: model.predict(images, 200, verbose=0)
+
+
+# %% [markdown]
+# A score means little without rivals that know nothing. We take three that cost next to nothing:
+# the same network with **random** weights, new ones for each draw; the bare **pixels**, every
+# second one; and **six numbers**, the mean and the spread of an image's red, green and blue.
+
+
+# %%
+def six_numbers(images):
+    return [np.concatenate([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1)]
+
+
+views = {  # of each, one for each of three draws of labels
+    "pretrained": 3 * [reader("pretrained")],
+    "random": [reader(None, 3 * SEED + k) for k in range(3)],
+    "pixels": 3 * [lambda images: [images[:, ::2, ::2].reshape(len(images), -1)]],
+    "six numbers": 3 * [six_numbers],
+}
+
+# %% [markdown]
+# All of them are probed alike, with three draws of labels each. We are choosing, and test images
+# are not for choosing, so scores are on **validation** images. The classes of `lesions` are very
+# unequal; **balanced accuracy** counts the share found in each class and averages over classes.
+
+# %%
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def probes(name, view, change=np.asarray):
+    """Balanced accuracy in %: a row for each draw of labels, a column for each block."""
+    draws, (new, truth) = data[name]
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=0.01, max_iter=1000))
+    rows = []
+    for look, (images, labels) in zip(views[view], draws, strict=True):
+        pairs = zip(look(change(images)), look(change(new)), strict=True)
+        guesses = [probe.fit(seen, labels).predict(unseen) for seen, unseen in pairs]
+        rows.append([100 * balanced_accuracy_score(truth, guess) for guess in guesses])
+    return np.array(rows)
+
+
+# %%
+data = {}  # of each target: three draws of 30 labelled images a class, and the validation images
+for name in TARGETS:
+    others = [tlk.load_task(name, 30, 3 * SEED + k, image_size=SIZE) for k in (1, 2)]
+    draws = [task.arrays("train")[:2] for task in (tasks[name], *others)]
+    data[name] = draws, tasks[name].arrays("validation")[:2]
+found = {(name, view): probes(name, view) for name in TARGETS for view in views}
+
+# %%
+marks = {"pretrained": ("o-", "BLUE"), "random": ("s--", "ORANGE")}
+with tlk.plots.canvas(1, len(TARGETS), size=(9, 3.6)) as (figure, axes):
+    for axis, name in zip(axes, TARGETS, strict=True):
+        ends = []
+        for view in views:
+            style, colour = marks.get(view, (":", "DARK"))
+            scores, colour = found[name, view], getattr(tlk.plots, colour)
+            if view in marks:
+                axis.plot(blocks.names, scores.mean(axis=0), style, color=colour)
+                axis.plot(blocks.names, scores.T, style[0], color=colour, alpha=0.3, markersize=3)
+            else:
+                axis.axhline(scores.mean(), color=colour, linestyle=style, linewidth=1)
+            ends.append((scores[:, -1].mean(), view, colour))
+        axis.set(title=f"{name}\n{tasks[name].note}", ylim=(10, None), xlabel="outputs of block")
+        axis.tick_params("x", labelrotation=30)
+        tlk.plots.name_lines(axis, len(blocks) - 1, ends)
+    axes[0].set_ylabel("balanced accuracy of a linear probe (%)")
+figure
+
+# %% tags=["nbval-check-output"]
+depth = {key: scores.mean(axis=0) for key, scores in found.items()}  # means over the runs
+if not ONLINE:
+    gain = depth["digits", "pretrained"][-1] - max(depth["digits", "random"])
+    print("digits: the last block beats random networks by more than three points:", gain > 3)
+    lost = max(depth["glyphs/styles", "pretrained"]) - depth["glyphs/styles", "pretrained"][-1]
+    print("styles: the last block is five points below the best one:", lost > 5)
+    harm = depth["lesions", "random"][-1] - depth["lesions", "pretrained"][-1]
+    print("lesions: the last block is below that of random networks:", harm > 0)
+
+# %% [markdown]
+# Three answers to *what*.
+#
+# - **digits**: all of it. Each block adds to what the one below it knows.
+# - **styles**: the early blocks. They have seen that a stroke is thick, or ends in a serif; a
+#   linear classifier finds that there, and finds much less at the top. The same letters, but the
+#   source task was to name a letter *whatever* its font, so the top has learned to forget exactly
+#   what this target asks for.
+# - **lesions**: nothing. At no depth is the trained network ahead of all its rivals, and the higher
+#   you go, the further it falls behind them.
+#
+# ## When should I transfer, and when not?
+#
+# Look at the third panel again: the lowest line at the last block is the pretrained network.
+
+# %% tags=["nbval-check-output"]
+gap = depth[FAR, "six numbers"][0] - depth[FAR, "pretrained"][-1]
+print("Six numbers beat what the pretrained network says by more than three points:", gap > 3)
+
+# %% [markdown]
+# This is **negative transfer**: with knowledge transferred, you do *worse on the target* than
+# without it, with the same labels and on the same images. A low score alone is no negative
+# transfer; on `styles` every rival is low as well.
+#
+# ### Why?
+#
+# A suspicion: letters come in all colours, so the source task paid the network for overlooking
+# colour; but these lesions differ in colour. If that is right, the colour of an image should be
+# missing from the features. Look for it: how well does a linear fit find an image's mean colour
+# (brightness taken out) in the outputs of each block?
+
+
+# %%
+def tint(images):
+    colour = images.mean(axis=(1, 2))
+    return colour - colour.mean(axis=1, keepdims=True)
+
+
+def tint_found(look):
+    """Share in % of the variance of new images' tint that a linear fit finds, block by block."""
+    new, images = data[FAR][1][0], np.concatenate([images for images, _ in data[FAR][0]])
+    fit = make_pipeline(StandardScaler(), Ridge(10.0))
+    pairs = zip(look(images), look(new), strict=True)
+    return [100 * max(0, fit.fit(s, tint(images)).score(h, tint(new))) for s, h in pairs]
+
+
+# %%
+told = {view: np.mean([tint_found(look) for look in set(views[view])], axis=0) for view in marks}
+with tlk.plots.canvas(size=(5.5, 3)) as (figure, axis):
+    for (view, (style, colour)), y in zip(marks.items(), (8, 97), strict=True):
+        axis.plot(blocks.names, told[view], style, color=getattr(tlk.plots, colour))
+        axis.text(1.5, y, view, color=getattr(tlk.plots, colour))
+    axis.set(title=f"{FAR}: {tasks[FAR].note}", xlabel="outputs of block")
+    axis.set(ylabel="tint found (% of variance)", ylim=(-3, 105))
+figure
+
+# %% tags=["nbval-check-output"]
+print("Each block of a random network has most of the tint:", min(told["random"]) > 50)
+print("The pretrained one has lost it from the first block on:", max(told["pretrained"]) < 30)
+
+# %% [markdown]
+# Pretraining did not fail to learn colour, it learned to **remove** it, and in the very first
+# layers. That early layers see edges *and colours* is true of networks that needed both. What is
+# general in a network depends on what its source task asked for.
+#
+# A suspicion that fits is not yet an explanation. If colour is the reason, then on **grey**
+# lesions, where nobody has any colour to use, the pretrained network must lose nothing, and its
+# rivals must fall back to it.
+
+
+# %%
+def grey(images):
+    return np.repeat(images.mean(axis=-1, keepdims=True), 3, axis=-1)
+
+
+for view in views:
+    found["lesions, grey", view] = probes(FAR, view, change=grey)
+    depth["lesions, grey", view] = found["lesions, grey", view].mean(axis=0)
+    before, after = max(depth[FAR, view]), max(depth["lesions, grey", view])
+    print(f"{view:12} at its best: {before:.1f} % with colour, {after:.1f} % without")
+
+# %% tags=["nbval-check-output"]
+fell = {view: max(depth[FAR, view]) - max(depth["lesions, grey", view]) for view in views}
+print("Without colour, random networks lose more than two points:", fell["random"] > 2)
+print("and more than the pretrained one loses:", fell["random"] > fell["pretrained"] + 2)
+
+# %% [markdown]
+# That settles it: colour was the difference.
+#
+# ### Can training mend it?
+#
+# A frozen network cannot bring colour back, but one that is trained can. So train all of it, always
+# by the same plan, and vary only what it **starts** from: pretrained weights, or random ones. That
+# takes minutes, so it is stored, with test scores (`python tools/measure_questions.py` writes
+# `data/results/questions.csv`; each dot is another draw of labels).
+
+# %%
+import csv
+
+from tlkeras.paths import data_root
+
+with open(data_root() / "results" / "questions.csv") as file:
+    scores = [((r["target"], r["start"], r["where"]), r["score"]) for r in csv.DictReader(file)]
+
+
+def stored(*case):
+    """Scores in % of a target, a start, and what of the network is used."""
+    return 100 * np.array([float(score) for key, score in scores if key == case])
+
+
+# %%
+cases = [(target, start, "all") for target in ("lesions", "lesions, grey") for start in marks]
+with tlk.plots.canvas(size=(6.5, 2.6)) as (figure, axis):
+    for y, case in enumerate(cases):
+        dots, colour = stored(*case), getattr(tlk.plots, marks[case[1]][1])
+        axis.plot(dots, [y] * len(dots), "o", color=colour, alpha=0.5)
+        axis.plot([dots.mean()], [y], "|", color=colour, markersize=18)
+    axis.set_yticks(range(4), [f"{target}: from {start} weights" for target, start, _ in cases])
+    axis.set(xlabel="balanced accuracy on test (%); bar: mean", ylim=(3.5, -0.5))
+    axis.set_title("lesions: synthetic, no medical validity")
+figure
+
+# %% tags=["nbval-check-output"]
+names = dict.fromkeys(target for (target, *_), _ in scores)
+means = {(name, start): stored(name, start, "all").mean() for name in names for start in marks}
+helped = {name: means[name, "pretrained"] - means[name, "random"] for name in names}
+print("With colour, the pretrained start costs more than three points:", helped["lesions"] < -3)
+print("On grey lesions, the very same weights help:", helped["lesions, grey"] > 1)
+
+# %% [markdown]
+# Not in twenty epochs. Draws differ, and half of the eight show little harm or none, but on average
+# a network that starts from nothing is five points ahead. Take the colour away, and the same
+# knowledge, on the same lesions, is worth three: shape and texture it does know. So *when* is a
+# question about a **pair**: what the source made the network keep or throw away, and what the
+# target needs.
+#
+# ## How do I transfer? Freeze most, or tune more deeply?
+#
+# Two ways. **Lightly**: freeze the backbone and train a new last layer, the head. **Deeply**: then
+# let the blocks below learn, too, at a smaller rate. The recipe `tlk.recipes.two_stage` is the
+# first and then the second, so running its stages one by one shows both. For each stage you see
+# balanced accuracy on validation images, how many weights learn, and the time.
+
+# %%
+plan = tlk.recipes.two_stage(8, 10, head_lr=1e-2, tune_lr=1e-3, blocks=len(blocks))
+plan
+
+# %%
+right = {}
+for name in (NEAR, FAR):
+    model = tlk.add_head(tlk.load_backbone(BACKBONE, SIZE), len(tasks[name].classes))
+    draws, (new, truth) = data[name]
+    for stage in plan.stages:
+        run = tlk.fit_stages(model, [stage], draws[0], seed=SEED, verbose=0)
+        guess = model.predict(new, 200, verbose=0).argmax(axis=-1)
+        right[name, stage.name] = 100 * balanced_accuracy_score(truth, guess)
+        learn, s = run.stages[0].learns.trainable_params, run.stages[0].seconds
+        print(f"{name:8} {stage.name}: {right[name, stage.name]:.1f} %, {learn:,} learn, {s:.0f} s")
+
+# %% tags=["nbval-check-output"]
+if not ONLINE:
+    more = right["digits", "tune"] - right["digits", "head"]
+    print("digits: tuning deeply changes less than three points:", abs(more) < 3)
+frozen = stored("lesions", "pretrained", "stack3").mean()
+print("lesions, stored: it adds more than five:", means["lesions", "pretrained"] - frozen > 5)
+
+# %% [markdown]
+# The second claim compares the stored runs with stored probes of the last block. So, near the
+# source the last block already says what you need: train the head, and be done in a second. Far
+# from it, go deeper, which takes more time and, as chapter 6 shows, more care. And do not forget
+# the rival: on `lesions`, the stored runs from nothing did better still.
+#
+# ## Ask before you train
+#
+# All this can be known from probes, in seconds, before you train anything. Is the best block ahead
+# of the best rival? That is *when*. Which block is it? That is *what*. Is it the last one, and far
+# ahead? Then freeze and train the head; if not, think of the blocks above it: that is *how*.
+
+# %%
+ahead = {}
+for name in (*TARGETS, "lesions, grey"):
+    pretrained = depth[name, "pretrained"]
+    ahead[name] = max(pretrained) - max(max(depth[name, rival]) for rival in list(views)[1:])
+    what = f"up to {blocks.names[np.argmax(pretrained)]}" if ahead[name] > 0 else "nothing"
+    print(f"{name:14} ahead of its rivals by {ahead[name]:5.1f} points: take {what}")
+
+# %% [markdown]
+# Does the cheap check foretell what training finds? Hold it against stored runs, of all four: do
+# pretrained weights help there, on test images, compared with random ones?
+
+# %% tags=["nbval-check-output"]
+if not ONLINE:
+    for name, points in helped.items():
+        print(f"{name}: they agree:", (ahead[name] > 0) == (points > 0))
+
+# %% [markdown]
+# ## What to remember
+#
+# - Transfer works because knowledge is reusable: learn it where data are plenty, use it where they
+#   are few.
+# - *What?* What a block knows, a linear probe tells you. All of it, the early blocks, or nothing.
+# - *When?* When the source made the network keep what the target needs. What it was paid to
+#   overlook is gone, and then transfer is **negative**: worse than without.
+# - *How?* If the last block has the answer, freeze and train the head. If a lower one has it, cut
+#   there, or tune what lies above, and measure which.
+# - A score without rivals is no evidence. Pixels, a random network and a handful of numbers that
+#   you understand cost seconds; ask them before you decide to reuse lightly, to tune deeply, or to
+#   start from nothing.
+#
+# ## Now you
+#
+# 1. The pretrained network lacks colour, the six numbers have nothing else. Put them side by side.
+#    Is transfer still negative?
+
+# %% tags=["answer"]
+look = views["pretrained"][0]
+views["both"] = 3 * [lambda images: [np.hstack([look(images)[-1], *six_numbers(images)])]]
+print(f"both: {probes(FAR, 'both').mean():.1f} %, six: {depth[FAR, 'six numbers'][0]:.1f} %")
+
+# %% [markdown]
+# 2. `styles` wants the first blocks only. Cut the network there, put a head on it, and train that.
+
+# %% tags=["answer"]
+task = tasks[TARGETS[1]]
+below, above = tlk.find_blocks(tlk.load_backbone(BACKBONE, SIZE)).split(blocks.names[1])
+model = tlk.add_head(below, len(task.classes))
+plan = tlk.recipes.head_only(30, 1e-2)
+run = tlk.fit_stages(model, plan, task.train, task.validation, seed=SEED, verbose=0)
+print({stage.name: round(stage.metrics["val_accuracy"], 3) for stage in run.stages})

@@ -1,0 +1,168 @@
+"""What, when and how to transfer: probes at every depth, and training from what is kept.
+
+    python tools/measure_questions.py        # about 15 minutes on 2 cores, goes on where it ended
+    python tools/measure_questions.py "lesions, grey"    # one target only
+
+Writes data/results/questions.csv, which chapter 02 reads. All with 30 labels a class and images of
+32x32; scores are balanced accuracy on test. A seed draws the labels, and the random weights.
+What is chosen (how strongly a probe is regularised, the learning rate) is chosen on validation,
+with a draw of labels of its own.
+
+- probe: a linear classifier on the outputs of each block of glyph_resnet, pretrained or random; on
+  pixels; and on six numbers about colour (mean and standard deviation of red, green and blue).
+  "lesions, grey" are the lesions without their colour.
+- training: all of the network is trained for 20 epochs, by the same plan. Only the weights that
+  its backbone starts from differ: pretrained or random. Five seeds; eight on lesions, where the
+  two come out closer.
+"""
+
+import csv
+import sys
+from functools import cache
+from pathlib import Path
+
+import tlkeras as tlk
+
+import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "questions.csv"
+HEADER = ("experiment", "target", "start", "where", "seed", "score", "choice")
+TARGETS = ("digits", "glyphs/styles", "lesions", "lesions, grey")
+BLOCKS = ("stem", "stack0-1", "stack2", "stack3")
+SEEDS, MORE_SEEDS = range(5), range(8)
+CHOICE_SEED, LABELS, EPOCHS, BATCH = 100, 30, 20, 32
+STRENGTHS, RATES = (1e-2, 0.1, 1.0), (1e-3, 3e-3)
+
+
+@cache
+def arrays(target: str, split: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels; of train, the 30 of each class that the seed draws."""
+    name, _, grey = target.partition(", ")
+    images, labels = tlk.load_task(name, LABELS, seed, image_size=32).arrays(split)[:2]
+    if grey:
+        images = np.repeat(images.mean(axis=-1, keepdims=True), 3, axis=-1)
+    return images, labels
+
+
+def reader(backbone: keras.Model) -> keras.Model:
+    """From images to what each block says, averaged over the image."""
+    network = backbone.layers[-1]
+    cuts = [*(block.cut for block in tlk.find_blocks(backbone)[:-1]), network.output]
+    pooled = [keras.layers.GlobalAveragePooling2D()(cut) for cut in cuts]
+    return keras.Model(
+        backbone.input, keras.Model(network.input, pooled)(backbone.layers[-2].output)
+    )
+
+
+def views(start: str, seed: int):
+    """A function from images to what a linear classifier is to see, by name."""
+    if start == "pixels":
+        return lambda images: {"pixels": images.reshape(len(images), -1)}
+    if start == "colour":
+        return lambda images: {
+            "six numbers": np.concatenate([images.mean((1, 2)), images.std((1, 2))], axis=1)
+        }
+    keras.utils.set_random_seed(seed)
+    weights = "pretrained" if start == "pretrained" else None
+    model = reader(tlk.load_backbone("glyph_resnet", 32, weights))
+    return lambda images: dict(zip(BLOCKS, model.predict(images, 250, verbose=0), strict=True))
+
+
+def probe(target: str, start: str, seeds, save) -> None:
+    """Probes of one network with as many draws of labels; strengths are chosen for each depth."""
+    view = views(start, seeds[0])
+    seen = {split: view(arrays(target, split)[0]) for split in ("validation", "test")}
+    seen |= {seed: view(arrays(target, "train", seed)[0]) for seed in (CHOICE_SEED, *seeds)}
+
+    def score(where, seed, split, strength):
+        classifier = LogisticRegression(C=strength, max_iter=100)
+        fitted = make_pipeline(StandardScaler(), classifier)
+        fitted.fit(seen[seed][where], arrays(target, "train", seed)[1])
+        return balanced_accuracy_score(arrays(target, split)[1], fitted.predict(seen[split][where]))
+
+    found = []
+    for where in seen["test"]:
+        options = {c: score(where, CHOICE_SEED, "validation", c) for c in STRENGTHS}
+        strength = max(options, key=options.get)
+        for seed in seeds:
+            accuracy = score(where, seed, "test", strength)
+            found.append(("probe", target, start, where, seed, accuracy, f"C={strength}"))
+    save(*found)
+
+
+class Bench:
+    """The network, compiled once for all runs at one learning rate."""
+
+    def __init__(self, target: str, rate: float):
+        self.target, self.classes = target, int(arrays(target, "test")[1].max()) + 1
+        self.model = tlk.add_head(tlk.load_backbone("glyph_resnet", 32, None), self.classes)
+        tlk.freeze(self.model, tlk.policies.all_blocks(), batchnorm="train")
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.model.compile(keras.optimizers.AdamW(rate), loss)
+
+    def score(self, start: str, seed: int, split: str) -> float:
+        keras.utils.set_random_seed(seed)
+        weights = "pretrained" if start == "pretrained" else None
+        new = tlk.add_head(tlk.load_backbone("glyph_resnet", 32, weights), self.classes)
+        self.model.set_weights(new.get_weights())
+        for variable in self.model.optimizer.variables:
+            if variable is not self.model.optimizer.learning_rate:
+                variable.assign(keras.ops.zeros_like(variable))
+        x, y = arrays(self.target, "train", seed)
+        rng = np.random.default_rng(seed)
+        order = np.concatenate([rng.permutation(len(y)) for _ in range(EPOCHS)])
+        order = order[: len(order) // BATCH * BATCH]
+        self.model.fit(x[order], y[order], batch_size=BATCH, shuffle=False, verbose=0)
+        images, labels = arrays(self.target, split)
+        found = self.model.predict(images, batch_size=200, verbose=0).argmax(axis=-1)
+        return balanced_accuracy_score(labels, found)
+
+
+def train(target: str, start: str, seeds, rows, save) -> None:
+    """Trains all of the network, at the rate that is best on validation."""
+    chosen = {row[6] for row in rows if row[:3] == ["training", target, start]}
+    if chosen:
+        rate = float(chosen.pop().partition("=")[2])
+    else:
+        options = {r: Bench(target, r).score(start, CHOICE_SEED, "validation") for r in RATES}
+        print(target, start, options, flush=True)
+        rate = max(options, key=options.get)
+    bench = Bench(target, rate)
+    for seed in seeds:
+        score = bench.score(start, seed, "test")
+        save(("training", target, start, "all", seed, score, f"lr={rate}"))
+
+
+def main(only: str | None = None) -> None:
+    rows = list(csv.reader(STORE.open()))[1:] if STORE.exists() else []
+
+    def save(*new):
+        rows.extend([*map(str, row[:5]), f"{row[5]:.4f}", row[6]] for row in new)
+        print(*(" ".join(row) for row in rows[-len(new) :]), sep="\n", flush=True)
+        with STORE.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
+
+    def missing(experiment, target, start, seeds):
+        known = {(*row[:3], row[4]) for row in rows}
+        return [s for s in seeds if (experiment, target, start, str(s)) not in known]
+
+    for target in (only,) if only else TARGETS:
+        for start in ("pretrained", "random", "pixels", "colour"):
+            for seeds in [[seed] for seed in SEEDS] if start == "random" else [[*SEEDS]]:
+                if missing("probe", target, start, seeds):
+                    probe(target, start, seeds, save)
+        for start in ("pretrained", "random"):
+            seeds = MORE_SEEDS if target.startswith("lesions") else SEEDS
+            if left := missing("training", target, start, seeds):
+                train(target, start, left, rows, save)
+
+
+if __name__ == "__main__":
+    with threadpool_limits(2):
+        main(*sys.argv[1:])
