@@ -272,8 +272,9 @@ def every(column, less, more):
 
 
 # %% tags=["nbval-check-output"]
-print("In every draw the bottom alone reads more than the middle,")
-print("  with fewer parameters:", every("test_accuracy", "middle blocks", "bottom blocks"))
+pair = "middle blocks", "bottom blocks"
+print("In every draw the bottom alone reads more than the middle:", every("test_accuracy", *pair))
+print("with fewer parameters:", every("parameters", *pair[::-1]))
 others = ("top block", "middle blocks", "all blocks")
 print("It moves least:", all(every("drift", "bottom blocks", option) for option in others))
 print("and costs most letters:", all(every("letters", "bottom blocks", o) for o in others))
