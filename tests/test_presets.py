@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import keras
+import measure_tasks
 import numpy as np
 import pytest
 
@@ -70,3 +71,9 @@ def test_a_preset_is_written_with_the_hashes_of_all_its_files(common, tmp_path, 
     (tmp_path / "out" / "assets/tokenizer/vocabulary.json").write_text("{}")
     assert backbones.damaged_files(tmp_path / "out") == ["assets/tokenizer/vocabulary.json"]
     assert (tmp_path / "out" / "card.md").read_text() == "# kept\n"
+
+
+@pytest.mark.parametrize("preset", measure_tasks.PRESETS)
+def test_a_card_shows_the_numbers_that_are_stored(preset):
+    card = (paths.data_root() / "presets" / preset / "card.md").read_text("utf-8")
+    assert measure_tasks.targets(preset) in card
