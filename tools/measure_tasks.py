@@ -50,10 +50,10 @@ network without pretraining: 32 passes over few labels, at least 200 steps; six 
 600. Fine-tuned: as many for the head, then for the whole network with BatchNorm's statistics
 frozen. Both in mixed_bfloat16, at the better of two learning rates on validation, with ten labels
 a class for few and with all for all. Three of these rules were adopted after others had been
-scored on test: the choice of the block (before: the last one), the least number of steps (fewer)
-and the rate for all labels (that of ten). Images of 32x32; `scene_clip` sees `lesions` and
-`scenes` at 64x64. All tasks but `digits` are synthetic; `lesions` has no medical validity, and
-chapter 02 says why letters do harm there.
+scored on test: the choice of the block (before: the last one), the number of steps (fewer at 30
+labels and with all) and the rate for all labels (that of ten). Images of 32x32; `scene_clip` sees
+`lesions` and `scenes` at 64x64. All tasks but `digits` are synthetic; `lesions` has no medical
+validity, and chapter 02 says why letters do harm there. Empty: not measured.
 """.strip()
 RATES = {"scratch": (1e-3, 3e-3), "fine-tuned": (1e-4, 1e-3)}
 
