@@ -14,18 +14,22 @@ with a draw of labels of its own.
 - training: all of the network is trained for 20 epochs, by the same plan. Only the weights that
   its backbone starts from differ: pretrained or random. Five seeds; eight on lesions, where the
   two come out closer.
+- tint: the share of the variance of new lesions' mean colour (brightness taken out) that a linear
+  fit on the outputs of each block finds, in all four networks of the course, pretrained and random.
 """
 
 import csv
 import sys
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+from measure_tasks import PRESETS, pooled_blocks
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -96,6 +100,26 @@ def probe(target: str, start: str, seeds, save) -> None:
     save(*found)
 
 
+def tint(images: np.ndarray) -> np.ndarray:
+    colour = images.mean(axis=(1, 2))
+    return colour - colour.mean(axis=1, keepdims=True)
+
+
+def tint_found(network: str, random: bool, save) -> None:
+    """Fitted on three draws of labelled images, scored on validation images."""
+    keras.utils.set_random_seed(0)
+    options = {"tower": "image"} if network == "scene_clip" else {}
+    backbone = tlk.load_backbone(network, 32, None if random else "pretrained", **options)
+    old = np.concatenate([arrays("lesions", "train", seed)[0] for seed in range(3)])
+    new, found = arrays("lesions", "validation")[0], []
+    for where, model in pooled_blocks(backbone).items():
+        fit = make_pipeline(StandardScaler(), Ridge(10.0))
+        fit.fit(model.predict(old, verbose=0), tint(old))
+        score = fit.score(model.predict(new, verbose=0), tint(new))
+        found.append(("tint", "lesions", network + random * ", random", where, 0, score, "R2"))
+    save(*found)
+
+
 class Bench:
     """The network, compiled once for all runs at one learning rate."""
 
@@ -161,6 +185,9 @@ def main(only: str | None = None) -> None:
             seeds = MORE_SEEDS if target.startswith("lesions") else SEEDS
             if left := missing("training", target, start, seeds):
                 train(target, start, left, rows, save)
+    for network, random in product(() if only else PRESETS, (False, True)):
+        if missing("tint", "lesions", network + random * ", random", [0]):
+            tint_found(network, random, save)
 
 
 if __name__ == "__main__":
