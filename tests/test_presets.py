@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from itertools import product
 
 import keras
 import measure_tasks
@@ -77,3 +78,24 @@ def test_a_preset_is_written_with_the_hashes_of_all_its_files(common, tmp_path, 
 def test_a_card_shows_the_numbers_that_are_stored(preset):
     card = (paths.data_root() / "presets" / preset / "card.md").read_text("utf-8")
     assert measure_tasks.targets(preset) in card
+
+
+SHORT = {  # frozen features are behind the same network from scratch: chapter 02 says why
+    ("scene_clip", "glyphs/styles"),
+    ("glyph_resnet_small", "digits"),
+    *((preset, "lesions") for preset in measure_tasks.PRESETS if preset.startswith("glyph")),
+}
+
+
+def test_with_few_labels_frozen_features_beat_scratch_but_where_a_chapter_says_why_not():
+    rows, short = measure_tasks.stored(), set()
+    for case in product(measure_tasks.PRESETS, measure_tasks.TASKS, (5, 10, 30)):
+        preset, task, labels = case
+        frozen, scratch = (
+            measure_tasks.scores(task, method, preset, labels, rows)
+            for method in ("frozen", "scratch")
+        )
+        assert len(frozen) == len(scratch) == 5, case
+        if np.mean(frozen) <= np.mean(scratch):
+            short.add((preset, task))
+    assert short == SHORT

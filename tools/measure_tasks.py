@@ -251,11 +251,15 @@ def measure(preset: str, task: str, methods: list[str], labels: list[int]) -> No
             print(*row, f"{score:.3f}", seconds, choice, flush=True)
 
 
-def cell(task: str, method: str, preset: str, labels: int, rows: list[dict]) -> str:
-    """Mean and standard deviation over seeds in %, "" where nothing is stored."""
-    name = "" if method == "pixels" else preset
-    key = (name, task, method, str(labels))
-    found = [100 * float(r["score"]) for r in rows if tuple(r[k] for k in HEADER[:4]) == key]
+def scores(task: str, method: str, preset: str, labels: int, rows: list[dict]) -> list[float]:
+    """The stored scores in %, one a seed."""
+    key = ("" if method == "pixels" else preset, task, method, str(labels))
+    return [100 * float(r["score"]) for r in rows if tuple(r[k] for k in HEADER[:4]) == key]
+
+
+def cell(*case) -> str:
+    """Mean and standard deviation over seeds, "" where nothing is stored."""
+    found = scores(*case)
     spread = f" ± {np.std(found):.1f}" if len(found) > 1 else ""
     return f"{np.mean(found):.1f}{spread}" if found else ""
 

@@ -251,8 +251,8 @@ with tlk.plots.canvas(size=(7, 3.2)) as (figure, axis):
         kept[network], leads[network] = tints[-1], frozen.mean() - scratch.mean()
         ends.append((tints[-1], f"{network}: {leads[network]:+.1f} points", line.get_color()))
     tlk.plots.name_lines(axis, 1, ends)
-    axis.set(xlabel="depth of the block (0: first, 1: last)", ylim=(-25, 105))
-    axis.set(ylabel="tint found (%)", yticks=range(0, 101, 25), title=f"lesions: {tasks[FAR].note}")
+    axis.set(xlabel="depth (0: first block, 1: last)", ylim=(-25, 105), yticks=range(0, 101, 25))
+    axis.set(ylabel="tint found (%)", title="lesions: synthetic, no medical validity")
 figure
 
 # %% tags=["nbval-check-output"]
@@ -302,7 +302,6 @@ print("and more than the pretrained one loses:", fell["random"] > fell["pretrain
 # by the same plan, and vary only what it **starts** from: pretrained weights, or random ones. That
 # takes minutes, so it is stored, too (`data/results/questions.csv`, scores on test; each dot is
 # another draw of labels).
-
 
 # %%
 names = ("digits", "glyphs/styles", "lesions", "lesions, grey")
