@@ -257,9 +257,8 @@ def scores(task: str, method: str, preset: str, labels: int, rows: list[dict]) -
     return [100 * float(r["score"]) for r in rows if tuple(r[k] for k in HEADER[:4]) == key]
 
 
-def cell(*case) -> str:
+def cell(found: list[float]) -> str:
     """Mean and standard deviation over seeds, "" where nothing is stored."""
-    found = scores(*case)
     spread = f" ± {np.std(found):.1f}" if len(found) > 1 else ""
     return f"{np.mean(found):.1f}{spread}" if found else ""
 
@@ -269,7 +268,8 @@ def table() -> str:
     rows, lines = stored(), []
     for key in sorted({(r["task"], METHODS.index(r["method"]), r["preset"]) for r in rows}):
         task, method, preset = key[0], METHODS[key[1]], key[2]
-        lines.append((task, method, preset, *(cell(task, method, preset, n, rows) for n in LABELS)))
+        cells = (cell(scores(task, method, preset, n, rows)) for n in LABELS)
+        lines.append((task, method, preset, *cells))
     return text_table(lines, ("task", "method", "preset", "5", "10", "30", "all"))
 
 
@@ -281,7 +281,7 @@ def targets(preset: str) -> str:
         "| task | labels per class | " + " | ".join(METHODS) + " |", "|---" * 6 + "|",
     ]  # fmt: skip
     for task, labels in itertools.product(TASKS, LABELS):
-        cells = [cell(task, method, preset, labels, rows) for method in METHODS]
+        cells = [cell(scores(task, method, preset, labels, rows)) for method in METHODS]
         if any(cells[1:]):
             lines.append(f"| {task} | {labels or 'all'} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -249,7 +249,8 @@ with tlk.plots.canvas(size=(7, 3.2)) as (figure, axis):
         tints = stored("questions", experiment="tint", start=network).clip(min=0)
         line = axis.plot(np.linspace(0, 1, len(tints)), tints, style)[0]
         kept[network], leads[network] = tints[-1], frozen.mean() - scratch.mean()
-        ends.append((tints[-1], f"{network}: {leads[network]:+.1f} points", line.get_color()))
+        label = f"{network}: {scratch.mean():.1f} → {frozen.mean():.1f} %"
+        ends.append((tints[-1], label, line.get_color()))
     tlk.plots.name_lines(axis, 1, ends)
     axis.set(xlabel="depth (0: first block, 1: last)", ylim=(-25, 105), yticks=range(0, 101, 25))
     axis.set(ylabel="tint found (%)", title="lesions: synthetic, no medical validity")
@@ -260,17 +261,16 @@ print("At its last block, the tint is kept by", [n for n in networks if kept[n] 
 print("On lesions, it is worth having", [n for n in networks if leads[n] > 0])
 
 # %% [markdown]
-# The points say how far a frozen network, read off at its best block, is ahead of the same network
-# from scratch, with 30 labels a class. All three networks of letters lose colour on the way up,
-# whether they are made of convolutions or of attention, and none is worth having; the one that had
-# to name colours keeps them, and is. Points also depend on how much a network learns by itself, so
-# compare like with like: from scratch, both transformers are poor, 27 % and 31 %. Letters take a
+# The names carry what each network has right on test, with 30 labels a class: from scratch →
+# frozen, read off at its best block. All three networks of letters lose colour on the way up,
+# whether they are made of convolutions or of attention, and none is worth having; the one that
+# had to name colours keeps them, and is. That also depends on how much a network learns by
+# itself, so compare like with like: from scratch, both transformers are poor. Letters take a
 # point from that, and coloured shapes add twenty.
 #
-# Untrained, all four keep more than half of the tint to the top (the file has those rows, too). So
-# pretraining did not fail to learn colour, it learned to **remove** it. That early layers see edges
-# *and colours* is true of networks that needed both. What is general in a network depends on what
-# its source task asked for.
+# So pretraining did not fail to learn colour, it learned to **remove** it. That early layers see
+# edges *and colours* is true of networks that needed both. What is general in a network depends on
+# what its source task asked for.
 #
 # A suspicion that fits is not yet an explanation. If colour is the reason, then on **grey**
 # lesions, where nobody has any colour to use, the pretrained network must lose nothing, and its
@@ -301,20 +301,19 @@ print("and more than the pretrained one loses:", fell["random"] > fell["pretrain
 # A frozen network cannot bring colour back, but one that is trained can. So train all of it, always
 # by the same plan, and vary only what it **starts** from: pretrained weights, or random ones. That
 # takes minutes, so it is stored, too (`data/results/questions.csv`, scores on test; each dot is
-# another draw of labels).
+# another draw of labels, the bar their mean).
 
 # %%
 names = ("digits", "glyphs/styles", "lesions", "lesions, grey")
 cases = [(name, start) for name in names for start in marks]
 trained = {c: stored("questions", experiment="training", target=c[0], start=c[1]) for c in cases}
 with tlk.plots.canvas(size=(6.5, 2.6)) as (figure, axis):
-    for y, case in enumerate(cases[4:]):
+    for y, case in enumerate(cases[:3:-1]):
         dots, colour = trained[case], getattr(tlk.plots, marks[case[1]][1])
         axis.plot(dots, [y] * len(dots), "o", color=colour, alpha=0.5)
         axis.plot([dots.mean()], [y], "|", color=colour, markersize=18)
-    axis.set_yticks(range(4), [f"{target}: from {start} weights" for target, start in cases[4:]])
-    axis.set(xlabel="balanced accuracy on test (%); bar: mean", ylim=(3.5, -0.5))
-    axis.set_title("lesions: synthetic, no medical validity")
+    axis.set_yticks(range(4), [f"{target}: from {start} weights" for target, start in cases[:3:-1]])
+    axis.set(xlabel="balanced accuracy, test (%)", title="lesions: synthetic, no medical validity")
 figure
 
 # %% tags=["nbval-check-output"]
@@ -352,11 +351,11 @@ for network, task in (("scene_clip", "glyphs/styles"), ("glyph_resnet_small", "d
 # with all it is ahead by about two points, and tuned on all by nearly four.
 #
 # On digits it is another matter. With five labels the very same features are worth eight points,
-# with thirty they are half a point short, in four draws of five. What is frozen stays as good as
-# its source made it, however many labels follow; what learns from scratch gets better with each,
-# and overtakes. Let the pretrained network learn, too, and with thirty labels it is level; with all
-# of them it is still 0.4 behind. That is all the harm there is. Transfer makes up for labels that
-# you lack, and the more you have, the less there is to make up for.
+# with thirty they are half a point short. What is frozen stays as good as its source made it,
+# however many labels follow; what learns from scratch gets better with each, and overtakes. Let
+# the pretrained network learn, too, and with thirty labels it is level; with all of them it is
+# still 0.4 behind. That is all the harm there is. Transfer makes up for labels that you lack, and
+# the more you have, the less there is to make up for.
 #
 # ## How do I transfer? Freeze most, or tune more deeply?
 #
