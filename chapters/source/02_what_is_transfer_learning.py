@@ -307,7 +307,7 @@ print("and more than the pretrained one loses:", fell["random"] > fell["pretrain
 names = ("digits", "glyphs/styles", "lesions", "lesions, grey")
 cases = [(name, start) for name in names for start in marks]
 trained = {c: stored("questions", experiment="training", target=c[0], start=c[1]) for c in cases}
-with tlk.plots.canvas(size=(6.5, 2.6)) as (figure, axis):
+with tlk.plots.canvas(size=(6.5, 2.6), subplot_kw={"ymargin": 0.2}) as (figure, axis):
     for y, case in enumerate(cases[:3:-1]):
         dots, colour = trained[case], getattr(tlk.plots, marks[case[1]][1])
         axis.plot(dots, [y] * len(dots), "o", color=colour, alpha=0.5)
