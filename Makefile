@@ -17,7 +17,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 EXTRAS = test
 NOTEBOOKS = $(wildcard chapters/*.ipynb)
-CORE = blocks batchnorm policies optimizers feed cache backup stages recipes rate_finder plots
+CORE = blocks freezing optimizers inputs plans display features training
 # Compiling takes most of the time on JAX, and the same small steps come again and again.
 ON_JAX = KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=build/jax \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
@@ -51,7 +51,11 @@ test-oldest: .venv-oldest/.installed ## the library's tests on the lower bounds 
 
 .PHONY: test-jax
 test-jax: .venv-jax/.installed ## the tests of the library's core with Keras on JAX
-	$(ON_JAX) .venv-jax/bin/python -m pytest $(CORE:%=tests/test_%.py)
+	$(ON_JAX) .venv-jax/bin/python -m pytest $(CORE:%=tests/%)
+
+.PHONY: test-nightly
+test-nightly: .venv-nightly/.installed ## the library's tests on tomorrow's Keras (keras-nightly)
+	.venv-nightly/bin/python -m pytest tests
 
 .PHONY: chapters
 chapters: $(STAMP) ## rebuild the executed notebooks (ONLY=06 for one)
@@ -106,9 +110,13 @@ reinstall:
 	@$*/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $*
 	@$*/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
 		--editable '.[$(EXTRAS)]'
+	@test -z "$(INSTEAD)" || { $*/bin/python -m pip uninstall --quiet --yes keras && \
+		$*/bin/python -m pip install --quiet --no-deps --upgrade $(INSTEAD); }
 	@printf %s "$(CURDIR)" > $@
 
 .venv-jax/.installed: EXTRAS = test,jax
+
+.venv-nightly/.installed: INSTEAD = keras-nightly
 
 .venv-oldest/.installed: build/oldest.txt
 .venv-oldest/.installed: PIP_ARGS = --constraint build/oldest.txt

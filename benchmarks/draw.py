@@ -8,8 +8,8 @@ from statistics import median
 
 from results import FOLDER, read
 
-from tlkeras.plots import BLUE, DARK, ORANGE, PALE, canvas, name_lines
-from tlkeras.tables import text_table
+from tlkeras.display.plots import BLUE, DARK, ORANGE, PALE, canvas, name_lines
+from tlkeras.utils.tables import text_table
 
 FASTER = [  # bench, rival, and how many times faster tlkeras should be
     ("head", "Keras guide", 6),

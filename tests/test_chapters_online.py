@@ -11,7 +11,9 @@ import pytest
 import tensorflow_datasets as tfds
 from sklearn.linear_model import LogisticRegression
 
-from tlkeras import backbones, job, online
+from tlkeras.backbones import load as backbones
+from tlkeras.tasks import online
+from tlkeras.training import runner
 
 SOURCES = sorted(Path(__file__).resolve().parents[1].glob("chapters/source/*.py"))
 IMAGES = 400
@@ -38,12 +40,12 @@ def online_world(monkeypatch, tmp_path):
         asked.append(function.__name__)
         return real_application(function, size, None, profile)
 
-    real_load, real_application = online.load, backbones._application
+    real_load, real_application = online.load, backbones.application
     monkeypatch.setattr(online, "load", load)
     monkeypatch.setattr(online, "_fetch_archives", lambda *arguments: None)
-    monkeypatch.setattr(backbones, "_application", application)
-    for place in (keras.Model, job.Job, LogisticRegression):
-        monkeypatch.setattr(place, "train" if place is job.Job else "fit", fit)
+    monkeypatch.setattr(backbones, "application", application)
+    for place in (keras.Model, runner.Job, LogisticRegression):
+        monkeypatch.setattr(place, "train" if place is runner.Job else "fit", fit)
     monkeypatch.setenv("TLKERAS_PROFILE", "online")
     monkeypatch.chdir(SOURCES[0].parents[1])
     return asked

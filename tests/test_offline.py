@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tlkeras import paths
+from tlkeras.utils import paths
 
 MAIN_JOB = """
 import ipaddress, json, socket
@@ -54,7 +54,7 @@ def test_the_main_job_runs_without_a_network_and_in_silence(tmp_path):
 
 CHATTER = """
 import os
-from tlkeras.quiet import without_chatter
+from tlkeras.utils.quiet import without_chatter
 with without_chatter():
     os.write(2, b"I0000 00:00:1 1 port.cc:153] oneDNN is on\\nreal trouble\\n")
 """

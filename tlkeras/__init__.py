@@ -13,7 +13,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
-from tlkeras import quiet
+from tlkeras.utils import quiet
 
 __version__ = "0.1.0"
 
@@ -39,24 +39,29 @@ __all__ = [
     "probe",
     "recipes",
 ]
-_MODULES = ("optimizers", "plots", "policies", "recipes")
+_MODULES = {
+    "optimizers": "optimizers",
+    "plots": "display.plots",
+    "policies": "freezing.policies",
+    "recipes": "plans.recipes",
+}
 _HOME = {  # the module each of the other names lives in
-    "FeatureCache": "cache",
-    "Plan": "plan",
-    "Run": "run",
-    "Stage": "plan",
-    "accelerate": "devices",
-    "add_head": "heads",
-    "evaluate": "cached",
-    "find_blocks": "blocks",
-    "find_learning_rate": "rate_finder",
-    "fit_stages": "stages",
-    "freeze": "policies",
-    "is_online": "profiles",
-    "list_tasks": "tasks",
-    "load_backbone": "backbones",
-    "load_task": "tasks",
-    "probe": "probing",
+    "FeatureCache": "features.store",
+    "Plan": "plans.plan",
+    "Run": "training.run",
+    "Stage": "plans.plan",
+    "accelerate": "devices.setup",
+    "add_head": "backbones.heads",
+    "evaluate": "features.cached_evaluate",
+    "find_blocks": "blocks.find",
+    "find_learning_rate": "training.rate_finder",
+    "fit_stages": "training.fit",
+    "freeze": "freezing.flags",
+    "is_online": "utils.profiles",
+    "list_tasks": "tasks.load",
+    "load_backbone": "backbones.load",
+    "load_task": "tasks.load",
+    "probe": "advice.probing",
 }
 
 quiet.install()
@@ -65,7 +70,7 @@ quiet.install()
 def _register() -> None:
     """Makes the optimizers known to `keras.models.load_model`, which imports none by itself."""
     if "keras" in sys.modules:
-        importlib.import_module("tlkeras.blockwise")
+        importlib.import_module("tlkeras.optimizers")
 
 
 _register()
@@ -75,7 +80,7 @@ def __getattr__(name: str):
     if name in __all__:
         _register()
     if name in _MODULES:
-        return importlib.import_module(f"tlkeras.{name}")
+        return importlib.import_module(f"tlkeras.{_MODULES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'tlkeras' has no attribute {name!r}; it has {__all__}")
     return getattr(importlib.import_module(f"tlkeras.{_HOME[name]}"), name)
@@ -86,18 +91,21 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from tlkeras import optimizers, plots, policies, recipes
-    from tlkeras.backbones import load_backbone
-    from tlkeras.blocks import find_blocks
-    from tlkeras.cache import FeatureCache
-    from tlkeras.cached import evaluate
-    from tlkeras.devices import accelerate
-    from tlkeras.heads import add_head
-    from tlkeras.plan import Plan, Stage
-    from tlkeras.policies import freeze
-    from tlkeras.probing import probe
-    from tlkeras.profiles import is_online
-    from tlkeras.rate_finder import find_learning_rate
-    from tlkeras.run import Run
-    from tlkeras.stages import fit_stages
-    from tlkeras.tasks import list_tasks, load_task
+    from tlkeras import optimizers
+    from tlkeras.advice.probing import probe
+    from tlkeras.backbones.heads import add_head
+    from tlkeras.backbones.load import load_backbone
+    from tlkeras.blocks.find import find_blocks
+    from tlkeras.devices.setup import accelerate
+    from tlkeras.display import plots
+    from tlkeras.features.cached_evaluate import evaluate
+    from tlkeras.features.store import FeatureCache
+    from tlkeras.freezing import policies
+    from tlkeras.freezing.flags import freeze
+    from tlkeras.plans import recipes
+    from tlkeras.plans.plan import Plan, Stage
+    from tlkeras.tasks.load import list_tasks, load_task
+    from tlkeras.training.fit import fit_stages
+    from tlkeras.training.rate_finder import find_learning_rate
+    from tlkeras.training.run import Run
+    from tlkeras.utils.profiles import is_online

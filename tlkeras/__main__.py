@@ -2,6 +2,6 @@
 
 import sys
 
-from tlkeras.cli import main
+from tlkeras.cli.main import main
 
 sys.exit(main())

@@ -6,7 +6,7 @@ python tools/draw_tasks.py
 from pathlib import Path
 
 import tlkeras as tlk
-from tlkeras import plots
+from tlkeras.display import plots
 
 import numpy as np  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import tlkeras as tlk
-from tlkeras import plots
-from tlkeras.cli import SETTINGS
-from tlkeras.tables import text_table
+from tlkeras.cli.fit import SETTINGS
+from tlkeras.display import plots
+from tlkeras.utils.tables import text_table
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import tlkeras as tlk
-from tlkeras.tables import text_table
+from tlkeras.utils.tables import text_table
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import keras_hub

@@ -24,7 +24,7 @@ import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
 from sklearn.neighbors import NearestCentroid
 
-from tlkeras.blocks import Block
+from tlkeras.blocks.find import Block
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results" / "unfreezing.csv"
 SEEDS = range(5)

@@ -22,8 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from tlkeras.blocks import find_blocks
-from tlkeras.tables import text_table
+from tlkeras.blocks.find import find_blocks
+from tlkeras.utils.tables import text_table
 
 LARGE = (
     "NASNetLarge",

@@ -32,7 +32,7 @@ tlk.accelerate()
 # %%
 import csv
 from IPython.display import Image
-from tlkeras.paths import data_root
+from tlkeras.utils.paths import data_root
 
 Image(filename=data_root() / "results" / "tasks" / "glyphs.png", width=700)
 

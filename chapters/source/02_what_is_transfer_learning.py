@@ -229,7 +229,7 @@ print("The pretrained one has lost it from the first block on:", max(told["pretr
 # %%
 import csv
 
-from tlkeras.paths import data_root
+from tlkeras.utils.paths import data_root
 
 
 def stored(name, **wanted):

@@ -234,7 +234,7 @@ print("belt: polishing is more than five points ahead:", polished["belt"] - swap
 # %%
 import csv
 
-from tlkeras.paths import data_root
+from tlkeras.utils.paths import data_root
 
 with open(data_root() / "results" / "polishing.csv") as file:
     rows = list(csv.DictReader(file))

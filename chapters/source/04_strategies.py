@@ -28,7 +28,7 @@ import csv
 
 import keras
 import numpy as np
-from tlkeras.paths import data_root
+from tlkeras.utils.paths import data_root
 
 SEED = 0  # another draw, another run
 letters, printed, handwritten = map(tlk.load_task, ("glyphs", "glyphs/digits", "digits"))

@@ -239,7 +239,7 @@ knows = {n: {q: probe(r, *d) for q, d in questions.items()} for n, r in readers.
 # %%
 import csv
 
-from tlkeras.paths import data_root
+from tlkeras.utils.paths import data_root
 
 rows = list(csv.DictReader((data_root() / "results" / "layers.csv").read_text().splitlines()))
 

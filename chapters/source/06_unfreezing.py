@@ -240,7 +240,7 @@ if not ONLINE:
 # %%
 import csv
 
-from tlkeras.paths import data_root
+from tlkeras.utils.paths import data_root
 
 with open(data_root() / "results" / "unfreezing.csv") as file:
     rows = list(csv.DictReader(file))

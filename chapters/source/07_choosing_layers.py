@@ -41,7 +41,7 @@ from itertools import product
 
 import numpy as np
 
-from tlkeras.paths import data_root
+from tlkeras.utils.paths import data_root
 
 with open(data_root() / "results" / "choosing.csv") as file:
     stored = list(csv.DictReader(file))

@@ -1,0 +1,42 @@
+import keras
+import numpy as np
+import pytest
+from small import easy_data, small_backbone, with_head
+
+import tlkeras as tlk
+from tlkeras.advice.probing import _advice, _outputs, _parts, probe
+from tlkeras.blocks.find import find_blocks
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_one_pass_gives_the_pooled_outputs_of_every_block(nested):
+    model = with_head(small_backbone(), nested=nested)
+    blocks = find_blocks(model)
+    x, y = easy_data(10)
+    outputs, labels = _outputs(_parts(model, blocks[:-1]), (x, y))
+    for block, found in zip(blocks[:-1], outputs, strict=True):
+        below, _ = blocks.split(block.name)
+        expected = keras.ops.convert_to_numpy(below(x, training=False)).mean((1, 2))
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert np.array_equal(labels, y)
+
+
+def test_easy_classes_are_read_off_and_the_model_stays_as_it_was():
+    model = with_head(small_backbone())
+    before = model.get_weights()
+    found = tlk.probe(model, easy_data(90), easy_data(30, seed=1))
+    assert found.blocks == ("stem", "stack1", "stack2") and found.accuracies[0] > 0.9
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert "stem" in repr(found) and "stack2" in found._repr_html_() and found.plot().axes
+
+
+def test_the_advice_follows_the_accuracies():
+    names = ("stem", "middle", "top")
+    assert "train the head alone" in _advice(names, (0.5, 0.8, 0.795))
+    assert "unfreeze the blocks above it (top)" in _advice(names, (0.5, 0.8, 0.6))
+
+
+def test_one_class_cannot_be_probed():
+    x, y = easy_data(10)
+    with pytest.raises(ValueError, match=r"at least two classes; found \[0\]"):
+        probe(with_head(small_backbone()), (x, y * 0), (x, y * 0))

@@ -1,0 +1,208 @@
+"""The command line: what it writes, prints and returns, and how it treats mistakes."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from local_server import serving
+from PIL import Image
+
+import tlkeras as tlk
+from tlkeras.cli import fit as command
+from tlkeras.cli import main, tasks
+from tlkeras.tasks import online
+
+FAST = {
+    "head_only": {"epochs": 2},
+    "two_stage": {"head_epochs": 1, "tune_epochs": 1},
+    "progressive": {"head_epochs": 1, "block_epochs": 1, "blocks": 2},
+    "middle_only": {"head_epochs": 1, "tune_epochs": 1},
+    "full": {"epochs": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "SETTINGS", FAST)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Bright and dark images, in a format whose bytes (and so splits) no library changes."""
+    rng = np.random.default_rng(0)
+    for name, level in (("bright", 200), ("dark", 30)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            image = rng.integers(level, level + 40, (16, 16, 3), dtype="uint8")
+            Image.fromarray(image).save(tmp_path / "photos" / name / f"{number}.bmp")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    for width in (4, 6, 8):
+        x = keras.layers.Conv2D(width, 3, 2, "same", activation="relu")(x)
+    keras.Model(image, x).save(tmp_path / "small.keras")
+    return "small.keras"
+
+
+@pytest.fixture
+def fit(photos, backbone):
+    return lambda *more: main.main(["fit", "photos", "--backbone", backbone, *more])
+
+
+def test_fit_leaves_a_model_and_its_record(fit, tmp_path, capsys):
+    assert fit() == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].startswith("test accuracy ") and "on 7 images" in out
+    folder = tmp_path / "runs" / "photos"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(command.WRITTEN)
+    model = keras.saving.load_model(folder / "model.keras")
+    assert model.predict(np.zeros((1, 16, 16, 3)), verbose=0).shape == (1, 2)
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [row["stage"] for row in rows] == ["head", "tune"]
+    assert float(rows[0]["val_accuracy"]) >= 0
+    plan = tlk.Plan.from_dict(json.loads((folder / "plan.json").read_text()))
+    assert [stage.epochs for stage in plan.stages] == [1, 1]
+    assert Image.open(folder / "history.png").size[0] > 300
+
+
+def test_json_is_one_object_and_nothing_else(fit, tmp_path, capsys):
+    assert fit("--json", "--labels-per-class", "5", "--seed", "3") == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert "stem" in captured.err or "block" in captured.err
+    assert result["labels_per_class"] == 5 and result["seed"] == 3
+    assert result["counts"] == {"train": 10, "validation": 5, "test": 7}
+    assert 0 <= result["test_accuracy"] <= 1 and result["train_seconds"] > 0
+    first, second = result["stages"]
+    assert (first["name"], first["epochs"], first["learning_rate"]) == ("head", 1, 1e-3)
+    assert first["trainable_parameters"] < second["trainable_parameters"]
+    assert (tmp_path / result["model_path"]).is_file()
+    assert json.loads((tmp_path / "runs/photos/result.json").read_text()) == result
+
+
+def test_the_accuracy_printed_is_that_of_the_model_written(fit, tmp_path, capsys):
+    assert fit("--json", "--recipe", "full") == 0
+    result = json.loads(capsys.readouterr().out)
+    model = keras.saving.load_model(result["model_path"])
+    x, y = tlk.load_task("photos").arrays("test")
+    assert result["test_accuracy"] == (model.predict(x, verbose=0).argmax(-1) == y).mean()
+
+
+@pytest.mark.parametrize("recipe", FAST)
+def test_every_recipe_runs(fit, recipe, capsys):
+    assert fit("--recipe", recipe, "--quiet") == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1 and not captured.err
+
+
+def test_the_settings_fit_the_recipes(monkeypatch):
+    monkeypatch.undo()
+    for name, settings in command.SETTINGS.items():
+        assert getattr(tlk.recipes, name)(**settings).stages
+
+
+def test_results_are_written_again_but_nothing_else_is_touched(fit, tmp_path, capsys):
+    assert fit("--quiet", "--out", "mine") == 0 and fit("--quiet", "--out", "mine") == 0
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    capsys.readouterr()
+    assert fit("--quiet", "--out", "mine") == 2
+    assert "thesis.txt" in capsys.readouterr().err
+    assert fit("--quiet", "--out", "mine", "--force") == 0
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_validation_accuracy_stands_in_where_there_is_no_test(fit, photos, tmp_path, capsys):
+    moved = tmp_path / "split" / "train"
+    moved.parent.mkdir()
+    photos.rename(moved)
+    for name in ("bright", "dark"):
+        (tmp_path / "split" / "val" / name).mkdir(parents=True)
+        (moved / name / "0.bmp").rename(tmp_path / "split" / "val" / name / "0.bmp")
+    assert main.main(["fit", "split", "--backbone", "small.keras", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("validation accuracy ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fit", "photo"], "No task and no folder"),
+        (["fit", "./photo"], "No folder"),
+        (["fit", "photos", "--backbone", "resnett50"], "ResNet50"),
+        (["fit", "photos", "--labels-per-class", "99"], "labels_per_class=99"),
+        (["fit", "photos", "--image-size", "-1"], "image_size"),
+        (["fit", "photos", "--out", "small.keras"], "is a file"),
+        (["fit", "photos", "--out", "photos/out"], "inside the images' own folder"),
+    ],
+)
+def test_a_mistake_costs_one_line(photos, backbone, arguments, says, capsys):
+    assert main.main(arguments) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("tlkeras: ") and says in line
+
+
+def test_traceback_shows_where_an_error_arose():
+    with pytest.raises(ValueError, match="No task"):
+        main.main(["fit", "photo", "--traceback"])
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tasks, "run", interrupted)
+    assert main.main(["tasks"]) == 130
+    assert capsys.readouterr().err == "tlkeras: interrupted\n"
+
+
+def test_a_run_that_diverged_is_no_success(fit, monkeypatch, capsys):
+    monkeypatch.setitem(FAST, "full", {"epochs": 2, "lr": 1e30})
+    with pytest.warns(RuntimeWarning):
+        assert fit("--recipe", "full", "--json") == 1
+    assert "loss became" in json.loads(capsys.readouterr().out)["stopped"]
+
+
+def test_tasks_are_listed(capsys):
+    assert main.main(["tasks"]) == 0
+    offline, downloaded = capsys.readouterr().out.split("\n\n")
+    assert [line.split()[0] for line in offline.splitlines()] == tlk.list_tasks()
+    heading, *lines = downloaded.splitlines()
+    assert "TLKERAS_PROFILE=online" in heading
+    assert [line.split()[0] for line in lines] == online.names()
+    assert main.main(["tasks", "--json"]) == 0
+    tasks = json.loads(capsys.readouterr().out)["tasks"]
+    assert {"digits", "glyphs"} <= {task["name"] for task in tasks} and tasks[0]["card"]
+    assert [task["name"] for task in tasks if not task["online"]] == tlk.list_tasks()
+    assert [task["name"] for task in tasks if task["online"]] == online.names()
+
+
+@pytest.mark.parametrize(("profile", "says"), [("", "stands in"), ("online", "HTTP 404")])
+def test_a_task_that_cannot_be_downloaded_costs_one_line(profile, says, monkeypatch, capsys):
+    monkeypatch.setenv("TLKERAS_PROFILE", profile)
+    monkeypatch.setenv("TLKERAS_DATA_DIR", "data")
+    with serving() as server:
+        monkeypatch.setattr(online, "_MEDMNIST", server.url("gone", "{file}"))
+        assert main.main(["fit", "dermamnist", "--json"]) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("tlkeras: ") and says in line and not captured.out
+
+
+@pytest.mark.parametrize("command", [[], ["doctor"], ["tasks"], ["fit"]])
+def test_help_is_everywhere(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main.main([*command, "--help"])
+    assert "usage: tlkeras" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main.main(["--version"])
+    assert capsys.readouterr().out == f"tlkeras {tlk.__version__}\n"

@@ -1,0 +1,1 @@
+"""What to look at before training: a linear probe at every block."""

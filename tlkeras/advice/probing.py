@@ -1,0 +1,134 @@
+"""Probe before you commit: how much a linear classifier reads off the outputs of every block."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from tlkeras.blocks.find import Block, find_blocks
+from tlkeras.blocks.graph import split
+from tlkeras.blocks.internals import functional
+from tlkeras.display import plots
+from tlkeras.features.store import CHUNK
+from tlkeras.inputs import reading
+from tlkeras.utils.tables import html_table, text_table
+
+CLOSE = 0.01  # accuracies nearer than this are taken for equal
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Accuracy of a linear classifier on the outputs of each block, bottom to top.
+
+    Attributes:
+        blocks: names; accuracies: on the validation data, in [0, 1]; advice: what they suggest.
+    """
+
+    blocks: tuple[str, ...]
+    accuracies: tuple[float, ...]
+    advice: str
+    _header = ("block", "accuracy of a linear probe")
+
+    def plot(self):
+        """Accuracy against depth: a Figure."""
+        with plots.canvas(size=(5, 3)) as (figure, axis):
+            axis.plot(self.blocks, self.accuracies, marker="o")
+            axis.set(xlabel="outputs of block", ylabel="accuracy of a linear probe")
+        return figure
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [(b, f"{a:.3f}") for b, a in zip(self.blocks, self.accuracies, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"{text_table(self._rows(), self._header)}\n{self.advice}"
+
+    def _repr_html_(self) -> str:
+        return f"{html_table(self._rows(), self._header)}<p>{self.advice}</p>"
+
+
+def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: float = 1.0) -> Probe:
+    """Fits a linear classifier on the pooled outputs of every block; one pass serves them all.
+
+    Args:
+        model: built; a head is ignored. It is not changed.
+        data, validation_data: a tf.data.Dataset, (x, y) arrays, or a PyDataset; labels are
+            integers, shape (examples,).
+        strength: C of scikit-learn's LogisticRegression, on outputs scaled to unit variance;
+            smaller regularises more. Choose it on validation data, never on test data.
+
+    Raises:
+        ValueError: fewer than two classes, or no block that one tensor leaves.
+
+    Source: Alain & Bengio 2016, "Understanding intermediate layers using linear classifier
+    probes".
+    """
+    blocks = [b for b in find_blocks(model) if b.role != "head" and b.cut is not None]
+    if not blocks:
+        raise ValueError("Expected a block that one tensor leaves; found none in this model.")
+    parts = _parts(model, blocks)
+    outputs, labels = _outputs(parts, data)
+    tested, truth = _outputs(parts, validation_data)
+    if len(np.unique(labels)) < 2:
+        raise ValueError(f"Expected at least two classes; found {np.unique(labels).tolist()}.")
+    accuracies = []
+    for seen, new in zip(outputs, tested, strict=True):
+        scaler = StandardScaler().fit(seen)
+        classifier = LogisticRegression(C=strength, max_iter=1000)
+        classifier.fit(scaler.transform(seen), labels)
+        accuracies.append(float(classifier.score(scaler.transform(new), truth)))
+    names = tuple(block.name for block in blocks)
+    return Probe(names, tuple(accuracies), _advice(names, accuracies))
+
+
+def _parts(model: keras.Model, blocks: Sequence[Block]) -> list[keras.Model]:
+    """The model from cut to cut, below the head."""
+    net = functional(model)
+    if net is None:
+        raise ValueError(f"Expected a model with a graph of layers; found {type(model).__name__}.")
+    parts: list[keras.Model] = []
+    below = split(net, blocks[-1].cut, net.input, net.output)[0]
+    for block in reversed(blocks[:-1]):
+        below, part = split(below, block.cut, below.input, below.output)
+        parts.append(part)
+    return [below, *reversed(parts)]
+
+
+def _outputs(parts: Sequence[keras.Model], data: Any) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pooled outputs of every part, (examples, channels) each, and the labels."""
+    pooled: list[list[np.ndarray]] = [[] for _ in parts]
+    labels = []
+    for x, y, *_ in _chunks(data):
+        for kept, part in zip(pooled, parts, strict=True):
+            x = np.asarray(part.predict_on_batch(x), "float32")
+            kept.append(x.reshape(len(x), -1, x.shape[-1]).mean(axis=1))
+        labels.append(np.asarray(y).reshape(-1))
+    return [np.concatenate(kept) for kept in pooled], np.concatenate(labels)
+
+
+def _chunks(data: Any):
+    if not isinstance(data, tuple | list):
+        yield from reading.opened(data)
+        return
+    arrays = keras.tree.map_structure(reading.as_numpy, reading.without_none(tuple(data)))
+    for start in range(0, len(arrays[1]), CHUNK):
+        yield keras.tree.map_structure(
+            lambda array, start=start: array[start : start + CHUNK], arrays
+        )
+
+
+def _advice(names: Sequence[str], accuracies: Sequence[float]) -> str:
+    best = int(np.argmax(accuracies))
+    if accuracies[-1] >= accuracies[best] - CLOSE:
+        return (
+            f"The last block, {names[-1]}, serves as well as any: train the head alone first, and "
+            "unfreeze only if its accuracy is not enough."
+        )
+    return (
+        f"{names[best]} serves better than the last block ({accuracies[best]:.3f} against "
+        f"{accuracies[-1]:.3f}): what lies above it is made for the source task. Cut there, or "
+        f"unfreeze the blocks above it ({', '.join(names[best + 1 :])}), and measure which."
+    )

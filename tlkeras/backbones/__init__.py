@@ -1,0 +1,1 @@
+"""Pretrained networks, and heads to put on them."""

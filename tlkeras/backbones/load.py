@@ -1,0 +1,133 @@
+"""Pretrained networks, one way in: every one takes float32 RGB in [0, 255] and returns features.
+
+The scaling that a network was trained with comes with it, as its first layers, so it is done once
+and nobody has to know it. Only layers of Keras (and KerasHub, for its networks) are used: a saved
+model reloads in safe mode and without tlkeras.
+"""
+
+import difflib
+import os
+from pathlib import Path
+
+import keras
+
+from tlkeras.backbones import fetching, kerascv
+from tlkeras.backbones.applications import application, functions
+from tlkeras.backbones.presets import behind_an_image, load_preset, towerless
+from tlkeras.blocks.find import find_blocks
+from tlkeras.utils import paths
+
+PRETRAINED = "pretrained"
+TOWERS = ("image", "text")
+
+
+def load_backbone(
+    source: str | os.PathLike | keras.Model,
+    image_size: int | tuple[int, int] | None = None,
+    weights: str | None = PRETRAINED,
+    *,
+    tower: str | None = None,
+    profile: str | None = None,
+) -> keras.Model:
+    """Loads a network without its head.
+
+    Args:
+        source: one of
+            - a preset that comes with tlkeras, such as `glyph_resnet` (no internet needed);
+            - a preset folder, one of your own for instance;
+            - a `.keras` file, read in safe mode; a Dense classifier at its end is cut off;
+            - a `keras.Model`, returned as it is;
+            - online: a name from `keras.applications`, in any case: `MobileNetV2`;
+            - online: a KerasHub preset name, a `kaggle://` or `hf://` handle;
+            - online: `keras_cv://` and a KerasCV preset name: `keras_cv://resnet50_v2_imagenet`.
+            A file or a model keeps whatever scaling it has: none is added.
+        image_size: of the images it will be given: pixels a side, or (height, width). None: any.
+            A network that wants one size only gets a resizing layer in front.
+        weights: "pretrained", or None for the same network untrained (the fair baseline). Names
+            of `keras.applications`, and KerasCV's ResNets and DenseNets, are then not downloaded.
+        tower: of a network for images and text (CLIP, SigLIP): "image" or "text" gives that half
+            alone. Their vectors are in one space: compare them by cosine.
+        profile: "online" lets weights be downloaded; "offline" does not. None: as the environment
+            variable TLKERAS_PROFILE says, else offline.
+
+    Returns:
+        A functional model from images (batch, height, width, 3) to a feature map
+        (batch, height, width, channels), tokens (batch, tokens, channels) or vectors. Text and
+        image-text networks keep their dictionary of inputs and get no preprocessing; a text
+        tower takes {"token_ids": (batch, tokens)}.
+
+    Raises:
+        ValueError: unknown name; a preset whose files are not those its card lists; a tower of a
+            network that has none.
+        ConnectionError: the weights are to be downloaded, and cannot or, offline, must not be.
+    """
+    if weights not in (PRETRAINED, "imagenet", None):
+        raise ValueError(f"weights must be 'pretrained' or None, not {weights!r}.")
+    if tower not in (None, *TOWERS):
+        raise ValueError(f"tower must be 'image', 'text' or None, not {tower!r}.")
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if isinstance(source, keras.Model):
+        return towerless(_model(source, size, weights), tower)
+    name, path = str(source), Path(source).expanduser()
+    bundled = {folder.name: folder for folder in paths.presets()}
+    applications = {n.lower(): function for n, function in functions().items()}
+    if name in bundled:
+        return load_preset(name, bundled[name], size, weights, tower)
+    if path.suffix == ".keras" or path.is_file():
+        return towerless(_file(path, size, weights), tower)
+    if path.is_dir():
+        return load_preset(path.name, path, size, weights, tower)
+    if name.lower() in applications:
+        return towerless(application(applications[name.lower()], size, weights, profile), tower)
+    if name.startswith(kerascv.PREFIX):
+        network = kerascv.load(name, weights is not None, profile)
+        return towerless(behind_an_image(network, size), tower)
+    if "://" in name or name in _hub_names():
+        fetching.refuse_offline(name, profile)
+        return load_preset(name.rpartition("/")[2], name, size, weights, tower)
+    raise ValueError(_unknown(name))
+
+
+def _file(path: Path, size, weights) -> keras.Model:
+    if not path.is_file():
+        raise FileNotFoundError(f"No file {str(path)!r}.")
+    if path.suffix != ".keras":
+        raise ValueError(f"{path} is no .keras file: save the model with model.save('x.keras').")
+    import keras_hub  # noqa: F401  (a saved KerasHub network is found through its registration)
+
+    model = keras.saving.load_model(path, compile=False)
+    blocks = find_blocks(model)
+    last = blocks[-1]
+    if last.role == "head" and any(isinstance(layer, keras.layers.Dense) for layer in last.layers):
+        below, _ = blocks.split(blocks[-2].name)
+        model = keras.Model(below.input, below.output, name=path.stem)
+    return _model(model, size, weights)
+
+
+def _model(model: keras.Model, size, weights) -> keras.Model:
+    if size and any(
+        own not in (None, wanted) for own, wanted in zip(model.input_shape[1:3], size, strict=True)
+    ):
+        raise ValueError(
+            f"{model.name} takes images of shape {model.input_shape[1:]}, not {tuple(size)}: "
+            "load the data at that size."
+        )
+    return keras.models.clone_model(model) if weights is None else model
+
+
+def _hub_names() -> set[str]:
+    import keras_hub
+
+    return set(keras_hub.models.Backbone.presets)
+
+
+def _unknown(name: str) -> str:
+    known = [folder.name for folder in paths.presets()] + [*functions(), *_hub_names()]
+    lower = {one.lower(): one for one in known}
+    near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return (
+        f"No backbone and no file is called {name!r}.{hint} Expected {fetching.stand_in()} (no "
+        "internet needed), a path, a keras.Model; or online a keras.applications name, a KerasHub "
+        f"preset, or {kerascv.PREFIX} and a KerasCV preset."
+    )

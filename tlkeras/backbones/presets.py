@@ -1,0 +1,113 @@
+"""KerasHub presets: a network behind the scaling of its image converter, or one of its towers."""
+
+import hashlib
+import json
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+
+import keras
+
+from tlkeras.backbones import fetching
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Files of a preset that are missing, or not those whose SHA-256 its `card.json` lists.
+
+    A folder without a `card.json` (one of your own) has nothing to compare with.
+    """
+    card = folder / "card.json"
+    listed = json.loads(card.read_text(encoding="utf-8"))["files"] if card.exists() else {}
+    return [
+        name
+        for name, expected in listed.items()
+        if not (folder / name).is_file()
+        or hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected
+    ]
+
+
+def load_preset(name: str, preset: Path | str, size, weights, tower) -> keras.Model:
+    """A KerasHub preset: its network behind the scaling of its image converter."""
+    if isinstance(preset, Path) and (damaged := damaged_files(preset)):
+        raise ValueError(
+            f"Preset {name}: {', '.join(damaged)} in {preset} is not the file that card.json "
+            "lists (its SHA-256 differs). Get the folder again: `git checkout` it, or reinstall "
+            "tlkeras."
+        )
+    import keras_hub
+
+    with fetching.downloading(str(preset)) if isinstance(preset, str) else nullcontext():
+        network = keras_hub.models.Backbone.from_preset(
+            str(preset), load_weights=weights is not None
+        )
+        converter = _converter(preset)
+    if tower is not None:
+        return _tower(network, name, converter, size, tower)
+    inputs = keras.tree.flatten(network.input)
+    if len(inputs) > 1 or len(inputs[0].shape) != 4:
+        return network  # takes text, or text beside images
+    return behind_an_image(network, size, name, _scaling(name, converter))
+
+
+def _converter(preset):
+    """The preset's image converter, which knows its scaling; None if it has none."""
+    import keras_hub
+
+    try:
+        return keras_hub.layers.ImageConverter.from_preset(str(preset))
+    except (ValueError, FileNotFoundError) as error:
+        if type(error.__cause__).__name__ == "LocalEntryNotFoundError":
+            raise  # Hugging Face's word for a lost connection
+        return None
+
+
+def _scaling(name: str, converter) -> keras.layers.Layer:
+    if converter is None:
+        warnings.warn(
+            f"Preset {name} has no image_converter.json: pixels go in as they are, in [0, 255].",
+            stacklevel=4,
+        )
+        return keras.layers.Identity(name="scale")
+    scale = 1.0 if converter.scale is None else converter.scale
+    offset = 0.0 if converter.offset is None else converter.offset
+    return keras.layers.Rescaling(scale, offset, name="scale")
+
+
+def behind_an_image(network, size, name=None, scaling=lambda x: x) -> keras.Model:
+    """The network with an input for images of `size`, resized and scaled as it wants them."""
+    wanted = network.input  # one tensor, perhaps in a dictionary: {"images": ...}
+    image, x = image_input(size, keras.tree.flatten(wanted)[0].shape[1:3])
+    x = scaling(x)
+    features = network(dict.fromkeys(wanted, x) if isinstance(wanted, dict) else x)
+    return keras.Model(image, features, name=name or network.name)
+
+
+def _tower(network, name: str, converter, size, tower: str) -> keras.Model:
+    """Half of a network for images and text, up to the vectors that are compared."""
+    if not hasattr(network, "get_vision_embeddings"):
+        return towerless(network, tower)
+    if tower == "text":
+        tokens = keras.Input((None,), dtype="int32", name="token_ids")
+        vectors = network.get_text_embeddings(tokens)
+        return keras.Model({"token_ids": tokens}, vectors, name=f"{name}_text")
+    image, x = image_input(size, network.vision_encoder.image_shape[:2])
+    vectors = network.get_vision_embeddings(_scaling(name, converter)(x))
+    return keras.Model(image, vectors, name=f"{name}_image")
+
+
+def image_input(size, wanted) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """An input for images of `size` (None: any), resized if the network wants another one."""
+    any_size = None in wanted
+    image = keras.Input((*(size or ((None, None) if any_size else wanted)), 3), name="image")
+    if any_size or tuple(wanted) == image.shape[1:3]:
+        return image, image
+    return image, keras.layers.Resizing(*wanted, name="resize")(image)
+
+
+def towerless(model: keras.Model, tower: str | None) -> keras.Model:
+    if tower is not None:
+        raise ValueError(
+            f"{model.name} has no {tower} tower: expected the preset of a network for images and "
+            "text such as CLIP or SigLIP. Leave out `tower`."
+        )
+    return model

@@ -1,0 +1,221 @@
+"""A Keras model as one list of calls, and the narrow places between them.
+
+`parts.py` and `find.py` build on this.
+"""
+
+import math
+from collections import Counter, namedtuple
+
+import keras
+
+from tlkeras.blocks.internals import (
+    children,
+    fed,
+    fixed_kind,
+    functional,
+    is_as_keras_has_it,
+    mask_of,
+    nodes,
+    trainable_kind,
+)
+
+IMAGE_SIDE = 256  # stands in for a height or width that the model leaves open
+WIDEST = 8  # tensors that may be live where a large part is cut again
+
+Step = namedtuple("Step", "op reads writes")  # reads, writes: numbers of tensors
+
+
+def owners(layer):
+    """Every layer in `layer` that holds weights itself, with those weights, in tracked order."""
+    if not isinstance(layer, keras.Layer):
+        return []
+    held = [*trainable_kind(layer), *fixed_kind(layer)]
+    inside = [owner for child in children(layer) for owner in owners(child)]
+    return [(layer, held), *inside] if held else inside
+
+
+def own(layer):
+    """What `layer` holds itself, as a list of at most one owner."""
+    return [owner for owner in owners(layer)[:1] if owner[0] is layer]
+
+
+def params(weights):
+    return sum(math.prod(weight.shape) for weight in weights)
+
+
+def learns(layer):
+    """Whether `layer` holds weights that were made to be trained, frozen now or not."""
+    return bool(trainable_kind(layer))
+
+
+def is_attention(layer):
+    return "attention" in type(layer).__name__.lower()
+
+
+def attends(layer):
+    return is_attention(layer) or any(map(attends, children(layer)))
+
+
+def positions(shape):
+    """Pixels of an image, tokens of a sequence, 1 for a vector; open sides do not count."""
+    last = len(shape) == 3 or keras.config.image_data_format() == "channels_last"
+    return math.prod(side for side in (shape[1:-1] if last else shape[2:]) if side)
+
+
+class Graph:
+    """The calls of a functional model in data-flow order, nested models unrolled.
+
+    Tensors have numbers. A tensor that enters or leaves a nested model keeps its number; where it
+    is all that leaves, `tensors` has its outermost KerasTensor. `spans` lists the nested models
+    with their first and last step, outermost first.
+    """
+
+    def __init__(self, net):
+        self.steps, self.tensors, self.shapes, self.homes, self.made = [], [], [], [], []
+        self.spans, self.uses = [], Counter()
+        inputs = []
+        for tensor in net.inputs:
+            shape = tuple(tensor.shape)
+            if len(shape) > 3:
+                shape = (shape[0], *(side or IMAGE_SIDE for side in shape[1:]))
+            inputs.append(self._add(tensor, shape, net))
+        self.inputs = set(inputs)
+        self.outputs = set(self._walk(net, inputs))
+        self.spans.sort(key=lambda span: (span[1], -span[2]))
+        self.owners = [owners(step.op) for step in self.steps]
+        self.attends = [attends(step.op) for step in self.steps]
+        self.live = self._live()
+        # What runs beside the network and does not make it wide: inputs read later, and masks.
+        masks = {id(mask_of(tensor)) for tensor in self.tensors}
+        self.beside = self.inputs | {k for k, t in enumerate(self.tensors) if id(t) in masks}
+
+    def _add(self, tensor, shape, net):
+        self.tensors.append(tensor)
+        self.shapes.append(tuple(shape))
+        self.homes.append(id(net))
+        self.made.append(len(self.steps))
+        return len(self.tensors) - 1
+
+    def _walk(self, net, inputs):
+        self.uses[id(net)] += 1
+        keys = dict(zip(map(id, net.inputs), inputs, strict=True))
+        for node in nodes(net):
+            inner = functional(node.operation)
+            entry = inner and fed(node, inner)
+            if entry:
+                first = len(self.steps)
+                masked = any(mask_of(tensor) is not None for tensor in entry)
+                self.uses[id(inner)] += masked
+                written = self._walk(inner, [keys[id(tensor)] for tensor in entry])
+                self.spans.append((node.operation, first, len(self.steps) - 1))
+                [key, *more] = written
+                if not (more or masked) and self.made[key] >= first and key not in inputs:
+                    self.tensors[key], self.homes[key] = node.outputs[0], id(net)
+            else:
+                shapes = self._shapes(node, keys)
+                written = [
+                    self._add(tensor, shape, net)
+                    for tensor, shape in zip(node.outputs, shapes, strict=True)
+                ]
+                reads = [keys[id(tensor)] for tensor in node.input_tensors]
+                self.steps.append(Step(node.operation, reads, written))
+            keys.update(zip(map(id, node.outputs), written, strict=True))
+        return [keys[id(tensor)] for tensor in net.outputs]
+
+    def _shapes(self, node, keys):
+        """The shapes `node` writes; worked out anew where an open image side was filled in."""
+        read = {id(t): (t, self.shapes[keys[id(t)]]) for t in node.input_tensors}
+        op, written = node.operation, [tuple(tensor.shape) for tensor in node.outputs]
+        if all(tuple(tensor.shape) == shape for tensor, shape in read.values()):
+            return written
+        stride = getattr(op, "strides", getattr(op, "stride", None))
+        traced = is_as_keras_has_it(getattr(op, "compute_output_shape", None))
+        if not (traced and isinstance(stride, int)):  # else Keras runs its `call`: 0.1 s a layer
+            filled = {i: keras.KerasTensor(shape, t.dtype) for i, (t, shape) in read.items()}
+            args, kwargs = node.arguments.fill_in(filled)
+            try:
+                spec = op.compute_output_spec(*args, **kwargs)
+                return [tensor.shape for tensor in keras.tree.flatten(spec)]
+            except Exception:  # a layer may refuse any size; an estimate will do for grouping
+                stride = None
+        [(_, shape), *_] = read.values()
+        return [
+            tuple(
+                -(-known // (stride or 1)) if side is None and i and known else side
+                for i, (side, known) in enumerate(zip(out, shape, strict=False))
+            )
+            if len(out) == len(shape)
+            else out
+            for out in written
+        ]
+
+    def _live(self):
+        """After each step, the tensors that later steps still read."""
+        last = {key: i for i, step in enumerate(self.steps) for key in step.reads}
+        live, after = set(self.inputs), []
+        for i, step in enumerate(self.steps):
+            live = {key for key in live.union(step.writes) if last.get(key, -1) > i}
+            after.append(live)
+        return after
+
+    def leaving(self, i):
+        """All tensors that carry data past step `i`: read later, or already an output."""
+        return self.live[i] | {key for key in self.outputs if self.made[key] <= i}
+
+    def narrow(self, first, last, width, forced=()):
+        """Runs (first, last) of steps between places where at most `width` tensors are live.
+
+        A run that is still too much for one block is cut again where one more tensor is live.
+        """
+        ends = [
+            i for i in range(first, last) if i in forced or len(self.live[i] - self.beside) <= width
+        ]
+        start = first
+        for end in [*ends, last]:
+            held = sum(map(bool, self.owners[start : end + 1]))
+            many = held > 8 and 2 * held > sum(map(bool, self.owners))
+            if width < WIDEST and (many or sum(self.attends[start : end + 1]) > 1):
+                yield from self.narrow(start, end, width + 1, forced)
+            else:
+                yield start, end
+            start = end + 1
+
+    def cut(self, key):
+        """The KerasTensor with that number; None where it does not say it all: it has a mask, or
+        is inside a model that is fed a mask or is called twice (it stands for two tensors)."""
+        masked = mask_of(self.tensors[key]) is not None
+        return None if masked or self.uses[self.homes[key]] > 1 else self.tensors[key]
+
+
+def split(net, cut, inputs, outputs):
+    """Two models that share the layers of `net`: `inputs` to `cut`, and `cut` to `outputs`.
+
+    Where `cut` is inside a nested model, each half has a half of that model in it, so names of
+    layers need be unique only where they were before. None where `cut` is not in `net`.
+    """
+    calls = nodes(net)
+    if any(cut is tensor for node in calls for tensor in node.outputs):
+        outputs = keras.tree.map_structure(
+            lambda tensor: keras.layers.Identity()(tensor) if tensor is cut else tensor, outputs
+        )
+        return keras.Model(inputs, cut), keras.Model(cut, outputs)
+    read = {id(t) for node in calls for t in node.input_tensors} | {id(t) for t in net.outputs}
+    for node in calls:
+        inner = functional(node.operation)
+        used = [i for i, tensor in enumerate(node.outputs) if id(tensor) in read]
+        halves = inner and split(
+            inner, cut, _one(inner.inputs), _one([inner.outputs[i] for i in used])
+        )
+        if halves:
+            mode = {k: v for k, v in node.arguments.kwargs.items() if k == "training"}
+            given = keras.Input(batch_shape=cut.shape, dtype=cut.dtype)
+            below = keras.Model(inputs, halves[0](_one(fed(node, inner)), **mode))
+            leaving, above = _one([node.outputs[i] for i in used]), halves[1](given, **mode)
+            if leaving is not outputs:
+                above = keras.Model(leaving, outputs)(above)
+            return below, keras.Model(given, above)
+    return None
+
+
+def _one(tensors):
+    return tensors[0] if len(tensors) == 1 else tensors

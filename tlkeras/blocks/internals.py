@@ -1,0 +1,85 @@
+"""What tlkeras reads of a Keras layer or model that Keras does not promise to keep.
+
+Everything of that kind is here, but for an optimizer's parts (`optimizers/`) and what stands in
+for `fit` (`features/cached_fit.py`). tests/test_keras_contract.py has a test for each.
+"""
+
+import keras
+
+
+def functional(layer):
+    """The graph of `layer`, a functional model or a built Sequential; None for anything else."""
+    net = getattr(layer, "_functional", None) or layer
+    if isinstance(net, keras.Model) and hasattr(net, "_nodes_by_depth"):
+        return net if type(net).call.__qualname__ == "Functional.call" else None
+    return None
+
+
+def nodes(net):
+    """The calls in `net`, inputs first."""
+    depths = sorted(net._nodes_by_depth, reverse=True)
+    return [node for depth in depths for node in net._nodes_by_depth[depth] if not node.is_input]
+
+
+def fed(node, net):
+    """The tensors that the call `node` of the nested `net` feeds to its inputs; None if unclear."""
+    names = [tensor.name for tensor in net.inputs]
+    for given in [*node.arguments.args, *node.arguments.kwargs.values()]:
+        if isinstance(given, dict) and set(names) <= set(given):
+            given = [given[name] for name in names]
+        given = keras.tree.flatten(given)
+        if len(given) == len(names) and all(isinstance(t, keras.KerasTensor) for t in given):
+            return given
+    return None
+
+
+def children(layer):
+    """The layers directly in `layer`, in the order they were created."""
+    return getattr(layer, "_layers", [])
+
+
+def all_layers(layer):
+    """`layer` and every layer in it, however deeply nested."""
+    return list(layer._flatten_layers())
+
+
+def trainable_kind(layer):
+    """The variables that `layer` holds itself and that are made to be trained, frozen or not."""
+    return layer._trainable_variables
+
+
+def fixed_kind(layer):
+    """The variables that `layer` holds itself and that no optimizer ever trains."""
+    return layer._non_trainable_variables
+
+
+def flag(layer):
+    """Whether `layer` itself is set to learn, whatever its surroundings are."""
+    return layer._trainable
+
+
+def set_flag(layer, value):
+    """Sets that flag alone: `layer.trainable = value` would reach into the layer's children."""
+    layer._trainable = value
+
+
+def seed_generators(layer):
+    """What `layer` itself draws random numbers from."""
+    return getattr(layer, "_seed_generators", ())
+
+
+def mask_of(tensor):
+    """The mask that travels with a tensor of the graph; None if it has none."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def is_as_keras_has_it(method):
+    """Whether a method is the empty or general one that Keras gives every class."""
+    return getattr(method, "_is_default", False)
+
+
+def compiled_with(model):
+    """What a compiled model was compiled with, the objects themselves: public calls give copies."""
+    names = ("loss", "loss_weights", "metrics", "weighted_metrics")
+    config = model._compile_config.config if model.compiled else {}
+    return {name: config.get(name) for name in names}

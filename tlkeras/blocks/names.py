@@ -1,0 +1,79 @@
+"""Readable names for blocks, from the names of the layers in them."""
+
+import re
+from collections import Counter, defaultdict
+from itertools import pairwise
+
+from tlkeras.blocks import graph
+from tlkeras.blocks.parts import kernels
+
+
+def block_names(runs, count):
+    """Names for `count` blocks, of which the first are `runs` and one more is the head."""
+    votes, anew = [_votes(run) for run in runs], {None}
+    for (word, mine), (other, theirs) in pairwise(votes):
+        common = set(mine) & set(theirs) if word == other else ()
+        if len(common) > 1:
+            anew.add(word)  # numbered anew in every stage
+        for number in common:  # the end of a stage is in the next block: that with more has it
+            fewer, more = sorted((mine, theirs), key=lambda numbers: numbers[number])
+            if len(fewer) > 1 or 2 * fewer[number] < more[number]:
+                del fewer[number]
+    words = [word for word, _ in votes]
+    names = [
+        None
+        if word in anew or not numbers
+        else word + "-".join(map(str, sorted({min(numbers), max(numbers)})))
+        for word, numbers in votes
+    ]
+    if runs and (
+        not names[0]
+        or words[0] not in words[1:]
+        or sum(unit.kernels for unit in runs[0]) < 2
+        or any("stem" in op.name for unit in runs[0] for op in unit.ops)
+    ):
+        names[0] = "stem"
+    # The same name twice: two towers (CLIP), or numbered anew.
+    towers = [
+        f"{re.sub('_[0-9]+$', '', run[0].home or '')}/{name}"
+        for run, name in zip(runs, names, strict=True)
+    ]
+    names = [
+        name
+        if name and names.count(name) == 1
+        else tower
+        if name and towers.count(tower) == 1
+        else f"block{i}"
+        for i, (name, tower) in enumerate(zip(names, towers, strict=True))
+    ]
+    names += ["head"] * (count - len(runs))
+    return [f"{name}.{i}" if name in names[:i] else name for i, name in enumerate(names)]
+
+
+def _votes(run):
+    """What most layer names of a block begin with, and a Counter of the numbers that follow it:
+    ("conv", {3: 12}), ("block", {4: 9, 5: 15}), or (None, {}) where they agree on nothing.
+
+    Layers count by their kernels; where no layer with a kernel has a name of its own, all count
+    alike. Names that Keras makes up (`conv2d_17`) never count: they change when the model is
+    built a second time.
+    """
+    counts = {
+        op.name: kernels(graph.owners(op)) for unit in run for op in unit.ops if not _made_up(op)
+    }
+    if not any(counts.values()):
+        counts = dict.fromkeys(counts, 1)
+    words = defaultdict(Counter)
+    for name, count in counts.items():
+        match = re.match(r"(.*?[A-Za-z].*?)(\d+)", name)
+        if match and count:
+            words[match[1]][int(match[2])] += count
+    word = max(words, key=lambda word: words[word].total(), default=None)
+    agreed = word and 2 * words[word].total() >= sum(counts.values())
+    return (word, words[word]) if agreed else (None, {})
+
+
+def _made_up(op):
+    snake = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", type(op).__name__)
+    snake = re.sub("([a-z])([A-Z])", r"\1_\2", snake).lower()
+    return re.fullmatch(rf"{re.escape(snake)}(_\d+)?", op.name) is not None

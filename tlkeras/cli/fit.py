@@ -1,0 +1,189 @@
+"""`tlkeras fit`: trains on a task or on a folder of images, in stages, and writes the results."""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import tlkeras as tlk
+
+TEXT = "train on a task or on a folder of images, in stages"
+
+
+# What `tlkeras fit` hands to each recipe.
+SETTINGS = {
+    "two_stage": {"head_epochs": 10, "head_lr": 1e-2, "tune_epochs": 20, "tune_lr": 3e-4},
+    "head_only": {"epochs": 30, "head_lr": 1e-2},
+    "progressive": {"head_epochs": 10, "head_lr": 1e-2, "block_epochs": 8, "block_lr": 3e-4},
+    "middle_only": {"head_epochs": 10, "head_lr": 1e-2, "tune_epochs": 20, "tune_lr": 3e-4},
+    "full": {"epochs": 30, "lr": 3e-4},
+}
+
+
+WRITTEN = ("model.keras", "history.csv", "history.png", "plan.json", "result.json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "task",
+        metavar="TASK-or-FOLDER",
+        help="a task's name, or a folder with one folder of images for each class "
+        "(or with train/, validation/ and test/ laid out that way)",
+    )
+    parser.add_argument(
+        "--recipe", choices=SETTINGS, default="two_stage", help="default: two_stage"
+    )
+    parser.add_argument(
+        "--backbone",
+        default="glyph_resnet",
+        help="default: glyph_resnet; or a keras.applications name, a KerasHub preset, or a path",
+    )
+    parser.add_argument("--labels-per-class", type=int, metavar="N", help="default: all there are")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--image-size", type=int, metavar="N", help="pixels a side")
+    parser.add_argument("--out", type=Path, help="folder for the results; default: runs/TASK")
+    parser.add_argument("--force", action="store_true", help="write into --out whatever is there")
+    parser.add_argument("--quiet", action="store_true", help="print the result only")
+
+
+def run(options) -> int:
+    talk = io.StringIO() if options.quiet else sys.stderr if options.json else sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
+        result = _train(options, talk)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(_last_line(result))
+    return 1 if result["stopped"] else 0
+
+
+def _train(options, talk) -> dict:
+    """Loads, trains, writes the results, and returns what --json prints."""
+    import keras
+
+    out = options.out or Path("runs") / Path(options.task).resolve().name
+    _check_out(out, Path(options.task), options.force)
+    task = tlk.load_task(options.task, options.labels_per_class, options.seed, options.image_size)
+    print(task, *task.report, sep="\n", file=talk)
+    keras.utils.set_random_seed(options.seed)  # the head's first weights
+    backbone = tlk.load_backbone(options.backbone, image_size=task.image_size)
+    model = tlk.add_head(backbone, len(task.classes))
+    plan = getattr(tlk.recipes, options.recipe)(**SETTINGS[options.recipe])
+    print(f"\n{tlk.find_blocks(model)!r}\n\n{plan!r}\n", file=talk, flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass  # it can be written to: better to know before training
+    start = time.perf_counter()
+    run = tlk.fit_stages(
+        model, plan, task.train, task.validation, seed=options.seed, verbose=not options.quiet
+    )
+    seconds = time.perf_counter() - start
+    result = {
+        "task": task.name,
+        "backbone": options.backbone,
+        "recipe": options.recipe,
+        "seed": options.seed,
+        "labels_per_class": options.labels_per_class,
+        "image_size": task.image_size,
+        "counts": task.counts,
+        "test_accuracy": _accuracy(model, task.test),
+        "validation_accuracy": _accuracy(model, task.validation),
+        "train_seconds": round(seconds, 2),
+        "stages": [_stage(stage) for stage in run.stages],
+        "stopped": run.stopped,
+        "model_path": str(out / "model.keras"),
+        "classes": task.classes,
+        "report": task.report,
+    }
+    _write(out, run, result)
+    return result
+
+
+def _check_out(out: Path, task: Path, force: bool) -> None:
+    """Refuses a folder for the results that holds anything but earlier results."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: choose a folder.")
+    if task.is_dir() and out.resolve().is_relative_to(task.resolve()):
+        raise ValueError(f"--out {out} is inside the images' own folder: choose another place.")
+    found = sorted(p.name for p in out.iterdir()) if out.exists() else []
+    foreign = [name for name in found if name not in WRITTEN and not name.startswith(".")]
+    if foreign and not force:
+        raise ValueError(
+            f"--out {out} holds files that `tlkeras fit` did not write ({', '.join(foreign[:3])}): "
+            "choose another folder, or give --force to write beside them."
+        )
+
+
+def _accuracy(model, data) -> float | None:
+    """The share of images whose largest output is at their label; None without data."""
+    if data is None:
+        return None
+    hits = [
+        model.predict_on_batch(images).argmax(-1) == labels
+        for images, labels in data.as_numpy_iterator()
+    ]
+    return sum(int(hit.sum()) for hit in hits) / sum(len(hit) for hit in hits)
+
+
+def _stage(stage) -> dict:
+    """A stage for JSON, which knows no NaN."""
+    metrics = {
+        name: float(value) if math.isfinite(value) else None
+        for name, value in stage.metrics.items()
+    }
+    return {
+        "name": stage.name,
+        "epochs": stage.epochs,
+        "best_epoch": stage.best_epoch,
+        "learning_rate": stage.learning_rate,
+        "seconds": round(stage.seconds, 2),
+        "validation_accuracy": metrics.get("val_accuracy"),
+        "metrics": metrics,
+        "trainable_parameters": stage.learns.trainable_params,
+        "learns": stage.learns.blocks,
+        "stopped": stage.stopped,
+    }
+
+
+def _write(out: Path, run, result: dict) -> None:
+    """Writes each file under another name first: one that is there is whole."""
+    columns = run.history
+
+    def history(path: Path) -> None:
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(columns)
+            rows.writerows(zip(*columns.values(), strict=True))
+
+    def store(value: dict):
+        return lambda path: path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+    writers = {
+        "model.keras": run.model.save,
+        "history.csv": history,
+        "history.png": lambda path: run.plot().savefig(path, dpi=120),
+        "plan.json": store(run.plan.to_dict()),
+        "result.json": store(result),
+    }
+    assert set(writers) == set(WRITTEN)
+    for name, write in writers.items():
+        unfinished = out / f".unfinished.{name}"
+        write(unfinished)
+        os.replace(unfinished, out / name)
+
+
+def _last_line(result: dict) -> str:
+    split = "validation" if result["test_accuracy"] is None else "test"
+    accuracy, count = result[f"{split}_accuracy"], result["counts"][split]
+    line = (
+        f"{split} accuracy {accuracy:.1%} on {count:,} images; "
+        f"trained {result['train_seconds']:.0f} s; results in {Path(result['model_path']).parent}"
+    )
+    return f"{line}\nstopped early: {result['stopped']}" if result["stopped"] else line

@@ -1,0 +1,45 @@
+"""The command `tlkeras`.
+
+With --json, standard output holds one JSON object and nothing else; all talk goes to standard
+error. Exit status: 0 done, 1 something is broken or diverged, 2 a mistake in what was asked for.
+"""
+
+import argparse
+import sys
+
+import tlkeras as tlk
+from tlkeras.cli import doctor, fit, tasks
+
+COMMANDS = {"doctor": doctor, "tasks": tasks, "fit": fit}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status. A user's mistake costs one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("tlkeras: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if options.traceback:
+            raise
+        print(f"tlkeras: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    common.add_argument("--traceback", action="store_true", help="show where an error arose")
+    parser = argparse.ArgumentParser("tlkeras", description="Staged transfer learning for Keras.")
+    parser.add_argument("--version", action="version", version=f"tlkeras {tlk.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    for name, command in COMMANDS.items():
+        made = commands.add_parser(
+            name, parents=[common], help=command.TEXT, description=command.TEXT
+        )
+        command.add_arguments(made)
+        made.set_defaults(run=command.run)
+    return parser

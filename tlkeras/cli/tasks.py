@@ -1,0 +1,33 @@
+"""`tlkeras tasks`: lists the tasks, those that come with tlkeras first."""
+
+import argparse
+import json
+
+from tlkeras.utils import paths
+
+TEXT = "list the tasks, those that come with tlkeras first"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None of its own."""
+
+
+def run(options) -> int:
+    from tlkeras.tasks import online  # heavy
+
+    offline = {p.name: (p / "card.md").read_text(encoding="utf-8") for p in paths.tasks()}
+    cards = offline | {task.name: task.card() for task in online.TABLE}
+    summaries = {name: card.splitlines()[2] for name, card in cards.items()}
+    if options.json:
+        tasks = [
+            {"name": name, "summary": summaries[name], "card": card, "online": name not in offline}
+            for name, card in cards.items()
+        ]
+        print(json.dumps({"tasks": tasks}))
+        return 0
+    width = max(map(len, summaries))
+    lines = {name: f"{name.ljust(width)}  {summary}" for name, summary in summaries.items()}
+    print(*(lines[name] for name in offline), sep="\n")
+    print("\nDownloaded on first use; these need TLKERAS_PROFILE=online:")
+    print(*(lines[name] for name in online.names()), sep="\n")
+    return 0

@@ -1,0 +1,1 @@
+"""Accelerators: precision, XLA, and training on several devices or processes."""

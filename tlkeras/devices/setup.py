@@ -1,0 +1,190 @@
+"""`accelerate`: finds the devices, and sets precision and distribution to suit them."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+STRATEGIES = {"tensorflow": ("none", "mirrored", "tpu"), "jax": ("none", "mirrored")}
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What `accelerate` chose; prints as one line.
+
+    Attributes:
+        device: "CPU", "GPU" or "TPU".
+        count: how many of them this process trains on.
+        precision: Keras's global dtype policy.
+        jit: whether XLA compiles the steps of a model that is compiled with Keras's default,
+            jit_compile="auto".
+        strategy: "none", "mirrored" (the same weights on every device, each batch split over
+            them), "tpu", or the class of the tf.distribute strategy that was active before.
+    """
+
+    device: str
+    count: int
+    precision: str
+    jit: bool
+    strategy: str = "none"
+
+    def __repr__(self) -> str:
+        cores = f" ({_cores()} cores)" if self.device == "CPU" else ""
+        spread = f", {self.strategy}" if self.strategy != "none" else ""
+        xla = "on" if self.jit else "off"
+        return f"tlkeras: {self.count} {self.device}{cores}, {self.precision}, XLA {xla}{spread}"
+
+    def _ipython_display_(self) -> None:
+        """Nothing: as the last line of a cell, `accelerate()` has printed it already."""
+
+
+def accelerate(
+    *, precision: str | None = None, strategy: str | None = None, quiet: bool = False
+) -> Acceleration:
+    """Sets Keras up for the devices there are. Call it first, before any model is built.
+
+    All of it is a global setting of Keras or TensorFlow, so there is nothing to pass on. Calling
+    it again decides precision anew, and keeps the strategy. A model that was built before keeps
+    to the one device it was built on. A batch is split over all devices: choose a batch size that
+    their number divides, also for the last batch, because Keras gives the mean over each part the
+    same weight.
+
+    Args:
+        precision: "float32", "mixed_bfloat16" or "mixed_float16". None: bfloat16 on TPUs and
+            on GPUs of compute capability 8 and above, float16 from 7, float32 elsewhere.
+        strategy: "none", "mirrored" or "tpu". None: one that is active is kept; else TPUs, or all
+            the GPUs if there are several.
+        quiet: prints nothing.
+
+    Raises:
+        ValueError: an argument that is none of the choices.
+
+    Source: the guides "Mixed precision" and "Multi-GPU distributed training" of Keras.
+    """
+    backend = keras.backend.backend()
+    _check("precision", precision, PRECISIONS)
+    _check("strategy", strategy, STRATEGIES.get(backend, ("none",)))
+    distribute = {"tensorflow": _distribute_tensorflow, "jax": _distribute_jax}.get(backend)
+    strategy, count = distribute(strategy) if distribute else ("none", 1)
+    device, capability = find_device(backend)
+    keras.config.set_dtype_policy(precision or precision_for(device, capability))
+    policy = keras.config.dtype_policy().name
+    chosen = Acceleration(device, count, policy, _jit(backend, device, strategy), strategy)
+    if not quiet:
+        print(chosen)
+    return chosen
+
+
+def precision_for(device: str, capability: float | None) -> str:
+    """The fastest precision that trains well on a device.
+
+    Args:
+        device: "CPU", "GPU" or "TPU".
+        capability: a GPU's compute capability, e.g. 7.5; None if it has none (not NVIDIA's).
+    """
+    if device == "TPU" or (device == "GPU" and capability and capability >= 8):
+        return "mixed_bfloat16"
+    if device == "GPU" and capability and capability >= 7:
+        return "mixed_float16"
+    # Some CPUs are quick at bfloat16, but a course's numbers should not depend on which.
+    return "float32"
+
+
+def _check(name: str, value: Any, choices: tuple) -> None:
+    if value is not None and value not in choices:
+        raise ValueError(
+            f"Expected {name} to be one of {', '.join(map(repr, choices))}, or None to leave the "
+            f"choice to accelerate, on Keras's {keras.backend.backend()} backend; found {value!r}."
+        )
+
+
+def _distribute_tensorflow(wanted: str | None) -> tuple[str, int]:
+    """Makes a tf.distribute strategy global; its name, and the number of devices."""
+    import tensorflow as tf
+
+    names = {tf.distribute.MirroredStrategy: "mirrored", tf.distribute.TPUStrategy: "tpu"}
+    active = type(tf.distribute.get_strategy())
+    name = names.get(active, active.__name__) if tf.distribute.has_strategy() else "none"
+    if wanted is None and name == "none":
+        several = len(tf.config.list_physical_devices("GPU")) > 1
+        on_tpu = tf.config.list_physical_devices("TPU")
+        wanted = "tpu" if on_tpu else "mirrored" if several else "none"
+    if wanted not in (None, name):
+        make = {
+            "none": lambda: None,
+            "mirrored": tf.distribute.MirroredStrategy,
+            "tpu": _tpu_strategy,
+        }
+        tf.distribute.experimental_set_strategy(make[wanted]())
+        name = wanted
+    return name, tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _tpu_strategy():
+    import tensorflow as tf
+
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def _distribute_jax(wanted: str | None) -> tuple[str, int]:
+    """The same with keras.distribution, which knows one way of splitting batches: DataParallel."""
+    active = keras.distribution.distribution()
+    name = "none"
+    if active is not None:
+        parallel = isinstance(active, keras.distribution.DataParallel)
+        name = "mirrored" if parallel else type(active).__name__
+    devices = keras.distribution.list_devices()
+    if wanted is None and name == "none":
+        on_cpus = devices[0].startswith("cpu")
+        wanted = "mirrored" if len(devices) > 1 and not on_cpus else "none"
+    if wanted not in (None, name):
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(devices=devices) if wanted == "mirrored" else None
+        )
+        name = wanted
+    return name, 1 if name == "none" else len(devices)
+
+
+def find_device(backend: str) -> tuple[str, float | None]:
+    """The kind of device that Keras uses here, and the least compute capability of the GPUs."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        if tf.config.list_physical_devices("TPU"):
+            return "TPU", None
+        details = map(tf.config.experimental.get_device_details, gpus)
+        capabilities = [detail.get("compute_capability") for detail in details]
+    elif backend == "jax":
+        import jax
+
+        gpus = [device for device in jax.devices() if device.platform not in ("cpu", "tpu")]
+        if jax.devices()[0].platform == "tpu":
+            return "TPU", None
+        capabilities = [getattr(gpu, "compute_capability", None) for gpu in gpus]
+    elif backend == "torch":
+        import torch
+
+        gpus = [0] if torch.cuda.is_available() else []
+        capabilities = [torch.cuda.get_device_capability(gpu) for gpu in gpus]
+    else:
+        return "CPU", None
+    if not gpus:
+        return "CPU", None
+    texts = [c if isinstance(c, str) or not c else f"{c[0]}.{c[1]}" for c in capabilities]
+    return "GPU", min(map(float, texts)) if all(texts) else None
+
+
+def _jit(backend: str, device: str, strategy: str) -> bool:
+    """What jit_compile="auto" comes to: on TensorFlow XLA on one GPU or TPU, on JAX always."""
+    if backend == "tensorflow":
+        return device != "CPU" and strategy in ("none", "tpu")
+    return backend == "jax"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,0 +1,1 @@
+"""Pictures and progress: they know blocks, rates and histories, nothing else."""

@@ -1,0 +1,236 @@
+"""Pictures: curves over the stages of a run, the blocks of a network, samples of a task.
+
+Every function returns a matplotlib Figure and shows nothing itself: end a notebook cell with
+the call, or use `figure.savefig`. Colours stay apart in grey and for the colour-blind; lines
+carry their names, so no legend is needed.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from tlkeras.blocks.find import Block, find_blocks
+from tlkeras.optimizers.rates import ROLES, block_rates
+
+DARK, BLUE, ORANGE, PALE = "#222222", "#0b5fa5", "#e08214", "#c9d3dd"
+STYLE = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, DARK, "#7b9fbf", "#9b5d18", "#8a8a8a"]),
+    "lines.linewidth": 2,
+}
+
+
+@contextmanager
+def canvas(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.5), **options):
+    """A figure and its axes in the course's style; closed at the end, so it is shown once."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=size, **options)
+        try:
+            yield figure, axes
+        finally:
+            plt.close(figure)
+
+
+def history(run_history: dict[str, list]) -> Figure:
+    """Loss, and the first other metric, over all epochs; a shaded band and a name a stage.
+
+    Args:
+        run_history: `Run.history`: one value an epoch in "stage", "epoch" and every metric.
+    """
+    epochs, stages = run_history["epoch"], run_history["stage"]
+    others = [n for n in run_history if n not in ("stage", "epoch", "loss", "learning_rate")]
+    measures = ["loss", *[n for n in others if not n.startswith("val_")][:1]]
+    with canvas(1, len(measures), (4.6 * len(measures), 3.4), squeeze=False) as (figure, axes):
+        for axis, measure in zip(axes[0], measures, strict=True):
+            _shade_stages(axis, stages)
+            ends = []
+            for name, label, style in (
+                (measure, "training", "--"),
+                (f"val_{measure}", "validation", "-"),
+            ):
+                if name in run_history:
+                    axis.plot(epochs, run_history[name], style, marker="o", markersize=3)
+                    ends.append((run_history[name][-1], label, axis.lines[-1].get_color()))
+            name_lines(axis, epochs[-1], ends)
+            axis.set(xlabel="epoch", ylabel=measure, xlim=(0.5, epochs[-1] + 0.5))
+            axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _shade_stages(axis, stages: Sequence[str]) -> None:
+    starts = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
+    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(stages)], strict=True)):
+        if number % 2:
+            axis.axvspan(start + 0.5, end + 0.5, color=PALE, alpha=0.35, linewidth=0)
+        room = 40 * (end - start) / len(stages)  # letters above the band, about
+        axis.text((start + end + 1) / 2, 1.01, stages[start], ha="center", va="bottom",
+                  transform=axis.get_xaxis_transform(),
+                  fontsize=9 if len(stages[start]) < room else 7)  # fmt: skip
+
+
+def name_lines(axis, x: float, ends: list[tuple[float, str, str]]) -> None:
+    """Names at the right end of the lines, pushed down where they would overlap."""
+    scale = axis.transScale.transform  # a logarithm, on a log axis
+    back = axis.transScale.inverted().transform
+    (_, low), (_, high) = scale([(1, y) for y in axis.get_ylim()])
+    gap, last = (high - low) * 0.08, np.inf
+    for y, label, colour in sorted(ends, reverse=True):
+        last = min(scale((1, y))[1], last - gap)
+        axis.annotate(label, (x, back((0, last))[1]), (8, 0), textcoords="offset points",
+                      color=colour, va="center", fontsize=9, annotation_clip=False)  # fmt: skip
+
+
+def learning_rates(plan: Any, model: keras.Model | None = None, steps_per_epoch: int = 1) -> Figure:
+    """The learning rate of every block over a whole plan, on a log axis; frozen blocks have none.
+
+    Args:
+        plan: a Plan; every stage is drawn at its full number of epochs.
+        model: whose blocks are drawn; None: those of a stand-in with the blocks the plan names.
+        steps_per_epoch: batches in an epoch; schedules count them.
+
+    Raises ValueError if a policy or the rates do not fit the blocks.
+    """
+    found = _stand_in(plan) if model is None else find_blocks(model)
+    edges = (
+        0.5 + np.arange(sum(s.epochs for s in plan.stages) * steps_per_epoch + 1) / steps_per_epoch
+    )
+    curves = {block.name: np.full(len(edges), np.nan) for block in found}
+    start = 0
+    for stage in plan.stages:
+        names = {block.name for block in stage.policy(found)}
+        rates = block_rates(stage.rates, found, names)
+        steps = np.arange(stage.epochs * steps_per_epoch)
+        for name in names:
+            values = _values(stage.learning_rate, steps) * _values(rates[name], steps)
+            curves[name][start + steps] = np.where(values > 0, values, np.nan)
+        start += len(steps)
+    stages = [stage.name for stage in plan.stages for _ in range(stage.epochs)]
+    with canvas(size=(7, 3.6)) as (figure, axis):
+        axis.set(xlabel="epoch", ylabel="learning rate", yscale="log", xlim=(0.5, edges[-1]))
+        _draw_curves(axis, edges, curves)
+        _shade_stages(axis, stages)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _values(rate: Any, steps: np.ndarray) -> np.ndarray:
+    """A number, or a schedule, at every step."""
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return np.array([float(keras.ops.convert_to_numpy(rate(int(step)))) for step in steps])
+    return np.full(len(steps), float(rate))
+
+
+def _draw_curves(axis, edges: np.ndarray, curves: dict[str, np.ndarray]) -> None:
+    """A line for all blocks of one curve, named where it ends; also where it begins, if it ends
+    in another. The last, the head's, is the thinnest and lies on top."""
+    names: dict[bytes, list[str]] = {}
+    for name, curve in curves.items():
+        if np.isfinite(curve).any():
+            names.setdefault(curve.tobytes(), []).append(name)
+    ends: dict[tuple, list[tuple]] = {}
+    for i, (key, same) in enumerate(names.items()):
+        curve, order = np.frombuffer(key), len(names) - 1 - i
+        first, last = np.flatnonzero(np.isfinite(curve))[[0, -1]]
+        line = np.where(np.arange(len(edges)) == last + 1, curve[last], curve)  # to the next edge
+        axis.plot(edges, line, ("-", "--", "-.", ":")[order % 4], drawstyle="steps-post",
+                  linewidth=1.5 + 3 * order / len(names))  # fmt: skip
+        end = (float(edges[last + 1]), float(f"{curve[last]:.6g}"))
+        begin = (edges[first], curve[first])
+        ends.setdefault(end, []).append((same, axis.lines[-1].get_color(), begin))
+    axis.margins(y=0.1)
+    order = list(curves)
+    for x in {x for x, _ in ends}:
+        labels = [
+            (y, _joined([n for same, *_ in lines for n in same], order), lines[-1][1])
+            for (end, y), lines in ends.items()
+            if end == x
+        ]
+        name_lines(axis, x, labels)
+    for same, colour, begin in (
+        line for lines in ends.values() if len(lines) > 1 for line in lines
+    ):
+        inside = begin[0] > edges[0]
+        axis.annotate(_joined(same, order), begin, (-5, 0) if inside else (3, 6),
+                      textcoords="offset points", ha="right" if inside else "left",
+                      va="center", color=colour, fontsize=8)  # fmt: skip
+
+
+def _joined(names: Sequence[str], order: Sequence[str]) -> str:
+    """Names in order; more than three neighbours as the first to the last."""
+    names = sorted(names, key=order.index)
+    neighbours = order.index(names[-1]) - order.index(names[0]) == len(names) - 1
+    return f"{names[0]} to {names[-1]}" if neighbours and len(names) > 3 else ", ".join(names)
+
+
+def _stand_in(plan: Any) -> list[Block]:
+    """Blocks, without weights, for every name in a plan, and as many as its policies ask for."""
+    policies = [s.policy for s in plan.stages if getattr(s.policy, "kind", None)]
+    words = [word for policy in policies if policy.kind == "named" for word in policy.arguments]
+    words += [key for s in plan.stages if isinstance(s.rates, Mapping) for key in s.rates]
+    named = [re.sub(r"[*?]|\[.*\]", "", word) for word in words if word not in (*ROLES, "*")]
+    count = max([3, *(p.arguments[0] for p in policies if p.kind == "last_blocks")])
+    named = list(dict.fromkeys(named))
+    count = max(count, len(named))
+    roles = [ROLES[3 * i // count] for i in range(count)]
+    counted = [
+        role if roles.count(role) == 1 else f"{role} {roles[:i].count(role) + 1}"
+        for i, role in enumerate(roles)
+    ]
+    names = [*counted[: count - len(named)], *named]
+    pairs = [*zip(names, roles, strict=True), ("head", "head")]
+    return [Block(name, role, [], [], 0, None) for name, role in pairs]
+
+
+def blocks(model: keras.Model) -> Figure:
+    """The model's blocks from bottom to head: bars of parameters, filled where they learn."""
+    found = find_blocks(model)
+    with canvas(size=(max(5.0, 0.85 * len(found)), 3)) as (figure, axis):
+        for x, block in enumerate(found):
+            learning = sum(int(np.prod(w.shape)) for w in block.weights if w.trainable)
+            axis.bar(x, block.params, 0.8, color="white", edgecolor=BLUE, linewidth=1.5)
+            axis.bar(x, learning, 0.8, color=BLUE)
+            axis.annotate(f"{block.params:,}", (x, block.params), (0, 3), ha="center",
+                          textcoords="offset points", fontsize=8)  # fmt: skip
+        axis.set_yscale("log")
+        names = [f"{block.name}\n{block.role}" for block in found]
+        axis.set_xticks(range(len(found)), names, fontsize=9)
+        axis.set(ylabel="parameters", title="filled: learns · empty: frozen")
+    return figure
+
+
+def samples(
+    images: Any, labels: Any, classes: Sequence[str], columns: int = 10, title: str | None = None
+) -> Figure:
+    """A grid of images with their class names above, cut short where they would run together.
+
+    Args:
+        images: (n, height, width, 3), values 0..255.
+        labels: (n,), class numbers.
+        classes: names of the classes.
+        title: above the grid, if there is one.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    rows = -(-len(images) // columns)
+    height = 1.25 * rows + (0.3 if title else 0)
+    with canvas(rows, columns, (columns, height), squeeze=False) as (figure, axes):
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, image, label in zip(axes.flat, images, labels, strict=False):
+            axis.imshow(np.clip(image, 0, 255).astype("uint8"), interpolation="nearest")
+            name = classes[int(label)]
+            name = name if len(name) <= 14 else name[:13] + "…"
+            axis.set_title(name, fontsize=9 if len(name) <= 10 else 7, loc="center")
+    return figure

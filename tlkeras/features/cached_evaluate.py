@@ -1,0 +1,44 @@
+"""`evaluate` that takes the outputs of frozen blocks from a cache."""
+
+from typing import Any
+
+import keras
+
+from tlkeras.blocks.find import find_blocks
+from tlkeras.blocks.internals import compiled_with
+from tlkeras.features.cached_fit import Source
+from tlkeras.features.frozen_part import NotExact, find_prefix
+from tlkeras.features.store import FeatureCache
+from tlkeras.inputs import reading
+
+
+def evaluate(
+    model: keras.Model, data: Any, cache: FeatureCache, *, batch_size: int = 32
+) -> dict[str, float]:
+    """`model.evaluate`, with what the frozen blocks put out taken from a cache.
+
+    After `fit_stages(..., cache=cache)`, data that were validated on go through the prefix no
+    more. Where outputs cannot be cached, the whole model is evaluated.
+
+    Args:
+        model: compiled; its blocks are frozen as in its last training.
+        data: a tf.data.Dataset, (x, y) or (x, y, sample_weight) arrays, or a PyDataset.
+        batch_size: for arrays.
+
+    Returns:
+        Loss and metrics by name, as `model.evaluate(..., return_dict=True)`.
+    """
+    blocks = find_blocks(model)
+    learning = [i for i, b in enumerate(blocks) if any(w.trainable for w in b.weights)]
+    examples, shapes = reading.look(data)
+    try:
+        if examples is None:
+            raise NotExact("the data do not say how many batches they have")
+        prefix = find_prefix(model, blocks, min(learning, default=len(blocks)), shapes)
+    except NotExact:
+        arrays = isinstance(data, tuple | list)
+        given = reading.fit_arguments(data, batch_size) if arrays else {"x": data}
+        return model.evaluate(**given, verbose=0, return_dict=True)
+    source = Source(data, cache.features(prefix, examples), batch_size=batch_size)
+    prefix.above.compile(**compiled_with(model))
+    return prefix.above.evaluate(source, verbose=0, return_dict=True)

@@ -1,0 +1,262 @@
+"""Trains the rest of a model on cached outputs of its frozen prefix, as `fit` would train it.
+
+The batches, their order, the callbacks and the history are those of `model.fit`. A small head
+on cached features takes microseconds a step, and `fit` half a millisecond; so on TensorFlow a
+whole run of batches goes through one call, in a loop inside the graph.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkeras.blocks import internals
+from tlkeras.features.frozen_part import NotExact
+from tlkeras.features.store import Features
+from tlkeras.inputs import reading
+
+HOOKS = ("on_batch_begin", "on_batch_end") + tuple(
+    f"on_{kind}_batch_{end}" for kind in ("train", "test") for end in ("begin", "end")
+)
+
+
+class Source(keras.utils.PyDataset):
+    """Data as batches of cached outputs, labels and weights.
+
+    Args:
+        data: arrays (x, y) or (x, y, sample_weight), or what comes in batches and says how many.
+        features: where the outputs are kept.
+        order: the data as `fit` would get them (`inputs.order.ordered`); None: arrays in order.
+        batch_size: for arrays.
+        augment, views: as in a Stage; each epoch takes one view of each example.
+        class_weight: as for `fit`.
+        seed: numbers that fix which view is taken.
+        strict: data that change from epoch to epoch are an error, not a warning.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        features: Features,
+        batch_size: int,
+        order: Any = None,
+        augment: Callable | None = None,
+        views: int | None = None,
+        class_weight: dict[int, float] | None = None,
+        seed: Sequence[int] = (0,),
+        strict: bool = False,
+    ):
+        super().__init__()
+        self.data, self.features, self.order = data, features, order
+        self.batch_size, self.augment, self.views = batch_size, augment, views or 1
+        self.class_weight, self.seed, self.strict = class_weight, seed, strict
+        self.epoch, self._read, self._changes = 0, [], None
+        self._arrays = isinstance(data, tuple | list)
+        if self._arrays:
+            x, *self._rest = keras.tree.map_structure(reading.as_numpy, reading.without_none(data))
+            self._rows = self._find(x)
+        elif isinstance(data, keras.utils.PyDataset):
+            data.on_epoch_end()  # as `fit` does before its first epoch
+
+    def __len__(self) -> int:
+        if self._arrays:
+            return -(-len(self._rows) // self.batch_size)
+        return reading.length(self.data)
+
+    def __getitem__(self, number: int) -> tuple:
+        self.begin(self.epoch)
+        rows, *rest = self._read[number]
+        return (self.features.read(rows), *rest)
+
+    def begin(self, epoch: int) -> None:
+        """Reads the batches of an epoch, and computes the outputs that are missing."""
+        if self._read and epoch == self.epoch:
+            return
+        if self._changes:
+            self.features.clear()  # nothing in it will come again
+        self.epoch, known = epoch, self.features.computed
+        first = not self._read
+        if hasattr(self.order, "begin"):
+            self.order.begin(epoch)
+        self._read = list(self._batches())
+        new = self.features.computed - known
+        if not first and not self._changes and new > sum(len(rows) for rows, *_ in self._read) / 2:
+            self._changes = (
+                f"{new} examples of epoch {epoch + 1} were not in the epoch before, so nothing is "
+                "saved. Move augmentation from the data to Stage(augment=..., views=...)"
+            )
+            if self.strict:
+                raise NotExact(f"cache=True, but {self._changes}.")
+            warnings.warn(self._changes, RuntimeWarning, stacklevel=2)
+
+    def _batches(self) -> Iterator[tuple]:
+        rng = np.random.default_rng([*self.seed, self.epoch, 1])
+        if self._arrays:
+            order = self.order.order if self.order else np.arange(len(self._rows))
+            rows = self._rows + rng.integers(self.views, size=len(self._rows))
+            for start in range(0, len(order), self.batch_size):
+                part = order[start : start + self.batch_size]
+                rest = keras.tree.map_structure(lambda array, part=part: array[part], self._rest)
+                yield self._weighted(rows[part], *rest)
+        else:
+            data = self.data if self.order is None or self.augment else self.order
+            if isinstance(data, keras.utils.PyDataset):
+                data.on_epoch_begin()
+            for x, *rest in reading.opened(data):
+                rows = self._find(x)
+                yield self._weighted(rows + rng.integers(self.views, size=len(rows)), *rest)
+            if isinstance(data, keras.utils.PyDataset):
+                data.on_epoch_end()
+            reading.reopen(data, 1)  # `fit` opens them once more at the end of an epoch
+
+    def _find(self, x: Any) -> np.ndarray:
+        return self.features.find(x, self.augment, self.views)
+
+    def _weighted(self, rows: np.ndarray, *rest: Any) -> tuple:
+        if self.class_weight is None or len(rest) != 1:
+            return (rows, *rest)
+        return (rows, *rest, reading.class_weights(rest[0], self.class_weight))
+
+    def runs(self) -> Iterator[tuple]:
+        """The batches joined to runs: (size of a batch, examples, (outputs, labels, weights)).
+
+        Every batch of a run but its last has that size, and the last is no larger. If an epoch
+        takes several runs they are filled up to one shape, since another would be traced anew.
+        """
+        self.begin(self.epoch)
+        most = max(1, self.features.run // max(1, self.features.prefix.bytes_per_example))
+        several = sum(len(rows) for rows, *_ in self._read) > most
+        run: list[tuple] = []
+        for batch in self._read:
+            size = len(run[0][0]) if run else 0
+            full = run and (len(run[-1][0]) < size or len(batch[0]) > size)
+            if full or (run and (len(run) + 1) * size > most):
+                yield self._joined(run, most if several else 0)
+                run = []
+            run.append(batch)
+        if run:
+            yield self._joined(run, most if several else 0)
+
+    def _joined(self, run: list[tuple], most: int) -> tuple:
+        size = len(run[0][0])
+        parts = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *run)
+        count = len(parts[0])
+        filled = np.arange(max(count, most // size * size))
+        filled[count:] = 0
+        rows, *rest = keras.tree.map_structure(lambda part: part[filled], parts)
+        return np.int32(size), np.int32(count), (self.features.read(rows), *rest)
+
+
+class Looped(keras.Model):
+    """Trains and tests on a run of batches in one call."""
+
+    def train_step(self, data):
+        return self._over(super().train_step, *data)
+
+    def test_step(self, data):
+        return self._over(super().test_step, *data)
+
+    def _over(self, step, size, count, data):
+        def one(number, done):
+            start = number * size
+            end = keras.ops.minimum(start + size, count)
+            step(keras.tree.map_structure(lambda array: array[start:end], data))
+            return done
+
+        keras.ops.fori_loop(0, (count + size - 1) // size, one, 0)
+        return self.get_metrics_result()
+
+
+def sees_batches(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback does something at the batches, and so must be called at each."""
+    return not all(internals.is_as_keras_has_it(getattr(callback, hook)) for hook in HOOKS)
+
+
+def fit(
+    model: keras.Model,
+    above: keras.Model,
+    source: Source,
+    validation: Source | None,
+    objective: dict[str, Any],
+    epochs: int,
+    initial_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    each_batch: bool,
+) -> None:
+    """Trains the part of a compiled `model` that is above the cut.
+
+    Args:
+        model: whom the callbacks see; its optimizer trains.
+        above: what comes after the cut.
+        objective: loss and metrics, as for `compile`.
+        epochs, initial_epoch, callbacks: as for `fit`. One of them begins the epochs of `source`.
+        each_batch: call the callbacks at every batch, which is slower.
+    """
+    mirror = _Mirror(above)
+    listed = keras.callbacks.CallbackList(
+        [*callbacks, mirror], add_history=True, model=model, epochs=epochs, steps=len(source)
+    )
+    initial_epoch = getattr(model, "_initial_epoch", 0) or initial_epoch
+    objective = {"optimizer": model.optimizer, **objective}
+    if keras.backend.backend() == "tensorflow" and not each_batch:
+        looped = Looped(above.input, above.output)
+        looped.output_names = above.output_names
+        looped.compile(**objective, jit_compile=False)  # XLA: ten times slower here, and no slices
+        _loop(looped, model, source, validation, range(initial_epoch, epochs), listed)
+        return
+    above.compile(**objective)
+    above.history = model.history
+    above.fit(
+        source, validation_data=validation, epochs=epochs, initial_epoch=initial_epoch,
+        callbacks=listed, shuffle=False, verbose=0,
+    )  # fmt: skip
+
+
+class _Mirror(keras.callbacks.Callback):
+    """Hands the wish to stop on to the model that is trained."""
+
+    async_safe = True
+
+    def __init__(self, above: keras.Model):
+        super().__init__()
+        self.above = above
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.above.stop_training = self.model.stop_training
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.above.stop_training = self.model.stop_training
+
+
+def _loop(looped, model, source, validation, epochs: range, callbacks) -> None:
+    """`keras.Model.fit` with one call a run of batches."""
+    looped._symbolic_build(data_batch=source[0])
+    looped.make_train_function()
+    looped.make_test_function()
+    model.stop_training = False
+    callbacks.on_train_begin()
+    logs: dict[str, Any] = {}
+    for epoch in epochs:
+        callbacks.on_epoch_begin(epoch)
+        looped.reset_metrics()
+        logs = _through(looped, looped.train_function, source)
+        if validation is not None:
+            looped.reset_metrics()
+            callbacks.on_test_begin()
+            tested = _through(looped, looped.test_function, validation)
+            callbacks.on_test_end(tested)
+            logs |= {f"val_{name}": value for name, value in tested.items()}
+        callbacks.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    model.optimizer.finalize_variable_values(looped.trainable_weights)
+    callbacks.on_train_end(logs)
+
+
+def _through(looped, function, source: Source) -> dict[str, Any]:
+    logs = {}
+    for run in source.runs():
+        logs = function(iter([run]))
+    return dict(looped._get_metrics_result_or_logs(logs))

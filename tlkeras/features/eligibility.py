@@ -1,0 +1,100 @@
+"""Decides whether a stage can train on cached outputs of its frozen blocks, and from which cut."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tlkeras.blocks.find import Blocks
+from tlkeras.features.cached_fit import Source
+from tlkeras.features.frozen_part import NotExact, find_prefix
+from tlkeras.features.store import FeatureCache, Features, in_bytes
+from tlkeras.plans.plan import Stage
+
+
+@dataclass
+class Ready:
+    """All that is needed to train above the cut.
+
+    Attributes:
+        above: from the cut to the outputs. source, validation: batches of cached outputs.
+        note: what was done, for the Run.
+    """
+
+    above: keras.Model
+    source: Source
+    validation: Source | None
+    note: str
+
+
+def make_ready(
+    model: keras.Model,
+    blocks: Blocks,
+    learning: list[set[str]],
+    stages: list[Stage],
+    data: Any,
+    validation: Any,
+    looked: list[tuple],
+    cache: FeatureCache,
+    own: bool,
+    epoch: int,
+    tell: Callable[[int], None] | None = None,
+    **how: Any,
+) -> Ready:
+    """Computes the outputs of the frozen blocks of the first of `stages`, where that is exact.
+
+    Later stages that freeze less use the same pass: their outputs are computed on the way.
+
+    Args:
+        learning: names of the blocks that learn in each of `stages`.
+        looked: what `batches.look` says of `data`, and of `validation` if that is not None.
+        own: nobody else uses the cache, so what later stages do not need is let go of.
+        epoch: the first to be trained, from 0.
+        tell: called with the number of examples computed so far.
+        how: further arguments of `Source` for the training data.
+
+    Raises:
+        NotExact: training would not be the same, or nothing would be saved; says why.
+    """
+    stage = stages[0]
+    if stage.augment is not None and stage.views is None:
+        raise NotExact("augmentation draws new images every epoch; views=k would keep k of each")
+    replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
+    if replicas > 1 or keras.distribution.distribution() is not None:
+        raise NotExact("several devices train together")
+    examples, (shapes, *_) = zip(*looked, strict=True)
+    if None in examples:
+        raise NotExact("the data do not say how many batches an epoch has")
+    rows = examples[0] * (stage.views or 1) + sum(examples[1:])
+
+    lowest = [min(map(blocks.names.index, names)) for names in learning]
+    chain = [find_prefix(model, blocks, lowest[0], shapes)]
+    reached = lowest[0]
+    for later, low in zip(stages[1:], lowest[1:], strict=True):
+        if low == 0 or (later.augment, later.views) != (stage.augment, stage.views):
+            break
+        if low < reached:
+            try:
+                earlier = find_prefix(model, blocks, reached := low, shapes)
+            except NotExact:
+                break
+            if earlier.fingerprint != chain[-1].fingerprint:
+                chain.append(earlier)
+    if own:
+        cache.keep(chain)
+    parent: Features | None = None
+    for earlier in reversed(chain[1:]):
+        if cache.fits(earlier, rows):
+            parent = cache.features(earlier, rows, parent)
+    features = cache.features(chain[0], rows, parent)
+    features.tell = tell
+
+    source = Source(data, features, **how)
+    source.begin(epoch)
+    tested = None
+    if validation is not None:
+        tested = Source(validation, features, batch_size=how["batch_size"])
+    size = in_bytes(rows * chain[0].bytes_per_example)
+    place = "on disk" if features.on_disk else "in memory"
+    return Ready(chain[0].above, source, tested, f"after {chain[0].block}, {size} {place}")

@@ -1,0 +1,1 @@
+"""Which blocks learn, and how BatchNorm behaves meanwhile."""

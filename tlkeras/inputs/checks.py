@@ -1,0 +1,126 @@
+"""Looks at the first batches before training starts: do they fit the model and the loss?
+
+The mistakes caught here train without an error and only show as a bad result.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkeras.blocks.internals import all_layers
+from tlkeras.freezing.batchnorm import batchnorm_layers
+from tlkeras.inputs.reading import first_batches
+
+
+def check(model: keras.Model, data: Any, loss: Any) -> None:
+    """Raises ValueError if the first batches cannot be what the model should be trained on.
+
+    Looked for: NaN or infinite inputs; class labels outside the model's outputs; pixels in
+    0..1 for a model that divides by 255 itself, and pixels far from the scale that the model
+    was pretrained on. Only models with one input and one output are looked into.
+    """
+    batches = first_batches(data)
+    if not batches or not isinstance(batches[0][0], np.ndarray):
+        return
+    inputs = [batch[0] for batch in batches]
+    _check_finite(inputs)
+    labels = [batch[1] for batch in batches if len(batch) > 1]
+    if labels and isinstance(labels[0], np.ndarray) and _is_sparse(loss):
+        _check_labels(np.concatenate([y.reshape(-1) for y in labels]), model.output_shape[-1])
+    if inputs[0].ndim == 4:
+        _check_pixels(model, inputs[0][:32].astype("float32"))
+
+
+def _check_finite(inputs: list[np.ndarray]) -> None:
+    bad = sum(
+        int((~np.isfinite(x.reshape(len(x), -1))).any(axis=1).sum())
+        for x in inputs
+        if np.issubdtype(x.dtype, np.floating)
+    )
+    if bad:
+        total = sum(len(x) for x in inputs)
+        raise ValueError(
+            f"Expected finite inputs; found NaN or infinity in {bad} of the {total} examples "
+            "looked at. Clean the data: one such pixel turns every weight into NaN."
+        )
+
+
+def _is_sparse(loss: Any) -> bool:
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    return "sparse_categorical" in (name or "")
+
+
+def _check_labels(labels: np.ndarray, classes: int) -> None:
+    outside = np.unique(labels[(labels < 0) | (labels >= classes)])
+    if len(outside):
+        raise ValueError(
+            f"Expected class labels from 0 to {classes - 1}, for the model has {classes} outputs; "
+            f"found {', '.join(map(str, outside[:5]))}. Renumber the labels, or give the head "
+            "as many classes as there are: tlk.add_head(backbone, classes=...)."
+        )
+
+
+def _check_pixels(model: keras.Model, images: np.ndarray) -> None:
+    largest = float(np.abs(images).max())
+    small = largest <= 1.5  # nothing in 0..255 is this dark all over a batch
+    found = f"found values from {images.min():.3g} to {images.max():.3g}"
+    rescaling = next((x for x in all_layers(model) if isinstance(x, keras.layers.Rescaling)), None)
+    if small and rescaling is not None and 0 < np.max(rescaling.scale) <= 1 / 100:
+        raise ValueError(
+            f"Expected pixels in 0..255, for this model divides them itself (layer "
+            f"{rescaling.name!r}); {found}. Feed the pixels as they are."
+        )
+    ratio = _scale_against_pretraining(model, images)
+    if ratio > 30 and not small:
+        raise ValueError(
+            f"Expected pixels on a scale about {ratio:.0f} times smaller, by the statistics in the "
+            f"model's first BatchNormalization layer (0..1 or -1..1); {found}. Rescale them first, "
+            "e.g. keras.layers.Rescaling(1 / 255)."
+        )
+    if ratio < 1 / 30 and small:
+        raise ValueError(
+            f"Expected pixels on a scale about {1 / ratio:.0f} times larger, by the statistics in "
+            f"the model's first BatchNormalization layer (0..255); {found}. Feed the pixels as "
+            "they are, without dividing by 255."
+        )
+
+
+def _scale_against_pretraining(model: keras.Model, images: np.ndarray) -> float:
+    """How much more these images vary than those of the pretraining did; 1 if it cannot be told.
+
+    Compares standard deviations before the first BatchNormalization layer that has learned any.
+    """
+    layers = batchnorm_layers(model)
+    seen: list[tuple[keras.layers.Layer, np.ndarray]] = []
+
+    def watch(layer):
+        call = layer.call
+
+        def watched(inputs, *args, **kwargs):
+            if not seen:
+                seen.append((layer, keras.ops.convert_to_numpy(inputs)))
+            return call(inputs, *args, **kwargs)
+
+        return watched
+
+    held = [vars(layer).get("call") for layer in layers]
+    try:
+        for layer in layers:
+            layer.call = watch(layer)
+        model(images, training=False)
+    finally:
+        for layer, call in zip(layers, held, strict=True):
+            if call is None:
+                del layer.call
+            else:
+                layer.call = call
+    if not seen:
+        return 1.0
+    layer, entering = seen[0]
+    stored = keras.ops.convert_to_numpy(layer.moving_variance)
+    if np.all(stored == 1) or layer.axis not in (-1, entering.ndim - 1):
+        return 1.0  # never trained, or channels first
+    now = entering.reshape(-1, entering.shape[-1]).astype("float64").var(axis=0)
+    return math.sqrt(float(np.median(now / (stored + layer.epsilon))))

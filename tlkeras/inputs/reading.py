@@ -1,0 +1,97 @@
+"""Reads what `fit` takes, arrays or data that come in batches, without using it up."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+BATCHES = 8  # looked at, of data that comes in batches; arrays are looked at whole
+
+
+def fit_arguments(data: Any, batch_size: int) -> dict[str, Any]:
+    """`data` as keyword arguments of `fit`.
+
+    Args:
+        data: a tuple of arrays (x, y) or (x, y, sample_weight), or anything iterable in batches
+            that `fit` takes: a tf.data.Dataset, a PyDataset, a torch DataLoader.
+        batch_size: for arrays.
+    """
+    if isinstance(data, tuple | list):
+        if len(data) not in (2, 3):
+            raise ValueError(
+                f"Expected (x, y) or (x, y, sample_weight); found {len(data)} item(s)."
+            )
+        names = ("x", "y", "sample_weight")
+        return dict(zip(names, data, strict=False)) | {"batch_size": batch_size}
+    if isinstance(data, keras.utils.PyDataset):
+        return {"x": data}
+    return {"x": data, "shuffle": False}  # brings its own order; Keras warns if asked to shuffle
+
+
+def first_batches(data: Any) -> list[tuple]:
+    """The first batches of `data` as tuples of NumPy arrays (arrays: one batch, all of it)."""
+    if isinstance(data, tuple | list):
+        batches: Iterator = iter([data])
+    elif isinstance(data, keras.utils.PyDataset):
+        batches = (data[i] for i in range(min(len(data), BATCHES)))
+    elif hasattr(data, "__next__"):
+        return []  # a generator: looking would use it up
+    else:
+        batches = itertools.islice(iter(data), BATCHES)
+    found = [keras.tree.map_structure(np.asarray, tuple(batch)) for batch in batches]
+    if not found or (len(found[0]) and np.size(keras.tree.flatten(found[0])[0]) == 0):
+        raise ValueError("Expected at least one batch of training data; found none.")
+    return found
+
+
+def length(data: Any) -> int | None:
+    """Batches in an epoch of data that come in batches; None if they do not say."""
+    try:
+        return len(data)
+    except TypeError:  # no length, unknown, or infinite
+        return None
+
+
+def look(data: Any) -> tuple[int | None, list[tuple[int, ...]]]:
+    """How many examples an epoch has, at most, and the shapes of one: (None, []) where data do not
+    say how many. Opens data that come in batches once."""
+    if isinstance(data, tuple | list):
+        arrays = keras.tree.flatten(data[0])
+        return len(arrays[0]), [tuple(np.shape(array)[1:]) for array in arrays]
+    count = None if hasattr(data, "__next__") else length(data)
+    if not count:
+        return None, []
+    arrays = keras.tree.flatten(next(opened(data))[0])
+    return count * len(arrays[0]), [tuple(array.shape[1:]) for array in arrays]
+
+
+def opened(data: Any) -> Iterator[tuple]:
+    """One pass over data that come in batches, as tuples of NumPy arrays."""
+    batches = (data[i] for i in range(len(data))) if hasattr(data, "__getitem__") else iter(data)
+    for batch in batches:
+        batch = without_none(batch if isinstance(batch, tuple | list) else (batch,))
+        yield keras.tree.map_structure(as_numpy, tuple(batch))
+
+
+def reopen(data: Any, times: int) -> None:
+    """Brings data that shuffle themselves to where they were after that many openings."""
+    if not isinstance(data, tuple | list | keras.utils.PyDataset):
+        for _ in range(times):
+            iter(data)
+
+
+def class_weights(y: Any, weights: dict[int, float]) -> np.ndarray:
+    """A weight for each example from the weight of its class, as `fit(class_weight=)` makes it."""
+    y = np.asarray(y)
+    labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(-1)
+    return np.array([weights.get(int(label), 1.0) for label in labels.round()], "float32")
+
+
+def without_none(batch: tuple) -> tuple:
+    return tuple(part for part in batch if part is not None)
+
+
+def as_numpy(value: Any) -> np.ndarray:
+    return value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value)

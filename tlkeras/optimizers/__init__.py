@@ -1,0 +1,35 @@
+"""Learning rates block by block: one Keras optimizer that steps every block at its own rate.
+
+`discriminative` gives an optimizer of the kind it is given, whose learning rate is multiplied in
+every block by the block's rate. It is one optimizer, not several: callbacks set its
+`learning_rate`, gradients are clipped by their norm over all blocks, and it is saved with the
+model. `carry` hands what an optimizer has learned about the gradients on to the next stage's.
+
+The only package that knows an optimizer's private parts.
+
+Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.2.
+"""
+
+from tlkeras.optimizers.blockwise import SUPPORTED, Discriminative, discriminative
+from tlkeras.optimizers.rates import (
+    LayerwiseDecay,
+    block_rates,
+    layerwise_decay,
+    rates_from_dict,
+    rates_to_dict,
+)
+from tlkeras.optimizers.state import Carried, carry, plain
+
+__all__ = [
+    "SUPPORTED",
+    "Carried",
+    "Discriminative",
+    "LayerwiseDecay",
+    "block_rates",
+    "carry",
+    "discriminative",
+    "layerwise_decay",
+    "plain",
+    "rates_from_dict",
+    "rates_to_dict",
+]

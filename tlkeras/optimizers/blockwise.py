@@ -1,0 +1,266 @@
+"""Keras optimizers that step every variable at its own rate, one class for each that is supported.
+
+`discriminative` makes them; nobody else needs to.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+from keras.optimizers.schedules import LearningRateSchedule
+
+from tlkeras.blocks import internals
+from tlkeras.blocks.find import Block, find_blocks
+from tlkeras.freezing.batchnorm import set_batchnorm
+from tlkeras.optimizers.rates import Rate, block_rates, rate_from_json, rate_to_json, shown
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a Discriminative optimizer knows about one variable.
+
+    - `path`, `ordinal`: which one it is. Equal paths (nested backbones) are counted from 0, in
+      the order of the trainable variables.
+    - `block`: the name of its block. `rate`: multiplies the learning rate.
+    - `decays`: whether weight decay applies to it.
+    - `age`: how many updates it had before this optimizer's first.
+    """
+
+    path: str
+    ordinal: int
+    block: str
+    rate: Rate
+    decays: bool = True
+    age: int = 0
+
+
+class Discriminative:
+    """What the optimizers that `discriminative` makes add to a Keras optimizer.
+
+    Inside the update of a variable the learning rate is multiplied by the variable's rate, and
+    `iterations`, by which Adam corrects its bias, is larger by its age. A rate of 1 and an age of
+    0 add no operation.
+
+    Attributes:
+        base: the Keras optimizer class.
+        shares: a Share a variable, in the order of the variables the optimizer was built on.
+    """
+
+    base: type[keras.optimizers.Optimizer]
+    _factor: Any = 1.0  # of the learning rate, while weight decay is applied
+    _age = 0  # added to the iterations, while a variable is updated
+
+    def __init__(self, *args: Any, shares: Sequence[Share] = (), **options: Any):
+        super().__init__(*args, **options)
+        self.shares = tuple(shares)
+
+    def build(self, variables):
+        if self.built:
+            return
+        self.shares = tuple(self._aligned(variables))
+        super().build(variables)
+
+    def _aligned(self, variables) -> list[Share]:
+        """The share of every variable: the same row of variables, or some of them by their keys."""
+        wanted, known = keys(variables), {(s.path, s.ordinal): s for s in self.shares}
+        pairs = list(zip(wanted, known, strict=False))
+        if len(wanted) == len(known) and all(_alike(a, b) for (a, _), (b, _) in pairs):
+            return list(self.shares)
+        found, expected = Counter(path for path, _ in wanted), Counter(path for path, _ in known)
+        missing = [
+            key[0] for key in wanted if key not in known or found[key[0]] != expected[key[0]]
+        ]
+        if missing:
+            raise ValueError(
+                f"Expected variables that this optimizer has a rate for; found none for "
+                f"{', '.join(missing)}. Call tlk.optimizers.discriminative again after changing "
+                "what is trainable."
+            )
+        return [known[key] for key in wanted]
+
+    def update_step(self, gradient, variable, learning_rate):
+        share = self._share(variable)
+        self._age = share.age
+        try:
+            super().update_step(gradient, variable, _times(learning_rate, self._now(share.rate)))
+        finally:
+            self._age = 0
+
+    @property
+    def iterations(self):
+        return super().iterations + self._age if self._age else super().iterations
+
+    def _share(self, variable) -> Share:
+        return self.shares[self._get_variable_index(variable)]
+
+    def _now(self, rate: Rate):
+        return rate(self._iterations) if isinstance(rate, LearningRateSchedule) else rate
+
+    def _get_current_learning_rate(self):
+        return _times(super()._get_current_learning_rate(), self._factor)
+
+    def _apply_weight_decay(self, variables):
+        groups: dict[Any, list] = {}  # by rate: a backend may decay many variables in one operation
+        for variable in variables if self.weight_decay is not None else ():
+            groups.setdefault(self._share(variable).rate, []).append(variable)
+        for rate, group in groups.items():
+            self._factor = self._now(rate)
+            try:
+                super()._apply_weight_decay(group)
+            finally:
+                self._factor = 1.0
+
+    def _use_weight_decay(self, variable):
+        return self._share(variable).decays and super()._use_weight_decay(variable)
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        averages = self._model_variables_moving_average
+        for variable, average, share in zip(
+            trainable_variables, averages, self.shares, strict=True
+        ):
+            if average is not None:  # Keras's own starts anew at step 0, whatever was carried
+                begun = keras.ops.not_equal(self.iterations + share.age, 0)
+                keep = keras.ops.cast(begun, variable.dtype) * self.ema_momentum
+                average.assign(keep * average + (1 - keep) * variable)
+
+    def get_config(self):
+        shares = [asdict(share) | {"rate": rate_to_json(share.rate)} for share in self.shares]
+        return super().get_config() | {"shares": shares}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        stored = config.get("shares", ())
+        shares = [Share(**share | {"rate": rate_from_json(share["rate"])}) for share in stored]
+        return super().from_config(config | {"shares": shares}, custom_objects)
+
+    def __repr__(self) -> str:
+        rates = {share.block: shown(share.rate) for share in self.shares}
+        rate = self._learning_rate
+        rate = rate if callable(rate) else float(keras.ops.convert_to_numpy(rate))
+        of_blocks = ", ".join(f"{block} x {rate}" for block, rate in rates.items())
+        return f"<discriminative {self.base.__name__}, learning rate {shown(rate)}: {of_blocks}>"
+
+
+def _times(learning_rate, factor):
+    if isinstance(factor, float) and factor == 1:
+        return learning_rate
+    return keras.ops.multiply(learning_rate, factor)
+
+
+# Nadam (one product of betas over all variables), Muon, Ftrl and ScheduleFreeAdamW are left out:
+# their state is more than a slot a variable, or depends on the learning rate itself.
+SUPPORTED = (
+    keras.optimizers.SGD,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adamax,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adadelta,
+    keras.optimizers.Lion,
+    keras.optimizers.Lamb,
+    keras.optimizers.Adafactor,
+)
+
+
+def _subclass(base: type) -> type:
+    members = {"base": base, "__module__": __name__, "__doc__": Discriminative.__doc__}
+    subclass = type(f"Discriminative{base.__name__}", (Discriminative, base), members)
+    return keras.saving.register_keras_serializable(package="tlkeras")(subclass)
+
+
+SUBCLASSES = {base: _subclass(base) for base in SUPPORTED}
+globals().update({subclass.__name__: subclass for subclass in SUBCLASSES.values()})
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two paths end in the same layer and variable: a loaded model may have other scopes
+    around them (a Sequential's name is in its variables' paths, but not in a loaded one's)."""
+    return one.split("/")[-2:] == other.split("/")[-2:]
+
+
+def base_of(optimizer: Any) -> type | None:
+    """The supported Keras class that an optimizer is of, or None."""
+    if isinstance(optimizer, Discriminative):
+        return optimizer.base
+    kind = type(optimizer)  # on torch a subclass of the same name
+    if not kind.__module__.startswith("keras."):
+        return None
+    return next((b for b in kind.__mro__ if b in SUPPORTED and b.__name__ == kind.__name__), None)
+
+
+def keys(variables: Iterable[Any]) -> list[tuple[str, int]]:
+    """Path and ordinal of every variable; equal paths are counted from 0."""
+    seen: Counter = Counter()
+    found = []
+    for variable in variables:
+        path = getattr(variable, "path", variable.name)
+        found.append((path, seen[path]))
+        seen[path] += 1
+    return found
+
+
+def discriminative(
+    optimizer: keras.optimizers.Optimizer, model: keras.Model, rates: Any = None
+) -> keras.optimizers.Optimizer:
+    """A new optimizer like `optimizer` that trains every block of `model` at its own rate.
+
+    A block's learning rate is the optimizer's `learning_rate`, whatever sets it (a number, a
+    schedule, a callback), times the block's rate; weight decay follows it.
+
+    Args:
+        optimizer: of a class in `SUPPORTED`. Its settings are kept, its state is not: see `carry`.
+        model: built. What is trainable counts as it is now. A block with a rate of 0 is frozen,
+            its BatchNorm too, with a UserWarning; compile the model afterwards.
+        rates: as in `block_rates`.
+
+    Raises:
+        TypeError: an optimizer that is not supported. ValueError: rates that do not fit the
+            model, or leave nothing to learn.
+    """
+    base = base_of(optimizer)
+    if base is None:
+        raise TypeError(
+            f"Expected an optimizer of {', '.join(b.__name__ for b in SUPPORTED)}; found "
+            f"{type(optimizer).__name__}. Pass one of these; compile wraps it for mixed precision."
+        )
+    blocks = find_blocks(model)
+    before = {id(weight) for weight in model.trainable_variables}
+    learning = {b.name for b in blocks if any(id(w) in before for w in b.weights)}
+    of_block = block_rates(rates, blocks, learning)
+    held = [b for b in blocks if b.name in learning and of_block[b.name] == 0]
+    if len(held) == len(learning):
+        raise ValueError("Expected a block that learns; found none with a rate above 0.")
+    for block in held:
+        _hold(block)
+        warnings.warn(f"Block {block.name!r} is frozen by its rate of 0.", stacklevel=2)
+    home = {id(weight): block.name for block in blocks for weight in block.weights}
+    undecayed = {share.path for share in getattr(optimizer, "shares", ()) if not share.decays}
+    shares, variables = [], model.trainable_variables
+    for variable, (path, ordinal) in zip(variables, keys(variables), strict=True):
+        raw = variable.value if keras.backend.backend() == "tensorflow" else variable
+        decays = base._use_weight_decay(optimizer, raw) and path not in undecayed
+        name = home[id(variable)]
+        shares.append(Share(path, ordinal, name, of_block[name], decays))
+    return SUBCLASSES[base](**_settings(optimizer) | {"shares": shares})
+
+
+def _hold(block: Block) -> None:
+    """Freezes one block and touches no other; a layer is closed too, for only that is saved."""
+    for weight in block.weights:
+        weight.trainable = False
+    for layer in block.layers:
+        if not internals.children(layer):
+            layer.trainable = False
+    normalising = keras.layers.BatchNormalization
+    set_batchnorm([x for x in block.layers if isinstance(x, normalising)], "frozen")
+
+
+def _settings(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """The arguments that make an optimizer like this one; a schedule is handed on as it is."""
+    rate = optimizer._learning_rate
+    rate = rate if callable(rate) else float(keras.ops.convert_to_numpy(rate))
+    return optimizer.get_config() | {"learning_rate": rate}

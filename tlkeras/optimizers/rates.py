@@ -1,0 +1,158 @@
+"""Rates of learning, block by block: what a Stage says, and what it means for a model's blocks.
+
+A rate multiplies the optimizer's learning rate. `tlkeras.optimizers` trains with them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from numbers import Real
+from typing import Any
+
+import keras
+from keras.optimizers.schedules import LearningRateSchedule
+
+from tlkeras.blocks.find import Block
+
+ROLES = ("bottom", "middle", "top", "head")
+Rate = float | LearningRateSchedule
+
+
+@dataclass(frozen=True)
+class LayerwiseDecay:
+    """Rates that fall from block to block, as data. Made by `layerwise_decay`."""
+
+    factor: float
+
+    def __call__(self, blocks: Sequence[Block]) -> dict[str, float]:
+        """The rate of every block by name, of all blocks in data-flow order."""
+        backbone = [block.name for block in blocks if block.role != "head"]
+        rates = {block.name: 1.0 for block in blocks}
+        return rates | {name: self.factor ** (i + 1) for i, name in enumerate(reversed(backbone))}
+
+
+def layerwise_decay(factor: float = 0.8) -> LayerwiseDecay:
+    """Rates of 1 in the head, `factor` in the last backbone block, its square in the next, ...
+
+    Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.2 (with
+    1/2.6); Clark et al. 2020, "ELECTRA", appendix A (with 0.8).
+    """
+    if not 0 < factor <= 1:
+        raise ValueError(f"layerwise_decay needs a factor above 0 and up to 1; found {factor}.")
+    return LayerwiseDecay(factor)
+
+
+def block_rates(
+    rates: Any, blocks: Sequence[Block], learning: set[str] | None = None
+) -> dict[str, Rate]:
+    """The rate of every block, by its name.
+
+    Args:
+        rates: None (1 everywhere); a mapping from names of blocks, patterns ("stack*") and roles
+            to rates, in which a name goes before a pattern, a longer pattern before a shorter
+            one, and a pattern before a role; `layerwise_decay(...)`; or a function from a Block
+            to its rate. A rate is a number, or a `keras.optimizers.schedules` schedule over the
+            optimizer's steps.
+        blocks: all blocks of the model.
+        learning: names of the blocks that must have a rate. Others that a mapping leaves out
+            are left out of the result.
+
+    Raises:
+        ValueError: a key that matches no block, and is no role; a block of `learning` without
+            a rate; a rate that is negative or not finite.
+        TypeError: `rates` is none of the above.
+    """
+    names = [block.name for block in blocks]
+    if rates is None:
+        found: dict[str, Any] = dict.fromkeys(names, 1.0)
+    elif isinstance(rates, LayerwiseDecay):
+        found = rates(blocks)
+    elif isinstance(rates, Mapping):
+        _check_keys(rates, names)
+        keys = {block.name: _key(rates, block) for block in blocks}
+        found = {name: rates[key] for name, key in keys.items() if key is not None}
+    elif callable(rates):
+        found = {block.name: rates(block) for block in blocks}
+    else:
+        raise TypeError(f"Expected rates as a mapping, a function or None; found {rates!r}.")
+    left_out = [name for name in names if name in (learning or ()) and name not in found]
+    if left_out:
+        raise ValueError(
+            f"Expected a rate for every block that learns; found none for {', '.join(left_out)}. "
+            f"Give each a rate, by name, pattern or role ({', '.join(ROLES)}), or freeze it."
+        )
+    return {name: _checked(name, rate) for name, rate in found.items()}
+
+
+def _check_keys(rates: Mapping, names: Sequence[str]) -> None:
+    unknown = [
+        key
+        for key in rates
+        if key not in ROLES and not any(fnmatchcase(name, str(key)) for name in names)
+    ]
+    if unknown:
+        raise ValueError(
+            f"No block is called {', '.join(map(repr, unknown))}. This model's blocks are: "
+            f"{', '.join(names)}; their roles: {', '.join(ROLES)}."
+        )
+
+
+def _key(rates: Mapping, block: Block) -> str | None:
+    """The most specific key that matches a block."""
+    if block.name in rates:
+        return block.name
+    patterns = [key for key in rates if key not in ROLES and fnmatchcase(block.name, key)]
+    return max(patterns, key=len, default=block.role if block.role in rates else None)
+
+
+def _checked(name: str, rate: Any) -> Rate:
+    if isinstance(rate, LearningRateSchedule):
+        return rate
+    if not (isinstance(rate, Real) and math.isfinite(rate) and rate >= 0):
+        raise ValueError(
+            f"Block {name!r}: expected a rate of 0 or more, or a schedule; found {rate!r}. "
+            "A rate multiplies the learning rate."
+        )
+    return float(rate)
+
+
+def rates_to_dict(rates: Any) -> dict | None:
+    """`rates` as JSON can store them. Raises TypeError if they are a plain function."""
+    if isinstance(rates, LayerwiseDecay):
+        return {"kind": "layerwise_decay", "factor": rates.factor}
+    if isinstance(rates, Mapping):
+        return {"kind": "mapping", "rates": {key: rate_to_json(r) for key, r in rates.items()}}
+    if rates is not None:
+        raise TypeError(
+            f"Only rates that are a mapping or layerwise_decay(...) can be stored; found {rates!r}."
+        )
+    return None
+
+
+def rates_from_dict(stored: dict | None) -> Any:
+    """The rates that `rates_to_dict` stored."""
+    if stored is None:
+        return None
+    if stored["kind"] == "layerwise_decay":
+        return layerwise_decay(stored["factor"])
+    return {key: rate_from_json(rate) for key, rate in stored["rates"].items()}
+
+
+def rate_to_json(rate: Rate) -> float | dict:
+    """One rate as JSON can store it."""
+    if isinstance(rate, LearningRateSchedule):
+        return keras.saving.serialize_keras_object(rate)
+    return float(rate)
+
+
+def rate_from_json(stored: float | dict) -> Rate:
+    """The rate that `rate_to_json` stored."""
+    if isinstance(stored, dict):
+        return keras.saving.deserialize_keras_object(stored)
+    return stored
+
+
+def shown(rate: Rate) -> str:
+    """A rate, or a learning rate, in a few characters."""
+    return f"{rate:g}" if isinstance(rate, Real) else type(rate).__name__

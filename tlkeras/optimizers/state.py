@@ -1,0 +1,180 @@
+"""What an optimizer has learned about the gradients, handed on from one to the next."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkeras.optimizers.blockwise import Discriminative, _settings, base_of, keys
+
+SUMS = {keras.optimizers.SGD: "momentums", keras.optimizers.RMSprop: "_momentums"}  # of steps
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What `carry` did.
+
+    Attributes:
+        carried: paths of the variables whose slots were copied. fresh: of those that start anew.
+        reason: why nothing was carried, or "".
+    """
+
+    carried: tuple[str, ...]
+    fresh: tuple[str, ...]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        total = len(self.carried) + len(self.fresh)
+        why = f": {self.reason}" if self.reason else ""
+        return f"optimizer state carried for {len(self.carried)} of {total} variables{why}"
+
+
+def carry(
+    old: keras.optimizers.Optimizer,
+    new: keras.optimizers.Optimizer,
+    variables: Sequence[keras.Variable] | None = None,
+) -> Carried:
+    """Copies the slots (momentums, averages, ...) of the variables that both optimizers train.
+
+    `new` starts at iteration 0, and so do its schedules, but a variable that stays goes on at its
+    own age: Adam's bias correction counts the updates that this variable had. So one that joins
+    takes first steps of at most the learning rate, where one optimizer for all took up to 6 times
+    that.
+
+    Variables are the same if they are one object; where the two optimizers share none (another
+    model of the same layout), if path and ordinal are equal. Half-accumulated gradients are not
+    carried. A momentum that is a sum of past steps (SGD, RMSprop) shrinks or grows with the
+    learning rate, lest steps of the old one be taken.
+
+    Args:
+        old: whatever trained the model so far. Either may be in a LossScaleOptimizer.
+        new: from `discriminative`, not yet stepped.
+        variables: the model's trainable variables; needed if `new` is not built.
+
+    Returns:
+        What was carried. Nothing is, for a reason given, between optimizers of different classes
+        or with different slots (one with averages, one without).
+
+    Raises:
+        TypeError: `new` is not from `discriminative`. ValueError: it has stepped, cannot be built,
+            or has a slot of another shape than the old one.
+    """
+    old, new = (getattr(optimizer, "inner_optimizer", optimizer) for optimizer in (old, new))
+    if not isinstance(new, Discriminative):
+        raise TypeError(f"Expected an optimizer from discriminative(...); found {new!r}.")
+    if not new.built and variables is None:
+        raise ValueError("Expected variables= to build the new optimizer on; found None.")
+    new.build(variables)
+    if _count(new):
+        raise ValueError(f"Expected an optimizer before its first step; found {_count(new)} steps.")
+    pairs, shares, mine, reason = {}, list(new.shares), _slots(new), ""
+    if base_of(old) is not new.base:
+        reason = f"the old one is {type(old).__name__}, the new one {new.base.__name__}"
+    elif not old.built:
+        reason = "the old one has not trained"
+    elif set(theirs := _slots(old)) != set(mine):
+        reason = f"the old one keeps {', '.join(theirs)}, the new one {', '.join(mine)}"
+    else:
+        pairs = _pairs(old._trainable_variables, new._trainable_variables)
+    for there, here in pairs.items():
+        for name, slot in mine.items():
+            factor = 1.0
+            if SUMS.get(new.base) == name:
+                factor = _rate(new, here) / (_rate(old, there) or math.inf)
+            _copy(theirs[name][there], slot[here], factor)
+        age = old.shares[there].age if isinstance(old, Discriminative) else 0
+        shares[here] = replace(shares[here], age=age + _count(old))
+    new.shares = tuple(shares)
+    stayed = set(pairs.values())
+    paths = [share.path for share in shares]
+    carried = tuple(path for i, path in enumerate(paths) if i in stayed)
+    return Carried(carried, tuple(p for i, p in enumerate(paths) if i not in stayed), reason)
+
+
+def _pairs(old: Sequence[Any], new: Sequence[Any]) -> dict[int, int]:
+    """Positions of the variables that are in both: where in `old`, where in `new`."""
+    there = {id(variable): i for i, variable in enumerate(old)}
+    same = {there[id(v)]: i for i, v in enumerate(new) if id(v) in there}
+    if same:
+        return same
+    mine, theirs = keys(new), keys(old)
+    counts, others = (Counter(path for path, _ in found) for found in (mine, theirs))
+    sure = [key for key in mine if key in theirs and counts[key[0]] == others[key[0]]]
+    return {theirs.index(key): mine.index(key) for key in sure}
+
+
+def _slots(optimizer: keras.optimizers.Optimizer) -> dict[str, list]:
+    """What an optimizer keeps for every variable it trains: lists in the order of these."""
+    count = len(optimizer._trainable_variables)
+    others = ("_variables", "_trainable_variables", "_accumulated_gradients")
+    found = {
+        name: list(slot)
+        for name, slot in vars(optimizer).items()
+        if name not in others
+        and isinstance(slot, list)
+        and len(slot) == count > 0
+        and all(isinstance(x, keras.Variable | None) for x in slot)
+    }
+    return found
+
+
+def _rate(optimizer: keras.optimizers.Optimizer, position: int) -> float:
+    """The learning rate of one variable at the next step."""
+    rate: Any = 1.0
+    if isinstance(optimizer, Discriminative):
+        rate = optimizer._now(optimizer.shares[position].rate)
+    return float(keras.ops.convert_to_numpy(optimizer._get_current_learning_rate() * rate))
+
+
+def _copy(
+    source: keras.Variable | None, target: keras.Variable | None, factor: float = 1.0
+) -> None:
+    if source is None or target is None:
+        return
+    if tuple(source.shape) != tuple(target.shape):
+        raise ValueError(
+            f"Expected slots of one shape; found {source.path} {tuple(source.shape)} for "
+            f"{target.path} {tuple(target.shape)}. The two models are not of one layout."
+        )
+    value = keras.ops.convert_to_numpy(source)
+    target.assign(value if factor == 1 else value * factor)
+
+
+def _count(optimizer: keras.optimizers.Optimizer) -> int:
+    """Updates so far (with accumulated gradients fewer than steps)."""
+    return int(np.asarray(keras.ops.convert_to_numpy(optimizer.iterations)))
+
+
+def plain(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> keras.optimizers.Optimizer:
+    """The Keras optimizer that does the same, if all rates are 1; otherwise `optimizer` itself.
+
+    With it a saved model loads where tlkeras is not installed. Settings, iterations and slots are
+    kept; ages are not, so if it trains on, variables that were carried take smaller steps at
+    first (Adam's correction starts at this optimizer's own iteration).
+
+    Args:
+        optimizer: any; one in a LossScaleOptimizer is replaced in a new LossScaleOptimizer.
+        variables: the model's trainable variables.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not isinstance(inner, Discriminative) or any(
+        not isinstance(s.rate, float) or s.rate != 1 for s in inner.shares
+    ):
+        return optimizer
+    settings = _settings(inner)
+    del settings["shares"]
+    simple = new = inner.base(**settings)
+    if inner is not optimizer:
+        settings = optimizer.get_config() | {"inner_optimizer": simple}
+        new = keras.optimizers.LossScaleOptimizer(**settings)
+    if optimizer.built:
+        new.build(list(variables))
+        for source, target in zip(optimizer.variables, new.variables, strict=True):
+            _copy(source, target)
+    return new

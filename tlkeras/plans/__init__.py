@@ -1,0 +1,1 @@
+"""A Plan is a list of Stages, data only; recipes are named plans."""

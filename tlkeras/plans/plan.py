@@ -1,0 +1,138 @@
+"""A Plan is a list of Stages: what to train, in which order. Data only."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tlkeras.freezing.batchnorm import MODES
+from tlkeras.freezing.policies import Policy
+from tlkeras.optimizers.rates import rates_from_dict, rates_to_dict, shown
+from tlkeras.utils.tables import html_table, text_table
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One `fit` call with its own choice of what learns.
+
+    Attributes:
+        name: shown in tables and plots, unique in a Plan.
+        policy: which blocks learn (`tlk.policies`).
+        learning_rate: of the optimizer: a number, or a `keras.optimizers.schedules` schedule, which
+            counts steps from the beginning of the stage.
+        epochs: at most.
+        batchnorm: mode of the BatchNorm layers in learning backbone blocks.
+        patience: epochs without a better `monitor` after which the stage ends; None: never.
+        monitor: decides which epoch was the best, at whose weights the stage ends. Higher is
+            better unless its name contains "loss" or "error". Without validation data the
+            last epoch is kept.
+        rates: multiplies the learning rate block by block: see `tlk.optimizers`. None: the
+            same for all that learn.
+        augment: a Keras layer or model, called on every batch of training inputs.
+        views: with `augment`, how many augmented views of an image are drawn once and cached;
+            None draws anew every epoch, which cannot be cached.
+    """
+
+    name: str
+    policy: Policy | Callable
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3
+    epochs: int = 5
+    batchnorm: str = "frozen"
+    patience: int | None = None
+    monitor: str = "val_loss"
+    rates: Any = None
+    augment: Callable | None = None
+    views: int | None = None
+
+    def __post_init__(self):
+        if not callable(self.policy):
+            raise TypeError(
+                f"Stage {self.name!r}: expected a policy, e.g. tlk.policies.head_only(); "
+                f"found {self.policy!r}."
+            )
+        for what, least in (("epochs", 1), ("patience", 1), ("views", 1)):
+            value = getattr(self, what)
+            if value is not None and value < least:
+                raise ValueError(
+                    f"Stage {self.name!r}: {what} must be {least} or more, found {value}."
+                )
+        if self.views is not None and self.augment is None:
+            raise ValueError(
+                f"Stage {self.name!r}: views={self.views} needs augment=..., a layer to make them."
+            )
+        scheduled = isinstance(self.learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+        if not scheduled and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(
+                f"Stage {self.name!r}: learning_rate must be above 0, found {self.learning_rate}. "
+                "To keep blocks as they are, freeze them with the policy."
+            )
+        if self.batchnorm not in MODES:
+            raise ValueError(
+                f"Stage {self.name!r}: batchnorm must be one of {', '.join(MODES)}; "
+                f"found {self.batchnorm!r}."
+            )
+
+    @property
+    def rate_text(self) -> str:
+        """The learning rate as tables show it."""
+        return shown(self.learning_rate) + (" by block" if self.rates is not None else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, in which order. Data only: print it, store it, change it."""
+
+    stages: Sequence[Stage]
+    _columns = ("stage", "what learns", "learning rate", "epochs", "BatchNorm", "patience")
+
+    def __post_init__(self):
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if not self.stages:
+            raise ValueError("A plan needs at least one stage; found none.")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"Stage names must differ, for the history goes by them; found {names}."
+            )
+
+    def to_dict(self) -> dict:
+        """The plan as JSON can store it. Raises TypeError if a policy is a plain function."""
+        return {"stages": [_stage_to_dict(stage) for stage in self.stages]}
+
+    @classmethod
+    def from_dict(cls, stored: dict) -> "Plan":
+        """The plan that `to_dict` stored."""
+        return cls([_stage_from_dict(stage) for stage in stored["stages"]])
+
+    def _rows(self) -> list[tuple]:
+        return [
+            (s.name, s.policy, s.rate_text, s.epochs, s.batchnorm, s.patience or "")
+            for s in self.stages
+        ]
+
+    def __repr__(self) -> str:
+        return text_table(self._rows(), self._columns)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows(), self._columns)
+
+
+def _stage_to_dict(stage: Stage) -> dict:
+    if not isinstance(stage.policy, Policy):
+        raise TypeError(
+            f"Stage {stage.name!r}: only policies of tlk.policies can be stored, "
+            f"found the function {stage.policy!r}."
+        )
+    stored = vars(stage) | {"policy": [stage.policy.kind, list(stage.policy.arguments)]}
+    for name in ("learning_rate", "augment"):
+        stored[name] = keras.saving.serialize_keras_object(stored[name])
+    return stored | {"rates": rates_to_dict(stage.rates)}
+
+
+def _stage_from_dict(stored: dict) -> Stage:
+    made = stored | {"policy": Policy.of(*stored["policy"])}
+    for name in ("learning_rate", "augment"):
+        made[name] = keras.saving.deserialize_keras_object(stored[name])
+    return Stage(**made | {"rates": rates_from_dict(stored["rates"])})

@@ -1,0 +1,181 @@
+"""Named plans: the practical playbook of section 1.6.
+
+Learning rates are for AdamW. The head starts from nothing and learns fast; pretrained blocks
+learn 10 to 100 times slower, so that they adapt and do not forget.
+"""
+
+from collections.abc import Callable
+
+from tlkeras.freezing import policies
+from tlkeras.plans.plan import Plan, Stage
+
+
+def head_only(
+    epochs: int = 10,
+    head_lr: float = 1e-3,
+    *,
+    batchnorm: str = "frozen",
+    patience: int | None = None,
+) -> Plan:
+    """Option 1: feature extraction. Fast and safe; limited where the target is very different."""
+    return Plan([_stage("head", policies.head_only(), head_lr, epochs, batchnorm, patience)])
+
+
+def two_stage(
+    head_epochs: int = 5,
+    tune_epochs: int = 10,
+    head_lr: float = 1e-3,
+    tune_lr: float = 1e-5,
+    blocks: int = 1,
+    *,
+    batchnorm: str = "frozen",
+    patience: int | None = None,
+) -> Plan:
+    """Playbook A, the default choice: the head first, then the last `blocks` with it, slower."""
+    return Plan(
+        [
+            _stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience),
+            _stage("tune", policies.last_blocks(blocks), tune_lr, tune_epochs, batchnorm, patience),
+        ]
+    )
+
+
+def progressive(
+    head_epochs: int = 5,
+    block_epochs: int = 5,
+    head_lr: float = 1e-3,
+    block_lr: float = 1e-5,
+    blocks: int = 3,
+    *,
+    batchnorm: str = "frozen",
+    patience: int | None = None,
+) -> Plan:
+    """Playbook B, gradual unfreezing: the head, then one block more a stage, from the top down.
+
+    Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.3.
+    """
+    stages = [_stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience)]
+    for n in range(1, blocks + 1):
+        policy = policies.last_blocks(n)
+        stages.append(_stage(f"last {n}", policy, block_lr, block_epochs, batchnorm, patience))
+    return Plan(stages)
+
+
+def middle_only(
+    head_epochs: int = 5,
+    tune_epochs: int = 10,
+    head_lr: float = 1e-3,
+    tune_lr: float = 1e-5,
+    *,
+    batchnorm: str = "frozen",
+    patience: int | None = None,
+) -> Plan:
+    """Option 4: the head first, then the middle blocks with it; bottom and top stay."""
+    return Plan(
+        [
+            _stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience),
+            _stage("middle", policies.middle_blocks(), tune_lr, tune_epochs, batchnorm, patience),
+        ]
+    )
+
+
+def full(
+    epochs: int = 10, lr: float = 1e-5, *, batchnorm: str = "frozen", patience: int | None = None
+) -> Plan:
+    """Option 3: every block learns from the first step. For a model from scratch, too, with
+    batchnorm="train" and a learning rate of about 1e-3.
+    """
+    return Plan([_stage("full", policies.all_blocks(), lr, epochs, batchnorm, patience)])
+
+
+def _stage(name, policy, learning_rate, epochs, batchnorm, patience) -> Stage:
+    return Stage(name, policy, learning_rate, epochs, batchnorm, patience)
+
+
+def recipe_a(
+    head_epochs: int = 5,
+    tune_epochs: int = 10,
+    scale: float = 1.0,
+    *,
+    batchnorm: str = "frozen",
+    patience: int = 3,
+    monitor: str = "val_accuracy",
+) -> Plan:
+    """Recipe A, a small data set (about 10,000 images): the head at 1e-3, then the last block.
+
+    In the second stage head and last block both learn at 1e-5. Each stage stops when validation
+    accuracy, what the document names, has not improved for `patience` epochs; for a model
+    without that metric, monitor="val_loss".
+
+    Args:
+        head_epochs, tune_epochs: at most. patience: epochs.
+        scale: multiplies the learning rates, which are meant for 10,000 images and up; on some
+            hundred images a pass has few steps, and 10 is a scale to try.
+    """
+    stopping = {"batchnorm": batchnorm, "patience": patience, "monitor": monitor}
+    return Plan(
+        [
+            Stage("head", policies.head_only(), 1e-3 * scale, head_epochs, **stopping),
+            Stage("last block", policies.last_blocks(1), 1e-5 * scale, tune_epochs, **stopping),
+        ]
+    )
+
+
+def recipe_b(
+    head_epochs: int = 5,
+    tune_epochs: int = 10,
+    scale: float = 1.0,
+    blocks: int = 3,
+    *,
+    augment: Callable | None = None,
+    batchnorm: str = "frozen",
+    patience: int | None = 3,
+    monitor: str = "val_loss",
+) -> Plan:
+    """Recipe B, a medium data set (about 50,000 images): the head at 1e-4, then 2 to 4 blocks.
+
+    In the second stage the head learns at 1e-4, top blocks at 1e-5, lower ones at 1e-6. The
+    regularisation that goes with it: `augment` in both stages here, weight decay in the
+    optimizer (AdamW has it), dropout in the head (`add_head(..., dropout=0.2)`).
+
+    Args:
+        scale: multiplies the learning rates. blocks: backbone blocks that learn, 2 to 4.
+        augment: a Keras layer or model for the training images.
+    """
+    if not 2 <= blocks <= 4:
+        raise ValueError(
+            f"Recipe B unfreezes 2 to 4 blocks, found {blocks}; or recipe_a, recipe_c."
+        )
+    options = {
+        "batchnorm": batchnorm, "patience": patience, "monitor": monitor, "augment": augment,
+    }  # fmt: skip
+    rates = {"head": 1.0, "top": 0.1, "middle": 0.01, "bottom": 0.01}
+    head, tune = policies.head_only(), policies.last_blocks(blocks)
+    return Plan(
+        [
+            Stage("head", head, 1e-4 * scale, head_epochs, **options),
+            Stage(f"last {blocks}", tune, 1e-4 * scale, tune_epochs, rates=rates, **options),
+        ]
+    )
+
+
+def recipe_c(
+    epochs: int = 20,
+    scale: float = 1.0,
+    *,
+    augment: Callable | None = None,
+    batchnorm: str = "frozen",
+    patience: int | None = 3,
+    monitor: str = "val_loss",
+) -> Plan:
+    """Recipe C, a large data set or a far domain: every block at 1e-6, strong regularisation.
+
+    Of the regularisation the plan holds `augment` and early stopping. Dropout belongs to the
+    model, `add_head(backbone, classes, dropout=0.5)`, and weight decay to the optimizer:
+    `fit_stages(..., optimizer=keras.optimizers.AdamW(weight_decay=0.05))`.
+
+    Args:
+        scale: multiplies the learning rate. augment: a Keras layer or model for the images.
+    """
+    stopping = {"patience": patience, "monitor": monitor, "augment": augment}
+    return Plan([Stage("full", policies.all_blocks(), 1e-6 * scale, epochs, batchnorm, **stopping)])

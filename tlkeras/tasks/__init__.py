@@ -1,0 +1,10 @@
+"""Tasks: labelled images with a fixed training, validation and test split.
+
+Importing this makes the builders under `data/tasks/` known to TFDS:
+
+    import tensorflow_datasets as tfds
+    import tlkeras.tasks
+    tfds.load("digits", split="train", as_supervised=True)
+"""
+
+from tlkeras.tasks import builders  # noqa: F401

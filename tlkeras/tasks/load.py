@@ -1,0 +1,128 @@
+"""`load_task`: the one way in to tasks that come with tlkeras, folders, and downloads."""
+
+import difflib
+import os
+from pathlib import Path
+
+from tlkeras.tasks import builders, folders, online
+from tlkeras.tasks.builders import Contents
+from tlkeras.tasks.task import Task, stream
+from tlkeras.utils import paths, profiles
+
+
+def list_tasks(profile: str | None = None) -> list[str]:
+    """Names of the tasks that come with tlkeras; in the online profile, then the online ones."""
+    return builders.names() + (online.names() if profiles.is_online(profile) else [])
+
+
+def load_task(
+    name_or_folder: str | os.PathLike,
+    labels_per_class: int | None = None,
+    seed: int = 0,
+    image_size: int | tuple[int, int] | None = None,
+    batch_size: int = 32,
+    data_dir: str | os.PathLike | None = None,
+    domain: str | None = None,
+    profile: str | None = None,
+) -> Task:
+    """Loads a task by name, or from a folder of images.
+
+    Args:
+        name_or_folder: one of `list_tasks()` (with `/config` after it where a task has several),
+            or a folder with one folder of images for each class, or with `train/`, `validation/`
+            and `test/` laid out that way (see `tlkeras.tasks.folders`). A task's name wins
+            over a folder of the same name; write `./digits` for the folder.
+        labels_per_class: keep that many training images of each class, drawn by `seed`.
+            Validation and test stay whole. None keeps all.
+        seed: fixes which labels are kept and the order of training. It does not move an image
+            from one split to another, so runs with different seeds share their test images.
+        image_size: pixels a side, or (height, width). None: as the images are, or for a large
+            download the size that `tlkeras.tasks.online` states.
+        batch_size: images in a batch.
+        data_dir: where prepared tasks are kept, before the environment variable TLKERAS_DATA_DIR
+            and the user's cache folder.
+        domain: how the classes are seen, in tasks with several domains. None: the first.
+        profile: "offline", where nothing is downloaded, or "online". None: the environment
+            variable TLKERAS_PROFILE, else offline.
+
+    Raises:
+        ValueError: no such task or domain; more labels asked for than there are; files that are
+            no images; a download that is not what it should be.
+        FileNotFoundError: no such folder.
+        ConnectionError: an online task in the offline profile, or a failed download.
+    """
+    size, cache = _pair(image_size), paths.cache_dir(data_dir)
+    is_online = profiles.is_online(profile)
+    name = str(name_or_folder)
+    first = name.partition("/")[0]
+    if first in builders.names():
+        found = builders.load(name, domain, cache)
+    elif first in online.names():
+        builders.refuse_domain(name, domain)
+        found = online.load(name, cache, size, is_online)
+    elif Path(name).is_dir() or not _could_be_a_name(name):
+        builders.refuse_domain(name, domain)
+        found = _read_folder(Path(name), size)
+        name = Path(name).resolve().name
+    else:
+        raise ValueError(_unknown(name))
+    if labels_per_class is not None:
+        builders.keep(found, labels_per_class, seed)
+    return _task(name, found, size, batch_size, seed)
+
+
+def _read_folder(folder: Path, size: tuple[int, int] | None) -> Contents:
+    splits, classes, report = folders.read_folder(folder, size)
+    card = folders.card(folder, splits, classes, report)
+    stored = {split: {"image": x, "label": y} for split, (x, y) in splits.items()}
+    return Contents(stored, classes, card, report)
+
+
+def _task(name: str, found: Contents, size, batch_size: int, seed: int) -> Task:
+    """The task; images are resized where `size` is another than theirs."""
+    size = tuple(size or found.splits["train"]["image"].shape[1:3])
+    streams = {
+        split: stream(found.splits[split], size, batch_size, seed if split == "train" else None)
+        for split in builders.SPLITS
+        if split in found.splits
+    }
+    return Task(
+        name=name,
+        train=streams["train"],
+        validation=streams["validation"],
+        test=streams.get("test"),
+        classes=tuple(found.classes),
+        image_size=size,
+        counts={split: len(stored["label"]) for split, stored in found.splits.items()},
+        card=found.card,
+        report=tuple(found.report),
+        note=found.note,
+        domain=found.domain,
+        group=found.group,
+        _stored=found.splits,
+    )
+
+
+def _pair(image_size) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ValueError(
+            f"image_size must be pixels a side or (height, width), not {image_size!r}."
+        )
+    return pair
+
+
+def _could_be_a_name(name: str) -> bool:
+    return not name.startswith((".", "~")) and "/" not in name and os.sep not in name
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, builders.names() + online.names(), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"No task and no folder is called {name!r}.{hint} Tasks: {', '.join(builders.names())}; "
+        f"online, with TLKERAS_PROFILE=online: {', '.join(online.names())}. "
+        "Or give a folder with one folder of images a class."
+    )

@@ -1,0 +1,1 @@
+"""`fit_stages`: runs a Plan, follows each stage, resumes, and returns a Run."""

@@ -1,0 +1,104 @@
+"""`fit_stages`: runs a Plan, one `fit` a stage, and checks that what was frozen stayed."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tlkeras.blocks.internals import compiled_with
+from tlkeras.features.store import FeatureCache
+from tlkeras.inputs import checks, reading
+from tlkeras.inputs.objective import default_loss
+from tlkeras.plans.plan import Plan, Stage
+from tlkeras.training.backup import Backup, identity
+from tlkeras.training.run import Run
+from tlkeras.training.runner import Job
+
+
+def fit_stages(
+    model: keras.Model,
+    plan: Plan | Sequence[Stage],
+    data: Any,
+    validation_data: Any = None,
+    *,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    loss: Any = None,
+    metrics: Sequence[Any] | None = None,
+    batch_size: int = 32,
+    class_weight: dict[int, float] | None = None,
+    cache: str | bool | FeatureCache = "auto",
+    backup_dir: str | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    seed: int | None = None,
+    jit_compile: bool | str = "auto",
+    verbose: int = 1,
+) -> Run:
+    """Runs a plan: freezes, compiles and fits once a stage, and checks what was frozen.
+
+    Each stage ends at the weights of its best epoch. A loss that becomes NaN ends the run at
+    the last good weights, with a RuntimeWarning; so does Ctrl-C.
+
+    Args:
+        model: built, with weights and, for most plans, a head.
+        plan: a Plan or a list of stages.
+        data: a tf.data.Dataset, (x, y) or (x, y, sample_weight) arrays, or a PyDataset.
+        validation_data: the same; chooses the best epoch.
+        optimizer: a pattern for the optimizer of every stage, which takes the stage's learning
+            rate; AdamW if None. What it remembers of a block (moments) goes on to the next stage.
+        loss, metrics: as for `compile`. If None, those the model was compiled with; if it was
+            not, cross-entropy that fits labels and outputs, and accuracy.
+        batch_size: for arrays.
+        class_weight: as for `fit`.
+        cache: whether the outputs of frozen blocks are computed once and trained on. "auto":
+            where that gives the same weights; the Run says where, and where not why. True:
+            where it would not, it is an error. "disk": in a temporary file whatever the size.
+            False: never. A FeatureCache shares outputs between calls.
+        backup_dir: a folder of this training's own. After every epoch the state is written
+            there, and calling this again with the same arguments goes on from it, also when the
+            process was killed. Data must come in the same order each time they are made: arrays
+            do, and datasets shuffled with a seed.
+        callbacks: given to the `fit` of every stage.
+        seed: for `keras.utils.set_random_seed`, before the first stage, and for the order of
+            arrays; None leaves the first alone.
+        jit_compile: as for `compile`, for stages without the cache.
+        verbose: 0 shows no progress.
+
+    Returns:
+        The Run; `model` itself is trained in place.
+
+    Raises:
+        ValueError: the plan, the data or a policy does not fit the model, or the backup is of
+            other work.
+        RuntimeError: a frozen weight changed during a stage.
+    """
+    plan = plan if isinstance(plan, Plan) else Plan(plan)
+    reading.fit_arguments(data, batch_size)
+    objective = _objective(model, loss, metrics, data)
+    checks.check(model, data, objective["loss"])
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    job = Job(
+        model, plan, data, validation_data, objective, optimizer or keras.optimizers.AdamW(),
+        batch_size, class_weight, cache, list(callbacks), seed, jit_compile, verbose,
+    )  # fmt: skip
+    if backup_dir is not None:
+        job.resume(Backup(backup_dir, identity(job)))
+    run = Run(model, plan)
+    for number, stage in enumerate(plan.stages):
+        job.train(number, run)
+        if run.stopped:
+            warnings.warn(f"Stage {stage.name!r}: {run.stopped}", RuntimeWarning, stacklevel=2)
+            break
+    job.finish()
+    return run
+
+
+def _objective(model: keras.Model, loss: Any, metrics: Any, data: Any) -> dict[str, Any]:
+    """What to compile every stage with, besides the optimizer."""
+    if loss is None and model.compiled:
+        return compiled_with(model) | ({"metrics": metrics} if metrics else {})
+    if loss is None:
+        loss = default_loss(model, data)
+        metrics = ["accuracy"] if metrics is None else metrics
+    return {"loss": loss, "metrics": metrics}

@@ -1,0 +1,257 @@
+"""A learning rate to begin with, read off a short sweep: `find_learning_rate`."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkeras.blocks import internals
+from tlkeras.display import plots
+from tlkeras.freezing.batchnorm import batchnorm_layers
+from tlkeras.freezing.flags import freeze
+from tlkeras.inputs import checks
+from tlkeras.inputs.objective import default_loss
+from tlkeras.utils.tables import html_table, text_table
+
+KEEP = 0.8  # of the running average of the loss, from one batch to the next
+DIVERGED = 4  # times its lowest: a running average that is higher, and above the first loss
+
+
+@dataclass(frozen=True, repr=False)
+class LearningRates:
+    """What a sweep found.
+
+    Attributes:
+        rates: learning rates, growing by the same factor from batch to batch; (n,).
+        losses: the loss of every batch, smoothed and cut at twice the first one; (n,).
+        suggestion: a learning rate to begin with, or None where the loss never fell.
+        stopped: why the sweep ended before its highest rate, or "".
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+    suggestion: float | None
+    stopped: str = ""
+
+    def plot(self):
+        """Loss against learning rate, the suggestion marked: a Figure."""
+        with plots.canvas(size=(6, 3.2)) as (figure, axis):
+            axis.plot(self.rates, self.losses)
+            axis.set(xscale="log", xlabel="learning rate", ylabel="loss (smoothed)")
+            shown = self.losses[np.isfinite(self.losses)]
+            top = max(shown[0], np.median(shown)) if len(shown) else 1.0
+            low = shown.min() if len(shown) else 0.0
+            axis.set_ylim(low - 0.1 * (top - low) - 1e-9, top + 0.5 * (top - low) + 1e-9)
+            if self.suggestion is not None:
+                axis.axvline(self.suggestion, color=plots.DARK, linestyle="--", linewidth=1)
+                axis.text(self.suggestion, 1.01, f"{self.suggestion:.1e}", ha="center",
+                          va="bottom", transform=axis.get_xaxis_transform())  # fmt: skip
+        return figure
+
+    def _rows(self) -> list[tuple[str, str]]:
+        suggested = "none: the loss never fell" if self.suggestion is None else self.suggestion
+        rows = [
+            ("suggestion", suggested if self.suggestion is None else f"{suggested:.1e}"),
+            ("tried", f"{self.rates[0]:.1e} to {self.rates[-1]:.1e}, {len(self.rates)} batches"),
+            ("lowest loss", f"{np.nanmin(self.losses):.3f} at {self._lowest():.1e}"),
+        ]
+        return [*rows, *([("stopped", self.stopped)] if self.stopped else [])]
+
+    def _lowest(self) -> float:
+        return float(self.rates[np.nanargmin(self.losses)])
+
+    def __repr__(self) -> str:
+        return text_table(self._rows(), ("learning rate", ""))
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows(), ("learning rate", ""))
+
+
+def find_learning_rate(
+    model: keras.Model,
+    data: Any,
+    *,
+    policy: Callable | None = None,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    loss: Any = None,
+    lowest: float = 1e-7,
+    highest: float = 1.0,
+    steps: int = 100,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> LearningRates:
+    """Trains for a few batches at ever higher learning rates, and suggests one to begin with.
+
+    The suggestion is the rate at which the smoothed loss falls fastest per factor of the rate,
+    before its lowest point: there the steps still help most. The loss is smoothed forwards and
+    backwards, so that it does not lag behind, and its slope is taken over a tenth of the batches.
+    It counts as falling if it falls by more than twice the noise between batches. Weights,
+    BatchNorm statistics, random states, trainable flags and whatever the model was compiled with
+    are afterwards as before, also after an error.
+
+    Args:
+        model: built; compiled or not.
+        data: as for `fit_stages`; begun again where it has fewer batches than `steps`.
+        policy: which blocks learn during the sweep, as for `freeze`. None: as the model is.
+        optimizer: a pattern; if None, that of the compiled model, or AdamW.
+        loss: if None, that of the compiled model, or the cross-entropy that fits the labels.
+        lowest, highest: learning rates of the first batch and the last.
+        steps: batches, unless the loss diverges first (a running average above
+            4 times its lowest and above the first loss, or NaN).
+        batch_size: for arrays. seed: of the order of arrays.
+
+    Raises:
+        ValueError: rates or steps out of range, data that do not fit the model, or a generator,
+            which the sweep would use up.
+
+    Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3 (the
+    range test); the steepest slope as in fastai's `lr_find` (Howard & Gugger 2020, "fastai: A
+    Layered API for Deep Learning").
+    """
+    if not 0 < lowest < highest < math.inf or steps < 10:
+        raise ValueError(
+            "Expected 0 < lowest < highest and 10 steps or more; found "
+            f"lowest={lowest}, highest={highest}, steps={steps}."
+        )
+    if hasattr(data, "__next__"):
+        raise ValueError(
+            "Expected data that can be begun again; found a generator, which the sweep would use "
+            "up. Pass arrays, a tf.data.Dataset or a PyDataset."
+        )
+    compiled = internals.compiled_with(model)
+    if loss is None:
+        loss = compiled["loss"] or default_loss(model, data)
+    checks.check(model, data, loss)
+    if optimizer is None and model.compiled:
+        optimizer = model.optimizer
+    rates = np.geomspace(lowest, highest, steps)
+    with as_found(model):
+        if policy is not None:
+            freeze(model, policy)
+        objective = {"loss": loss, "loss_weights": compiled["loss_weights"]}
+        batches = _batches(data, batch_size, seed)
+        losses = _sweep(model, batches, rates, optimizer=_like(optimizer, lowest), **objective)
+    rates = rates[: len(losses)]
+    stopped = f"the loss diverged at {rates[-1]:.1e}" if len(losses) < steps else ""
+    smooth = _smooth(losses)
+    return LearningRates(rates, smooth, _suggest(rates, losses, smooth), stopped)
+
+
+def _sweep(model, batches: Iterator[tuple], rates: np.ndarray, **compile_options) -> np.ndarray:
+    """The loss of every batch, up to the one that diverges."""
+    probe = _Probe(model)
+    probe.compile(**compile_options, jit_compile=model.jit_compile if model.compiled else "auto")
+    losses: list[float] = []
+    average = best = math.inf
+    for rate, batch in zip(rates, batches, strict=False):
+        probe.optimizer.learning_rate = float(rate)
+        probe.reset_metrics()
+        losses.append(float(np.ravel(probe.train_on_batch(*batch))[0]))
+        average = losses[0] if len(losses) == 1 else KEEP * average + (1 - KEEP) * losses[-1]
+        best = min(best, average)
+        if not math.isfinite(average) or average > max(DIVERGED * best, losses[0]):
+            break
+    return np.array(losses)
+
+
+class _Probe(keras.Model):
+    """Calls a model: it can be compiled and trained while the model's own compile stays."""
+
+    def __init__(self, model: keras.Model):
+        super().__init__(name="probe", dtype=model.dtype_policy, autocast=False)
+        self.probed = model
+        if getattr(model, "output_names", None):
+            self.output_names = model.output_names
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self.probed(inputs, training=training)
+
+
+def _like(pattern: keras.optimizers.Optimizer | None, rate: float):
+    """An optimizer like the pattern, whose rate can be set; precision is the probe's to see to."""
+    if pattern is None:
+        return keras.optimizers.AdamW(rate)
+    pattern = getattr(pattern, "inner_optimizer", pattern)
+    return type(pattern).from_config(pattern.get_config() | {"learning_rate": rate})
+
+
+def _batches(data: Any, batch_size: int, seed: int) -> Iterator[tuple]:
+    """Batches without end; arrays in a new order every time round, whole batches only."""
+    rng = np.random.default_rng(seed)
+    if isinstance(data, tuple | list):
+        arrays = keras.tree.map_structure(np.asarray, tuple(data))
+        count = len(keras.tree.flatten(arrays)[0])
+        size = min(batch_size, count)
+        while True:
+            order = rng.permutation(count)
+            for start in range(0, count - size + 1, size):
+                rows = order[start : start + size]
+                yield keras.tree.map_structure(lambda array, rows=rows: array[rows], arrays)
+    for _ in itertools.count():
+        items = range(len(data)) if isinstance(data, keras.utils.PyDataset) else None
+        for batch in data if items is None else (data[i] for i in items):
+            yield keras.tree.map_structure(np.asarray, tuple(batch))
+
+
+@contextmanager
+def as_found(model: keras.Model):
+    """Puts variables, trainable flags and BatchNorm modes of a model back at the end."""
+    layers, norms = internals.all_layers(model), batchnorm_layers(model)
+    variables = list({id(v): v for v in [*model.variables, *model.weights]}.values())
+    values = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+    flags = [variable.trainable for variable in variables]
+    opened = [internals.flag(layer) for layer in layers]
+    calls = [vars(layer).get("call") for layer in norms]
+    try:
+        yield
+    finally:
+        for layer, flag in zip(layers, opened, strict=True):
+            internals.set_flag(layer, flag)
+        for variable, flag, value in zip(variables, flags, values, strict=True):
+            variable.trainable = flag
+            variable.assign(value)
+        for layer, call in zip(norms, calls, strict=True):
+            vars(layer).pop("call", None)
+            if call is not None:
+                layer.call = call
+
+
+def _smooth(losses: np.ndarray) -> np.ndarray:
+    """Running averages from both ends, averaged; the loss is cut at twice the first one, so that
+    its divergence does not reach back, and a loss that is not finite is NaN."""
+    found = np.where(np.isfinite(losses), losses, np.nan)
+    found = np.minimum(found, losses[0] + abs(losses[0]))
+    finite = found[np.isfinite(found)]
+    both = []
+    for way in (slice(None), slice(None, None, -1)):
+        average, out = None, []
+        for value in finite[way]:
+            average = value if average is None else KEEP * average + (1 - KEEP) * value
+            out.append(average)
+        both.append(np.array(out)[way])
+    found[np.isfinite(found)] = (both[0] + both[1]) / 2
+    return found
+
+
+def _suggest(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray) -> float | None:
+    finite = np.isfinite(smooth)
+    rates, losses, smooth = rates[finite], losses[finite], smooth[finite]
+    if len(smooth) < 5:
+        return None
+    lowest = int(np.argmin(smooth))
+    noise = float(np.std(np.diff(losses[: lowest + 1]))) / math.sqrt(2)
+    if lowest < 2 or smooth[0] - smooth[lowest] <= 2 * noise:
+        return None
+    reach = max(1, len(smooth) // 20)  # single batches say little: the slope over a tenth of them
+    middle = np.arange(lowest + 1)
+    left, right = np.maximum(middle - reach, 0), np.minimum(middle + reach, lowest)
+    slopes = (smooth[right] - smooth[left]) / np.log(rates[right] / rates[left])
+    return float(rates[int(np.argmin(slopes))])

@@ -1,0 +1,103 @@
+"""What a staged training did: a result a stage, and one history over all of them."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from tlkeras.display import plots
+from tlkeras.freezing.flags import Learning
+from tlkeras.optimizers.rates import shown
+from tlkeras.plans.plan import Plan
+from tlkeras.utils.tables import html_table, text_table
+
+
+@dataclass
+class StageResult:
+    """How a stage went.
+
+    Attributes:
+        name, learning_rate: as planned.
+        epochs: run; best_epoch: the one whose weights were kept (0: those from before the stage).
+        seconds: wall time of `fit`, validation included.
+        learns: the table of what learned.
+        stopped: why it ended before its last epoch, or "".
+        failed: the same where the run ends with it: the loss became NaN, or Ctrl-C; else "".
+        metrics: of the best epoch.
+        cache: where outputs of the frozen prefix were kept, or why not.
+    """
+
+    name: str
+    learning_rate: Any
+    epochs: int
+    best_epoch: int
+    seconds: float
+    learns: Learning = field(repr=False)
+    stopped: str
+    failed: str
+    metrics: dict[str, float]
+    cache: str = ""
+
+
+@dataclass
+class Run:
+    """What `fit_stages` did: the plan, a result a stage, and one history over all of them.
+
+    Attributes:
+        model: the trained model, compiled as in the last stage.
+        plan: as given.
+        stages: results, in order; fewer than planned if a stage diverged or was interrupted.
+        history: a list a column, one value an epoch: "stage", "epoch" (counted over the whole
+            run, from 1), and every metric.
+    """
+
+    model: keras.Model = field(repr=False)
+    plan: Plan
+    stages: list[StageResult] = field(default_factory=list)
+    history: dict[str, list] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def stopped(self) -> str:
+        """Why the run ended before its plan did, or ""."""
+        return self.stages[-1].failed if self.stages else ""
+
+    def plot(self):
+        """Curves of loss and metrics over all epochs, stage boundaries marked: a Figure."""
+        return plots.history(self.history)
+
+    def _add(self, result: StageResult, logs: list[dict[str, float]]) -> None:
+        for epoch in logs:
+            before = len(self.history.get("epoch", []))
+            row = {"stage": result.name, "epoch": before + 1, **epoch}
+            for name in {**self.history, **row}:
+                column = self.history.setdefault(name, [math.nan] * before)
+                column.append(row.get(name, math.nan))
+        self.stages.append(result)
+
+    def _rows(self) -> tuple[list[tuple], tuple]:
+        names = [n for n in self.history if n not in ("stage", "epoch") and n.startswith("val_")]
+        names = names or [n for n in self.history if n not in ("stage", "epoch")]
+        rows = [
+            (
+                s.name, shown(s.learning_rate), f"{s.learns.trainable_params:,}", s.epochs,
+                s.best_epoch, f"{s.seconds:.1f}",
+                *(f"{s.metrics.get(name, math.nan):.4f}" for name in names), s.cache, s.stopped,
+            )
+            for s in self.stages
+        ]  # fmt: skip
+        return rows, (
+            "stage", "learning rate", "parameters", "epochs", "best", "seconds", *names, "cache",
+            "stopped",
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return text_table(*self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._rows())

@@ -1,0 +1,273 @@
+"""One call of `fit_stages` at work: trains stage after stage, and saves where it is."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkeras import optimizers
+from tlkeras.blocks.find import Blocks, find_blocks
+from tlkeras.display.progress import Progress
+from tlkeras.features import cached_fit, eligibility
+from tlkeras.features.frozen_part import NotExact
+from tlkeras.features.store import FeatureCache
+from tlkeras.freezing.flags import freeze
+from tlkeras.inputs import order, reading
+from tlkeras.plans.plan import Plan, Stage
+from tlkeras.training import backup
+from tlkeras.training.run import Run
+from tlkeras.training.stage_monitor import Keeper, values
+from tlkeras.utils import processes
+
+
+class Job:
+    """Trains the stages of a plan. Arguments: those of `fit_stages`, checked."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        plan: Plan,
+        data: Any,
+        validation: Any,
+        objective: dict[str, Any],
+        pattern: keras.optimizers.Optimizer,
+        batch_size: int,
+        class_weight: dict[int, float] | None,
+        cache: str | bool | FeatureCache,
+        callbacks: list[keras.callbacks.Callback],
+        seed: int | None,
+        jit_compile: bool | str,
+        verbose: int,
+    ):
+        self.model, self.plan, self.data, self.validation = model, plan, data, validation
+        self.objective, self.pattern, self.callbacks = objective, pattern, callbacks
+        self.batch_size, self.class_weight = batch_size, class_weight
+        self.jit_compile, self.verbose = jit_compile, verbose
+        given = [part for part in (data, validation) if part is not None]
+        self.looked = [reading.look(part) for part in given]
+        self.asked, self.cache = cache, _open_cache(cache)
+        self.asked_seed = seed
+        self.seed = _draw_seed() if seed is None else seed
+        self.blocks = find_blocks(model)
+        self.learning = [_learning(stage, pattern, self.blocks) for stage in plan.stages]
+        self.optimizer: keras.optimizers.Optimizer | None = None
+        self.finished: list[dict] = []  # states of keepers
+        self.backup: backup.Backup | None = None
+        self.saved: tuple[dict, dict] | None = None
+
+    def train(self, number: int, run: Run) -> None:
+        """Trains a stage, or what an earlier process left of it, and adds it to the run."""
+        stage = self.plan.stages[number]
+        names = self.learning[number]
+        learns = freeze(
+            self.model, lambda found: [b for b in found if b.name in names], stage.batchnorm
+        )
+        held = {id(weight) for weight in learns.held}
+        changing = [weight for weight in backup.state_of(self.model) if id(weight) not in held]
+        keeper = Keeper(stage, changing, validated=self.validation is not None)
+        keeper.begin()
+        if number < len(self.finished):  # by an earlier process
+            keeper.restore(self.finished[number], [])
+        else:
+            self._compile(stage)
+            if self.saved:
+                self._restore(keeper)
+            before = values(learns.held)
+            try:
+                self._fit(number, stage, keeper)
+            except KeyboardInterrupt:
+                keeper.interrupt()
+                keeper.finish()
+                for weight, value in zip(learns.held, before, strict=True):
+                    weight.assign(value)  # in mid-step JAX has taken all state out of its variables
+                self.optimizer = None
+                self._compile(stage)
+            _check_held(stage, learns.held, before)
+            self.finished.append(keeper.state())
+        run._add(keeper.result(learns), keeper.logs)
+
+    def finish(self) -> None:
+        """Leaves the model with an optimizer that loads without tlkeras, where one will do."""
+        trained = self.model.optimizer
+        plain = optimizers.plain(trained, self.model.trainable_variables)
+        if plain is not trained:
+            self._compile_with(plain)
+
+    def _compile(self, stage: Stage) -> None:
+        """Compiles with an optimizer that remembers what those of earlier stages learned."""
+        config = self.pattern.get_config() | {"learning_rate": stage.learning_rate}
+        optimizer = type(self.pattern).from_config(config)
+        rates = _rates(stage, self.pattern)
+        if rates is not None or isinstance(optimizer, optimizers.SUPPORTED):
+            optimizer = optimizers.discriminative(optimizer, self.model, rates)
+            if self.optimizer is not None:
+                optimizers.carry(self.optimizer, optimizer, self.model.trainable_variables)
+        self._compile_with(optimizer)
+
+    def _compile_with(self, optimizer: keras.optimizers.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.model.compile(optimizer, **self.objective, jit_compile=self.jit_compile)
+
+    def _fit(self, number: int, stage: Stage, keeper: Keeper) -> None:
+        title = f"stage {number + 1}/{len(self.plan.stages)} {stage.name}"
+        progress = [Progress(title)] if self.verbose else []
+        saver = [_Saver(self, keeper)] if self.backup else []
+        try:
+            if not keeper.done:
+                self._epochs(number, stage, keeper, [*self.callbacks, keeper, *saver, *progress])
+            keeper.finish()
+        finally:
+            for line in progress:
+                line.finish(keeper.epochs, keeper.logs[-1] if keeper.logs else {}, keeper.stopped)
+
+    def _epochs(self, number: int, stage: Stage, keeper: Keeper, callbacks: list) -> None:
+        """`fit`, on cached outputs or on the data."""
+        seed = (self.seed, number)
+        data = order.ordered(self.data, self.batch_size, seed, stage.augment)
+        if hasattr(data, "begin"):
+            data.begin(keeper.epochs)
+            keeper.ordered = data
+        tell = next((c.computing for c in callbacks if isinstance(c, Progress)), None)
+        try:
+            if self.cache is None:
+                raise NotExact("not asked for")
+            ready = eligibility.make_ready(
+                self.model, self.blocks, self.learning[number:], self.plan.stages[number:],
+                self.data, self.validation, self.looked, self.cache,
+                own=self.cache is not self.asked, epoch=keeper.epochs, tell=tell, order=data,
+                batch_size=self.batch_size, augment=stage.augment, views=stage.views,
+                class_weight=self.class_weight, seed=seed, strict=self.asked is True,
+            )  # fmt: skip
+        except NotExact as reason:
+            if self.asked is True:
+                raise ValueError(f"Stage {stage.name!r}: cache=True, but {reason}.") from None
+            keeper.cache = f"off: {reason}"
+            arrays = isinstance(self.validation, tuple | list)
+            self.model.fit(
+                data,
+                validation_data=self.validation,
+                validation_batch_size=self.batch_size if arrays else None,
+                epochs=stage.epochs,
+                initial_epoch=keeper.epochs,
+                callbacks=callbacks,
+                class_weight=self.class_weight,
+                shuffle=False,
+                verbose=0,
+            )
+            return
+        keeper.cache, keeper.ordered = ready.note, ready.source
+        cached_fit.fit(
+            self.model, ready.above, ready.source, ready.validation, self.objective,
+            stage.epochs, keeper.epochs, callbacks,
+            each_batch=any(map(cached_fit.sees_batches, self.callbacks)),
+        )  # fmt: skip
+
+    # Backup -------------------------------------------------------------------------------------
+
+    def resume(self, where: backup.Backup) -> None:
+        """Saves there from now on, and goes on from what is there."""
+        self.backup, self.saved = where, where.load()
+        if self.saved:
+            state, arrays = self.saved
+            self.finished, self.seed = state["finished"], state["seed"]
+            backup.assign(self._saved_weights(), arrays, "weight")
+            epochs = sum(len(past["logs"]) for past in [*self.finished, state["keeper"]])
+            reading.reopen(self.data, 2 * epochs)  # `fit` opens them twice an epoch
+
+    def save(self, keeper: Keeper) -> None:
+        """Writes the state after an epoch."""
+        arrays = backup.named("weight", values(self._saved_weights()))
+        arrays |= backup.named("optimizer", values(self.model.optimizer.variables))
+        if keeper.best_epoch != keeper.epochs:
+            arrays |= backup.named("best", keeper.weights)
+        state = {
+            "finished": self.finished,
+            "keeper": keeper.state(),
+            "seed": self.seed,
+            "random": backup.random_state(),
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+        }
+        self.backup.save(state, arrays)
+
+    def _restore(self, keeper: Keeper) -> None:
+        """The stage in which the state was saved: its optimizer, and its best weights."""
+        state, arrays = self.saved
+        self.saved = None
+        self._compile_with(keras.saving.deserialize_keras_object(state["optimizer"]))
+        self.model.optimizer.build(self.model.trainable_variables)
+        backup.assign(self.model.optimizer.variables, arrays, "optimizer")
+        best = [v for name, v in arrays.items() if name.startswith("best")]
+        keeper.restore(state["keeper"], best or values(keeper.changing))
+        backup.set_random_state(state["random"])
+
+    def _saved_weights(self) -> list:
+        """All that the plan may change, and what augmentation draws its numbers from."""
+        never = {id(weight) for weight in self.never_learning()}
+        layers = [s.augment for s in self.plan.stages if isinstance(s.augment, keras.Layer)]
+        seeds = [variable for layer in layers for variable in layer.variables]
+        return [w for w in backup.state_of(self.model) if id(w) not in never] + seeds
+
+    def never_learning(self) -> list:
+        names = set().union(*self.learning)
+        return [w for block in self.blocks if block.name not in names for w in block.weights]
+
+
+class _Saver(keras.callbacks.Callback):
+    """Saves after every epoch."""
+
+    async_safe = True
+
+    def __init__(self, job: Job, keeper: Keeper):
+        super().__init__()
+        self.job, self.keeper = job, keeper
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.job.save(self.keeper)
+
+
+def _draw_seed() -> int:
+    """From NumPy's global generator, which `keras.utils.set_random_seed` sets."""
+    if processes.count() > 1:
+        raise ValueError(
+            "Expected a seed, the same in every worker, for they must take the data in one order; "
+            "found seed=None. Pass seed=0, say."
+        )
+    return int(np.random.randint(2**31))  # noqa: NPY002
+
+
+def _rates(stage: Stage, pattern: keras.optimizers.Optimizer) -> Any:
+    """The rates of a stage, or else those of an optimizer that has its own."""
+    if stage.rates is None and isinstance(pattern, optimizers.Discriminative):
+        return {share.block: share.rate for share in pattern.shares}
+    return stage.rates
+
+
+def _learning(stage: Stage, pattern: keras.optimizers.Optimizer, blocks: Blocks) -> set[str]:
+    """Names of the blocks that learn: those of the policy whose rate is not 0."""
+    chosen = {block.name for block in stage.policy(blocks)}
+    rates = optimizers.block_rates(_rates(stage, pattern), blocks, chosen)
+    return {name for name in chosen if rates[name] != 0}
+
+
+def _open_cache(cache: str | bool | FeatureCache) -> FeatureCache | None:
+    if isinstance(cache, FeatureCache):
+        return cache
+    if cache not in ("auto", "disk", True, False):
+        raise ValueError(
+            f"cache must be 'auto', 'disk', True, False or a tlk.FeatureCache; found {cache!r}."
+        )
+    return FeatureCache(disk=cache == "disk") if cache else None
+
+
+def _check_held(stage: Stage, weights: list[keras.Variable], before: list[np.ndarray]) -> None:
+    changed = [
+        weight.path
+        for weight, old, new in zip(weights, before, values(weights), strict=True)
+        if new.tobytes() != old.tobytes()
+    ]
+    if changed:
+        raise RuntimeError(
+            f"Stage {stage.name!r} changed {len(changed)} frozen weight(s): "
+            f"{', '.join(changed[:5])}. Something wrote to them during fit: a callback, a layer "
+            "that updates its own state, or flags changed by hand."
+        )

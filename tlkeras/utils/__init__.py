@@ -1,0 +1,1 @@
+"""Paths, a quiet start, profiles, plain tables, which process of several, downloads."""
