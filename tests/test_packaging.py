@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tlkeras as tlk
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -76,7 +78,8 @@ def test_pages_stay_short(page, limit):
 
 def test_the_wheel_carries_the_data_and_no_leftovers(tmp_path):
     """Built from a small copy: the real configuration, made-up files."""
-    for name in ("pyproject.toml", "LICENSE", ".gitignore"):
+    for name in ("pyproject.toml", "LICENSE", ".gitignore", "tlkeras/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     wanted = [
         "tlkeras/__init__.py",
@@ -92,4 +95,5 @@ def test_the_wheel_carries_the_data_and_no_leftovers(tmp_path):
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=tmp_path, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if "dist-info" not in name}
+    assert wheel.name.startswith(f"tlkeras-{tlk.__version__}-")
     assert names == {re.sub("^data", "tlkeras/_data", name) for name in wanted}

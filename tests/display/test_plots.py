@@ -6,7 +6,6 @@ from tlkeras.blocks.find import find_blocks
 from tlkeras.display import plots
 from tlkeras.freezing import policies
 from tlkeras.freezing.flags import freeze
-from tlkeras.plans import recipes
 from tlkeras.plans.plan import Plan, Stage
 
 
@@ -72,10 +71,3 @@ def test_schedules_are_drawn_step_by_step(model):
     plan = Plan([Stage("head", policies.head_only(), schedule, epochs=2, rates=rates)])
     (line,) = rates_of(plots.learning_rates(plan, model, steps_per_epoch=2))
     np.testing.assert_allclose(line, [1e-2, 5e-3, 2.5e-3, 1.25e-4, 1.25e-4], rtol=1e-5)
-
-
-def test_a_plan_without_a_model_is_drawn_on_a_stand_in():
-    assert {"head", "bottom, middle", "top"} <= texts(plots.learning_rates(recipes.recipe_b()))
-    plan = Plan([Stage("x", policies.named("stack3", "head"), rates={"stack3": 0.1, "head": 1})])
-    assert {"stack3", "head"} <= texts(plots.learning_rates(plan))
-    assert plots.learning_rates(recipes.recipe_b(blocks=4))

@@ -5,8 +5,7 @@ the call, or use `figure.savefig`. Colours stay apart in grey and for the colour
 carry their names, so no legend is needed.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from tlkeras.blocks.find import Block, find_blocks
-from tlkeras.optimizers.rates import ROLES, block_rates
+from tlkeras.blocks.find import find_blocks
+from tlkeras.optimizers.rates import block_rates
 
 DARK, BLUE, ORANGE, PALE = "#222222", "#0b5fa5", "#e08214", "#c9d3dd"
 STYLE = {
@@ -91,17 +90,17 @@ def name_lines(axis, x: float, ends: list[tuple[float, str, str]]) -> None:
                       color=colour, va="center", fontsize=9, annotation_clip=False)  # fmt: skip
 
 
-def learning_rates(plan: Any, model: keras.Model | None = None, steps_per_epoch: int = 1) -> Figure:
+def learning_rates(plan: Any, model: keras.Model, steps_per_epoch: int = 1) -> Figure:
     """The learning rate of every block over a whole plan, on a log axis; frozen blocks have none.
 
     Args:
         plan: a Plan; every stage is drawn at its full number of epochs.
-        model: whose blocks are drawn; None: those of a stand-in with the blocks the plan names.
+        model: whose blocks are drawn.
         steps_per_epoch: batches in an epoch; schedules count them.
 
     Raises ValueError if a policy or the rates do not fit the blocks.
     """
-    found = _stand_in(plan) if model is None else find_blocks(model)
+    found = find_blocks(model)
     edges = (
         0.5 + np.arange(sum(s.epochs for s in plan.stages) * steps_per_epoch + 1) / steps_per_epoch
     )
@@ -171,25 +170,6 @@ def _joined(names: Sequence[str], order: Sequence[str]) -> str:
     names = sorted(names, key=order.index)
     neighbours = order.index(names[-1]) - order.index(names[0]) == len(names) - 1
     return f"{names[0]} to {names[-1]}" if neighbours and len(names) > 3 else ", ".join(names)
-
-
-def _stand_in(plan: Any) -> list[Block]:
-    """Blocks, without weights, for every name in a plan, and as many as its policies ask for."""
-    policies = [s.policy for s in plan.stages if getattr(s.policy, "kind", None)]
-    words = [word for policy in policies if policy.kind == "named" for word in policy.arguments]
-    words += [key for s in plan.stages if isinstance(s.rates, Mapping) for key in s.rates]
-    named = [re.sub(r"[*?]|\[.*\]", "", word) for word in words if word not in (*ROLES, "*")]
-    count = max([3, *(p.arguments[0] for p in policies if p.kind == "last_blocks")])
-    named = list(dict.fromkeys(named))
-    count = max(count, len(named))
-    roles = [ROLES[3 * i // count] for i in range(count)]
-    counted = [
-        role if roles.count(role) == 1 else f"{role} {roles[:i].count(role) + 1}"
-        for i, role in enumerate(roles)
-    ]
-    names = [*counted[: count - len(named)], *named]
-    pairs = [*zip(names, roles, strict=True), ("head", "head")]
-    return [Block(name, role, [], [], 0, None) for name, role in pairs]
 
 
 def blocks(model: keras.Model) -> Figure:

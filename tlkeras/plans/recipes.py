@@ -1,4 +1,12 @@
-"""Named plans: the practical playbook of section 1.6.
+"""Named plans: the options and playbooks of section 1.6, and the recipes of section 1.7.
+
+| section 1.6 | what learns | section 1.7 | for |
+|---|---|---|---|
+| `head_only` | option 1: the head | `recipe_a` | about 10,000 images |
+| `two_stage` | playbook A: the head, then the last blocks | `recipe_b` | about 50,000 images |
+| `progressive` | playbook B: one block more a stage | `recipe_c` | more, or a far domain |
+| `middle_only` | option 4: the middle blocks | | |
+| `full` | option 3: every block | | |
 
 Learning rates are for AdamW. The head starts from nothing and learns fast; pretrained blocks
 learn 10 to 100 times slower, so that they adapt and do not forget.
@@ -9,6 +17,8 @@ from collections.abc import Callable
 from tlkeras.freezing import policies
 from tlkeras.plans.plan import Plan, Stage
 
+# Section 1.6: the options and playbooks ------------------------------------------------------------
+
 
 def head_only(
     epochs: int = 10,
@@ -18,10 +28,10 @@ def head_only(
     patience: int | None = None,
 ) -> Plan:
     """Option 1: feature extraction. Fast and safe; limited where the target is very different."""
-    return Plan([_stage("head", policies.head_only(), head_lr, epochs, batchnorm, patience)])
+    return Plan([Stage("head", policies.head_only(), head_lr, epochs, batchnorm, patience)])
 
 
-def two_stage(
+def twoStage(
     head_epochs: int = 5,
     tune_epochs: int = 10,
     head_lr: float = 1e-3,
@@ -34,8 +44,8 @@ def two_stage(
     """Playbook A, the default choice: the head first, then the last `blocks` with it, slower."""
     return Plan(
         [
-            _stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience),
-            _stage("tune", policies.last_blocks(blocks), tune_lr, tune_epochs, batchnorm, patience),
+            Stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience),
+            Stage("tune", policies.last_blocks(blocks), tune_lr, tune_epochs, batchnorm, patience),
         ]
     )
 
@@ -54,10 +64,10 @@ def progressive(
 
     Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.3.
     """
-    stages = [_stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience)]
+    stages = [Stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience)]
     for n in range(1, blocks + 1):
         policy = policies.last_blocks(n)
-        stages.append(_stage(f"last {n}", policy, block_lr, block_epochs, batchnorm, patience))
+        stages.append(Stage(f"last {n}", policy, block_lr, block_epochs, batchnorm, patience))
     return Plan(stages)
 
 
@@ -73,8 +83,8 @@ def middle_only(
     """Option 4: the head first, then the middle blocks with it; bottom and top stay."""
     return Plan(
         [
-            _stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience),
-            _stage("middle", policies.middle_blocks(), tune_lr, tune_epochs, batchnorm, patience),
+            Stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience),
+            Stage("middle", policies.middle_blocks(), tune_lr, tune_epochs, batchnorm, patience),
         ]
     )
 
@@ -85,11 +95,10 @@ def full(
     """Option 3: every block learns from the first step. For a model from scratch, too, with
     batchnorm="train" and a learning rate of about 1e-3.
     """
-    return Plan([_stage("full", policies.all_blocks(), lr, epochs, batchnorm, patience)])
+    return Plan([Stage("full", policies.all_blocks(), lr, epochs, batchnorm, patience)])
 
 
-def _stage(name, policy, learning_rate, epochs, batchnorm, patience) -> Stage:
-    return Stage(name, policy, learning_rate, epochs, batchnorm, patience)
+# Section 1.7: the recipes for small, medium and large data sets -----------------------------------
 
 
 def recipe_a(
