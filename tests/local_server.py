@@ -8,7 +8,6 @@ from threading import Event, Thread
 import numpy as np
 
 CONTENT = np.random.default_rng(0).bytes(200_000)
-HALF = len(CONTENT) // 2
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -16,9 +15,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         way, _, name = self.path[1:].partition("/")
-        asked = self.headers.get("Range")
         server = self.server
-        server.asked.append((way, asked))
+        server.asked.append(way)
         body = server.files.get(name, CONTENT)
         if way == "gone":
             return self.send_error(404)
@@ -28,23 +26,15 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "http://example.com/file")
             return self.end_headers()
-        start = int(asked[6:-1]) if asked and way != "whole" else 0
-        if start >= len(body):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(body)}")
-            return self.end_headers()
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if way in ("short", "stalled"):
-            self.wfile.write(body[start:HALF])
+        if way in ("short", "stalled") or (way == "short_once" and len(server.asked) == 1):
+            self.wfile.write(body[: len(body) // 2])
             if way == "stalled":
                 server.over.wait(20)
             return None
-        server.sent += len(body) - start
-        self.wfile.write(body[start:])
+        self.wfile.write(body)
         return None
 
     def log_message(self, *arguments):
@@ -53,9 +43,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Iterator[ThreadingHTTPServer]:
-    """A server with `url(way, name)`, `files` it has, what was `asked` of it, bytes `sent`."""
+    """A server with `url(way, name)`, `files` it has, and what was `asked` of it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.asked, server.sent, server.over = {}, [], 0, Event()
+    server.files, server.asked, server.over = {}, [], Event()
     server.url = lambda way, name="file": f"http://127.0.0.1:{server.server_port}/{way}/{name}"
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import time
 import zipfile
 
 import numpy as np
@@ -61,15 +62,15 @@ def test_images_are_read_at_the_size_asked_for(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", FROM_TFDS)
 def test_every_file_of_tfds_is_at_a_safe_address_with_a_hash(name, monkeypatch, tmp_path):
     fetched = []
-    monkeypatch.setattr(downloads, "fetch", lambda *args, **kwargs: fetched.append((args, kwargs)))
+    monkeypatch.setattr(downloads, "fetch", lambda *args, **options: fetched.append(args))
     task = entry(name)
     builder = tfds.builder(f"{name}/{task.config}".rstrip("/"), data_dir=tmp_path)
     online._fetch_archives(builder, task, tmp_path)
     assert fetched
-    for (urls, path), options in fetched:
-        for url in [urls] if isinstance(urls, str) else urls:
-            downloads._refuse_unsafe(url)
-        assert len(options["sha256"]) == 64 and options["size"] > 0 and path.suffix
+    for urls, path, known_hash in fetched:
+        for url in urls:
+            downloads.refuse_unsafe(url)
+        assert len(known_hash.removeprefix("sha256:")) == 64 and path.suffix
         assert "EuroSATall" not in path.name
 
 
@@ -164,13 +165,12 @@ def test_offline_tasks_load_in_both_profiles(tmp_path):
         tlk.load_task("digits", profile="both", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize(("way", "kind"), [("gone", ConnectionError), ("good", ValueError)])
-def test_a_failed_download_leaves_nothing_and_says_what_to_do(
-    way, kind, server, monkeypatch, tmp_path
-):
+@pytest.mark.parametrize("way", ["gone", "good"])
+def test_a_failed_download_leaves_nothing_and_says_what_to_do(way, server, monkeypatch, tmp_path):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     server.files["dermamnist.npz"] = b"something else"
     monkeypatch.setattr(online, "_MEDMNIST", server.url(way, "{file}"))
-    with pytest.raises(kind, match="Cannot download dermamnist.npz") as error:
+    with pytest.raises(ConnectionError, match="Cannot download dermamnist.npz") as error:
         tlk.load_task("dermamnist", profile="online", data_dir=tmp_path)
     path = tmp_path / "downloads" / "dermamnist" / "dermamnist.npz"
     assert f"save it as {path}" in str(error.value)

@@ -47,7 +47,7 @@ def load_task(
 
     Raises:
         ValueError: no such task or domain; more labels asked for than there are; files that are
-            no images; a download that is not what it should be.
+            no images.
         FileNotFoundError: no such folder.
         ConnectionError: an online task in the offline profile, or a failed download.
     """

@@ -208,9 +208,9 @@ def _load_medmnist(task: OnlineTask, side: int, cache: Path) -> "Contents":
     _refuse_large(task, (side, side))
     file = task.name + ("" if side == 28 else f"_{side}") + ".npz"
     path = downloads.fetch(
-        _MEDMNIST.format(file=file),
+        [_MEDMNIST.format(file=file)],
         cache / "downloads" / task.name / file,
-        md5=task.md5[side],
+        f"md5:{task.md5[side]}",
         stand_in=task.advice,
     )
     splits = {}
@@ -261,13 +261,13 @@ def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> "Content
 
 
 def _fetch_archives(builder, task: OnlineTask, place: Path) -> None:
-    """Downloads what TFDS would: it sets no timeout, begins anew each time, and says little."""
+    """Downloads what TFDS would: it sets no timeout, and says little."""
     for url, known in builder.url_infos.items():
         if task.mirrors and url not in task.mirrors:
             continue
         downloads.fetch(
-            task.mirrors.get(url, url), place / known.filename,
-            sha256=known.checksum, size=int(known.size), stand_in=task.advice,
+            task.mirrors.get(url, [url]), place / known.filename, f"sha256:{known.checksum}",
+            stand_in=task.advice,
         )  # fmt: skip
 
 
