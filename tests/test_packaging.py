@@ -85,6 +85,7 @@ def test_the_wheel_carries_the_data_and_no_leftovers(tmp_path):
         "tlkeras/__init__.py",
         "tlkeras/py.typed",
         "data/tasks/digits/digits.py",
+        "data/tasks/online.toml",
         "data/presets/glyph_resnet/model.weights.h5",
     ]
     leftovers = ["data/tasks/.cache/x", "data/presets/checkpoints/x", "data/presets/y.part"]

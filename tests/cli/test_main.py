@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 import time
 
 import keras
@@ -182,6 +184,13 @@ def test_tasks_are_listed(capsys):
     assert {"digits", "glyphs"} <= {task["name"] for task in tasks} and tasks[0]["card"]
     assert [task["name"] for task in tasks if not task["online"]] == tlk.list_tasks()
     assert [task["name"] for task in tasks if task["online"]] == online.names()
+
+
+def test_the_list_of_tasks_needs_neither_tfds_nor_tensorflow():
+    code = "import sys; from tlkeras.cli import main; main.main(['tasks']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "digits" in done.stdout and not done.stderr
+    assert not {"tensorflow_datasets", "tensorflow", "keras"} & set(done.stdout.split())
 
 
 @pytest.mark.parametrize(("profile", "says"), [("", "stands in"), ("online", "404")])

@@ -96,7 +96,7 @@ def malaria(server, monkeypatch):
         known, size=tfds.core.units.Size(len(content)), checksum=hashlib.sha256(content).hexdigest()
     )
     monkeypatch.setattr(made_by, "url_infos", {url: small})
-    change(monkeypatch, "malaria", mirrors={url: (server.url("good", "cell_images.zip"),)})
+    change(monkeypatch, "malaria", mirrors={url: [server.url("good", "cell_images.zip")]})
 
 
 def test_a_tfds_data_set_is_downloaded_unpacked_and_read(malaria, server, tmp_path, capsys):
@@ -145,7 +145,7 @@ def test_medmnist_loads_as_a_task(name, server, monkeypatch, tmp_path):
     expected = arrays["val_images"]
     np.testing.assert_array_equal(x, np.repeat(expected[..., None], 3, -1) if grey else expected)
     np.testing.assert_array_equal(y, arrays["val_labels"][:, 0])
-    assert tlk.load_task(name, data_dir=tmp_path).classes == entry(name).classes
+    assert tlk.load_task(name, data_dir=tmp_path).classes == tuple(entry(name).classes)
     assert len(server.asked) == 1
 
 

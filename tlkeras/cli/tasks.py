@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options) -> int:
-    from tlkeras.tasks import online  # heavy
+    from tlkeras.tasks import online
 
     offline = {p.name: (p / "card.md").read_text(encoding="utf-8") for p in paths.tasks()}
     cards = offline | {task.name: task.card() for task in online.TABLE}

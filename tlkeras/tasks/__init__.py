@@ -1,10 +1,9 @@
 """Tasks: labelled images with a fixed training, validation and test split.
 
-Importing this makes the builders under `data/tasks/` known to TFDS:
+`load_task` (in `load`) is the way in. Importing `builders` makes the builders under `data/tasks/`
+known to TFDS:
 
     import tensorflow_datasets as tfds
-    import tlkeras.tasks
+    import tlkeras.tasks.builders
     tfds.load("digits", split="train", as_supervised=True)
 """
-
-from tlkeras.tasks import builders  # noqa: F401

@@ -1,18 +1,19 @@
 """Online tasks: known data sets, downloaded on first use, in the online profile only.
 
-Two kinds: data sets of the TFDS catalogue, and MedMNIST v2, whose files hold arrays. Every file
-is checked by its hash: TFDS brings those of its own, MedMNIST's are pinned here. Each task has a
-stand-in that comes with tlkeras, for work without the internet.
+The table is `data/tasks/online.toml`. Two kinds: data sets of the TFDS catalogue, and MedMNIST v2,
+whose files hold arrays. Every file is checked by its hash: TFDS brings those of its own, MedMNIST's
+are in the table. Each task has a stand-in that comes with tlkeras, for work without the internet.
 """
 
 import shutil
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlkeras.utils import downloads
+from tlkeras.utils import downloads, paths
 
 if TYPE_CHECKING:  # heavy, and of no use to `tlkeras tasks`
     from tlkeras.tasks.builders import Contents
@@ -49,8 +50,8 @@ class OnlineTask:
     size: int = 64
     splits: dict[str, str] = field(default_factory=lambda: CUTS)
     config: str = ""
-    mirrors: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
+    mirrors: dict[str, list[str]] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
     md5: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -73,99 +74,17 @@ class OnlineTask:
         return "\n".join([f"# {self.name}", "", self.summary, "", *(f"- {x}" for x in lines), ""])
 
 
-def _cut(total: int) -> dict[str, int]:
-    """How many images each of CUTS has."""
-    first, second = round(total * 0.7), round(total * 0.85)
-    return {"train": first, "validation": second - first, "test": total - second}
+def _read_table() -> list[OnlineTask]:
+    """The tasks of `data/tasks/online.toml`, in its order."""
+    with (paths.data_root() / "tasks" / "online.toml").open("rb") as file:
+        entries = tomllib.load(file)
+    for entry in entries.values():
+        entry["md5"] = {int(side): md5 for side, md5 in entry.get("md5", {}).items()}
+    return [OnlineTask(name, **entry) for name, entry in entries.items()]
 
 
+TABLE = _read_table()
 _MEDMNIST = "https://zenodo.org/records/10519652/files/{file}?download=1"
-_PAPER = "Yang et al., MedMNIST v2, Scientific Data 10:41, 2023, doi:10.1038/s41597-022-01721-8; "
-_CLINIC = "for study only, not for clinical use."
-# MedMNIST: addresses, hashes, classes, counts and licences as in the package medmnist 3.0.2.
-TABLE = [
-    OnlineTask(
-        "colorectal_histology", "Tissue in colorectal cancer under the microscope, 8 kinds.",
-        "lesions", "CC BY 4.0", "Kather et al., Scientific Reports 6:27988, 2016.",
-        _cut(5_000), _CLINIC, size=96,
-    ),
-    OnlineTask(
-        "patch_camelyon", "Is there tumour in the middle of a patch of lymph node tissue?",
-        "lesions", "CC0 1.0", "Veeling et al., MICCAI 2018, doi:10.1007/978-3-030-00934-2_24.",
-        {"train": 20_000, "validation": 4_000, "test": 8_000},
-        _CLINIC + " Only a part is read, so figures cannot be set beside published ones.", size=96,
-        splits={"train": "train[:20000]", "validation": "validation[:4000]", "test": "test[:8000]"},
-    ),
-    OnlineTask(
-        "malaria", "Single blood cells, with a malaria parasite or without.",
-        "lesions", "none named; from the US National Library of Medicine",
-        "Rajaraman et al., PeerJ 6:e4568, 2018.", _cut(27_558),
-        _CLINIC + " Cells of one patient may be in two splits: TFDS does not say whose they are.",
-    ),
-    OnlineTask(
-        "plant_village", "Leaves of 14 crops, healthy or with one of 26 diseases.",
-        "scenes", "CC0 1.0", "Hughes and Salathé, arXiv:1511.08060, 2015.", _cut(54_303),
-        "photos of one leaf may be in two splits, and the plain background tells much.",
-    ),
-    OnlineTask(
-        "cats_vs_dogs", "Photos of cats and of dogs.", "scenes",
-        "see https://www.microsoft.com/en-us/download/details.aspx?id=54765",
-        "Elson et al., Asirra, ACM CCS 2007.", _cut(23_262), size=96,
-    ),
-    OnlineTask(
-        "oxford_iiit_pet", "Photos of 37 breeds of cats and dogs.", "scenes", "CC BY-SA 4.0",
-        "Parkhi et al., Cats and Dogs, CVPR 2012.",
-        {"train": 3_128, "validation": 552, "test": 3_669}, size=128,
-        splits={"train": "train[:85%]", "validation": "train[85%:]", "test": "test"},
-    ),
-    OnlineTask(
-        "eurosat", "Land seen from the satellite Sentinel-2, 10 kinds of use.", "scenes",
-        "MIT; the satellite's data under the Copernicus terms",
-        "Helber et al., IEEE JSTARS 12(7), 2019.", _cut(27_000), config="rgb",
-        mirrors={
-            "http://madm.dfki.de/files/sentinel/EuroSAT.zip": (
-                "https://madm.dfki.de/files/sentinel/EuroSAT.zip",
-                "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
-                "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
-            )
-        },
-    ),
-    OnlineTask(
-        "dermamnist", "Pigmented skin lesions under a dermatoscope, 7 kinds.", "lesions",
-        "CC BY-NC 4.0 (no commercial use)", _PAPER + "Tschandl et al. (HAM10000), 2018.",
-        {"train": 7_007, "validation": 1_003, "test": 2_005},
-        _CLINIC + " Photos of one lesion may be in two splits.",
-        classes=(
-            "actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma",
-            "benign keratosis-like lesions", "dermatofibroma", "melanoma", "melanocytic nevi",
-            "vascular lesions",
-        ),
-        md5={
-            28: "0744692d530f8e62ec473284d019b0c7", 64: "b70a2f5635c6199aeaa28c31d7202e1f",
-            128: "2defd784463fa5243564e855ed717de1", 224: "8974907d8e169bef5f5b96bc506ae45d",
-        },
-    ),
-    OnlineTask(
-        "pneumoniamnist", "X-rays of children's chests, healthy or with pneumonia.", "lesions",
-        "CC BY 4.0", _PAPER + "Kermany et al., Cell 172(5), 2018.",
-        {"train": 4_708, "validation": 524, "test": 624}, _CLINIC,
-        classes=("normal", "pneumonia"),
-        md5={
-            28: "28209eda62fecd6e6a2d98b1501bb15f", 64: "8f4eceb4ccffa70c672198ea285246c6",
-            128: "05b46931834c231683c68f40c47b2971", 224: "d6a3c71de1b945ea11211b03746c1fe1",
-        },
-    ),
-    OnlineTask(
-        "retinamnist", "The back of the eye, by the grade of diabetic retinopathy, 0 to 4.",
-        "lesions", "CC BY 4.0", _PAPER + "Liu et al. (DeepDRiD), Patterns 3(6), 2022.",
-        {"train": 1_080, "validation": 120, "test": 400}, _CLINIC,
-        classes=("0", "1", "2", "3", "4"),
-        md5={
-            28: "bd4c0672f1bba3e3a89f0e4e876791e4", 64: "afda852cc34dcda56f86ad2b2457dbcc",
-            128: "e48e916a24454daf90583d4e6efb1a18", 224: "eae7e3b6f3fcbda4ae613ebdcbe35348",
-        },
-    ),
-]  # fmt: skip
 
 
 def names() -> list[str]:
@@ -184,7 +103,7 @@ def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) 
 
     Raises:
         ConnectionError: they are not, or a download failed.
-        ValueError: no such configuration, more than fits in memory, or a wrong download.
+        ValueError: no such configuration, or more than fits in memory.
     """
     name, _, config = name.partition("/")
     task = next(task for task in TABLE if task.name == name)
@@ -222,7 +141,7 @@ def _load_medmnist(task: OnlineTask, side: int, cache: Path) -> "Contents":
             labels = arrays[f"{short}_labels"].astype("int32").reshape(len(images))
             splits[split] = {"image": images, "label": labels}
     report = [f"images as MedMNIST offers them, cut and shrunk to {side}x{side}"]
-    return Contents(splits, list(task.classes), task.card(), report)
+    return Contents(splits, task.classes, task.card(), report)
 
 
 def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> "Contents":
