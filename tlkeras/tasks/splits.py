@@ -7,19 +7,13 @@ or moved without moving an image, and copies of a file are always in the same sp
 
 import hashlib
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 BOUNDS = {"test": (0.0, 0.15), "validation": (0.15, 0.3), "train": (0.3, 1.0)}
 UNEVEN = 3  # times as many images in the largest class as in the smallest
 NAMED = 5  # groups of copies in a message
-# Two images look alike if their thumbnails of 9x8 grey pixels rise in the same places, at six or
-# more of them, and differ by little on average: a copy that was resized or saved anew does.
-THUMBNAIL = (9, 8)  # width, height
-RISE, RISES, APART = 4, 6, 6  # grey levels; places; grey levels
 
 
 def digest(path: Path) -> str:
@@ -115,9 +109,6 @@ def copies(images: dict[str, np.ndarray], files: dict[str, list], root: Path) ->
     across = [group for group in same if len({everything[i][0] for i in group}) > 1]
     torn = [group for group in same if len({everything[i][1].label for i in group}) > 1]
     inside = [group for group in same if group not in across + torn]
-    alike = [group for group in _lookalikes(pixels) if len({everything[i][0] for i in group}) > 1]
-    again = {frozenset(group) for group in same}
-    alike = [group for group in alike if not any(set(group) <= others for others in again)]
 
     def line(what: str, groups: list[list[int]]) -> list[str]:
         names = [
@@ -130,7 +121,6 @@ def copies(images: dict[str, np.ndarray], files: dict[str, list], root: Path) ->
     return (
         line("images in more than one split, so that scores will be too good", across)
         + line("images in more than one class", torn)
-        + line("images in different splits look alike, as if resized or saved anew", alike)
         + line("images more than once in the same split", inside)
     )
 
@@ -141,24 +131,3 @@ def _groups(pixels: list[np.ndarray]) -> list[list[int]]:
     for place, image in enumerate(pixels):
         places[hashlib.blake2b(image, digest_size=16).digest()].append(place)
     return [group for group in places.values() if len(group) > 1]
-
-
-def _lookalikes(pixels: list[np.ndarray]) -> list[list[int]]:
-    """Places of images with the same difference hash, and nearly the same thumbnail."""
-    with ThreadPoolExecutor() as pool:
-        small = np.stack(list(pool.map(_thumbnail, pixels)))
-    rises = small[:, :, 1:] > small[:, :, :-1] + RISE
-    keys = np.packbits(rises.reshape(len(small), -1), axis=1)
-    places = defaultdict(list)
-    for place in np.flatnonzero(rises.sum((1, 2)) >= RISES):
-        places[keys[place].tobytes()].append(int(place))
-    found = []
-    for group in places.values():
-        apart = np.abs(small[group] - small[group[0]]).mean((1, 2))
-        found.append([place for place, far in zip(group, apart, strict=True) if far <= APART])
-    return [group for group in found if len(group) > 1]
-
-
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-    grey = Image.fromarray(image).convert("L").resize(THUMBNAIL, Image.Resampling.BOX)
-    return np.asarray(grey, "int16")
