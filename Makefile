@@ -17,7 +17,9 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 EXTRAS = test
 NOTEBOOKS = $(wildcard chapters/*.ipynb)
-CORE = blocks freezing optimizers inputs plans display features training
+# Two test processes, each with one thread of its own: as fast as two cores allow.
+TWO = OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+CORE = test_keras_contract.py blocks freezing optimizers inputs plans display features training
 # Compiling takes most of the time on JAX, and the same small steps come again and again.
 ON_JAX = KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=build/jax \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
@@ -38,16 +40,23 @@ demo: $(STAMP) ## the main job with nothing to click: tlkeras fit digits
 	@$(VENV)/bin/tlkeras fit digits
 
 .PHONY: test
-test: $(STAMP) ## lint, library tests, chapters
+test: lint ## lint, library tests, chapters
+	$(TWO) $(RUN) -m pytest -n 2 --dist worksteal tests
+	$(RUN) tools/build_chapters.py --check
+	$(if $(NOTEBOOKS),$(TWO) $(RUN) -m pytest -n 2 --dist loadfile --nbval-lax $(NOTEBOOKS))
+
+.PHONY: lint
+lint: $(STAMP) ## style (ruff)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest tests
-	$(RUN) tools/build_chapters.py --check
-	$(if $(NOTEBOOKS),$(RUN) -m pytest --nbval-lax $(NOTEBOOKS))
+
+.PHONY: coverage
+coverage: $(STAMP) ## which lines of the library the tests run
+	$(TWO) $(RUN) -m pytest -n 2 --dist worksteal --cov=tlkeras --cov-report=term tests
 
 .PHONY: test-oldest
 test-oldest: .venv-oldest/.installed ## the library's tests on the lower bounds of pyproject.toml
-	.venv-oldest/bin/python -m pytest tests
+	$(TWO) .venv-oldest/bin/python -m pytest -n 2 --dist worksteal tests
 
 .PHONY: test-jax
 test-jax: .venv-jax/.installed ## the tests of the library's core with Keras on JAX
@@ -55,7 +64,7 @@ test-jax: .venv-jax/.installed ## the tests of the library's core with Keras on 
 
 .PHONY: test-nightly
 test-nightly: .venv-nightly/.installed ## the library's tests on tomorrow's Keras (keras-nightly)
-	.venv-nightly/bin/python -m pytest tests
+	$(TWO) .venv-nightly/bin/python -m pytest -n 2 --dist worksteal tests
 
 .PHONY: chapters
 chapters: $(STAMP) ## rebuild the executed notebooks (ONLY=06 for one)

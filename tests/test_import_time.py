@@ -5,16 +5,15 @@ import sys
 from statistics import median
 
 import keras
-import pytest
 from small import small_backbone, with_head
 
 import tlkeras as tlk
 
 TIMED = """
 import keras, time, sys
-before, start = set(sys.modules), time.perf_counter()
+before, start = set(sys.modules), time.process_time()
 import tlkeras
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 print(*sorted({"tensorflow", "matplotlib", "sklearn"} & (set(sys.modules) - before)))
 """
 
@@ -35,12 +34,19 @@ def test_import_loads_neither_keras_nor_tensorflow():
     assert done.stdout == "set()\n"
 
 
-@pytest.mark.parametrize(
-    "module", ["blocks.find", "optimizers.rates", "display.plots", "training.fit"]
-)
-def test_any_module_can_be_imported_first(module):
-    code = f"import tlkeras.{module}, tlkeras as tlk; tlk.find_blocks"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+EACH_FIRST = """
+import importlib, keras, pkgutil, sys, tlkeras
+for module in list(pkgutil.walk_packages(tlkeras.__path__, "tlkeras.")):
+    for name in [n for n in sys.modules if n.partition(".")[0] == "tlkeras"]:
+        del sys.modules[name]
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+        importlib.import_module("tlkeras").find_blocks
+"""
+
+
+def test_any_module_can_be_imported_first():
+    done = subprocess.run([sys.executable, "-c", EACH_FIRST], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -23,6 +23,9 @@ FAST = {
     "progressive": {"head_epochs": 1, "block_epochs": 1, "blocks": 2},
     "middle_only": {"head_epochs": 1, "tune_epochs": 1},
     "full": {"epochs": 1},
+    "recipe_a": {"head_epochs": 1, "tune_epochs": 1},
+    "recipe_b": {"head_epochs": 1, "tune_epochs": 1, "blocks": 2},
+    "recipe_c": {"epochs": 1},
 }
 
 

@@ -16,7 +16,6 @@ import tlkeras as tlk
 
 TEXT = "train on a task or on a folder of images, in stages"
 
-
 # What `tlkeras fit` hands to each recipe.
 SETTINGS = {
     "two_stage": {"head_epochs": 10, "head_lr": 1e-2, "tune_epochs": 20, "tune_lr": 3e-4},
@@ -24,9 +23,11 @@ SETTINGS = {
     "progressive": {"head_epochs": 10, "head_lr": 1e-2, "block_epochs": 8, "block_lr": 3e-4},
     "middle_only": {"head_epochs": 10, "head_lr": 1e-2, "tune_epochs": 20, "tune_lr": 3e-4},
     "full": {"epochs": 30, "lr": 3e-4},
+    # As the document has them; small data need many epochs at these rates.
+    "recipe_a": {"head_epochs": 200, "tune_epochs": 50},
+    "recipe_b": {"head_epochs": 200, "tune_epochs": 50},
+    "recipe_c": {"epochs": 50},
 }
-
-
 WRITTEN = ("model.keras", "history.csv", "history.png", "plan.json", "result.json")
 
 

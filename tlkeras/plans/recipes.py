@@ -17,7 +17,7 @@ from collections.abc import Callable
 from tlkeras.freezing import policies
 from tlkeras.plans.plan import Plan, Stage
 
-# Section 1.6: the options and playbooks ------------------------------------------------------------
+# Section 1.6: the options and playbooks ----------------------------------------------------------
 
 
 def head_only(
@@ -31,7 +31,7 @@ def head_only(
     return Plan([Stage("head", policies.head_only(), head_lr, epochs, batchnorm, patience)])
 
 
-def twoStage(
+def two_stage(
     head_epochs: int = 5,
     tune_epochs: int = 10,
     head_lr: float = 1e-3,
