@@ -3,36 +3,53 @@
 Every function returns a matplotlib Figure and shows nothing itself: end a notebook cell with
 the call, or use `figure.savefig`. Colours stay apart in grey and for the colour-blind; lines
 carry their names, so no legend is needed.
+
+>>> figure = tlk.plots.blocks(tlk.load_backbone("glyph_resnet_small"))
+>>> figure.savefig("blocks.png")
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from tlkeras.blocks.find import find_blocks
 from tlkeras.optimizers.rates import block_rates
 
 DARK, BLUE, ORANGE, PALE = "#222222", "#0b5fa5", "#e08214", "#c9d3dd"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
-    "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, DARK, "#7b9fbf", "#9b5d18", "#8a8a8a"]),
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, DARK, "#7b9fbf", "#9b5d18", "#8a8a8a"]),
     "lines.linewidth": 2,
 }
 
 
 @contextmanager
-def canvas(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.5), **options):
-    """A figure and its axes in the course's style; closed at the end, so it is shown once."""
+def canvas(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.5), **options: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure and its axes in the course's style; closed at the end, so it is shown once.
+
+    Args:
+        rows, columns: of axes; with more than one of them the axes come as an array.
+        size: width and height in inches. options: as for `matplotlib.pyplot.subplots`.
+
+    >>> with tlk.plots.canvas(size=(4, 2)) as (figure, axis):
+    ...     lines = axis.plot([1, 2, 3], [0.9, 0.5, 0.3])
+    >>> figure.get_size_inches().tolist()
+    [4.0, 2.0]
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=size, **options)
         try:
@@ -46,6 +63,12 @@ def history(run_history: dict[str, list]) -> Figure:
 
     Args:
         run_history: `Run.history`: one value an epoch in "stage", "epoch" and every metric.
+
+    >>> figure = tlk.plots.history(
+    ...     {"stage": ["head", "tune"], "epoch": [1, 2], "loss": [0.9, 0.4], "accuracy": [0.6, 0.8]}
+    ... )
+    >>> [axis.get_ylabel() for axis in figure.axes]
+    ['loss', 'accuracy']
     """
     epochs, stages = run_history["epoch"], run_history["stage"]
     others = [n for n in run_history if n not in ("stage", "epoch", "loss", "learning_rate")]
@@ -67,7 +90,7 @@ def history(run_history: dict[str, list]) -> Figure:
     return figure
 
 
-def _shade_stages(axis, stages: Sequence[str]) -> None:
+def _shade_stages(axis: Axes, stages: Sequence[str]) -> None:
     starts = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(stages)], strict=True)):
         if number % 2:
@@ -78,8 +101,18 @@ def _shade_stages(axis, stages: Sequence[str]) -> None:
                   fontsize=9 if len(stages[start]) < room else 7)  # fmt: skip
 
 
-def name_lines(axis, x: float, ends: list[tuple[float, str, str]]) -> None:
-    """Names at the right end of the lines, pushed down where they would overlap."""
+def name_lines(axis: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
+    """Names at the right end of the lines, pushed down where they would overlap.
+
+    Args:
+        x: where the lines end. ends: the last value of each line, its name, and its colour.
+
+    >>> with tlk.plots.canvas() as (figure, axis):
+    ...     lines = axis.plot([1, 2, 3], [0.9, 0.5, 0.3])
+    ...     tlk.plots.name_lines(axis, 3, [(0.3, "validation", lines[0].get_color())])
+    >>> axis.texts[0].get_text()
+    'validation'
+    """
     scale = axis.transScale.transform  # a logarithm, on a log axis
     back = axis.transScale.inverted().transform
     (_, low), (_, high) = scale([(1, y) for y in axis.get_ylim()])
@@ -99,6 +132,11 @@ def learning_rates(plan: Any, model: keras.Model, steps_per_epoch: int = 1) -> F
         steps_per_epoch: batches in an epoch; schedules count them.
 
     Raises ValueError if a policy or the rates do not fit the blocks.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> figure = tlk.plots.learning_rates(tlk.recipes.two_stage(head_epochs=2), model)
+    >>> figure.axes[0].get_yscale()
+    'log'
     """
     found = find_blocks(model)
     edges = (
@@ -130,7 +168,7 @@ def _values(rate: Any, steps: np.ndarray) -> np.ndarray:
     return np.full(len(steps), float(rate))
 
 
-def _draw_curves(axis, edges: np.ndarray, curves: dict[str, np.ndarray]) -> None:
+def _draw_curves(axis: Axes, edges: np.ndarray, curves: dict[str, np.ndarray]) -> None:
     """A line for all blocks of one curve, named where it ends; also where it begins, if it ends
     in another. The last, the head's, is the thinnest and lies on top."""
     names: dict[bytes, list[str]] = {}
@@ -139,11 +177,11 @@ def _draw_curves(axis, edges: np.ndarray, curves: dict[str, np.ndarray]) -> None
             names.setdefault(curve.tobytes(), []).append(name)
     ends: dict[tuple, list[tuple]] = {}
     for i, (key, same) in enumerate(names.items()):
-        curve, order = np.frombuffer(key), len(names) - 1 - i
+        curve, place = np.frombuffer(key), len(names) - 1 - i
         first, last = np.flatnonzero(np.isfinite(curve))[[0, -1]]
         line = np.where(np.arange(len(edges)) == last + 1, curve[last], curve)  # to the next edge
-        axis.plot(edges, line, ("-", "--", "-.", ":")[order % 4], drawstyle="steps-post",
-                  linewidth=1.5 + 3 * order / len(names))  # fmt: skip
+        axis.plot(edges, line, ("-", "--", "-.", ":")[place % 4], drawstyle="steps-post",
+                  linewidth=1.5 + 3 * place / len(names))  # fmt: skip
         end = (float(edges[last + 1]), float(f"{curve[last]:.6g}"))
         begin = (edges[first], curve[first])
         ends.setdefault(end, []).append((same, axis.lines[-1].get_color(), begin))
@@ -173,7 +211,13 @@ def _joined(names: Sequence[str], order: Sequence[str]) -> str:
 
 
 def blocks(model: keras.Model) -> Figure:
-    """The model's blocks from bottom to head: bars of parameters, filled where they learn."""
+    """The model's blocks from bottom to head: bars of parameters, filled where they learn.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> learning = tlk.freeze(model, tlk.policies.head_only())
+    >>> [label.get_text() for label in tlk.plots.blocks(model).axes[0].get_xticklabels()]
+    ['stem\\nbottom', 'stack0\\nmiddle', 'stack1\\ntop', 'head\\nhead']
+    """
     found = find_blocks(model)
     with canvas(size=(max(5.0, 0.85 * len(found)), 3)) as (figure, axis):
         for x, block in enumerate(found):
@@ -199,6 +243,11 @@ def samples(
         labels: (n,), class numbers.
         classes: names of the classes.
         title: above the grid, if there is one.
+
+    >>> images = np.random.uniform(0, 255, (6, 32, 32, 3))
+    >>> figure = tlk.plots.samples(images, [0, 1, 0, 1, 1, 0], ["cat", "dog"], columns=3)
+    >>> [axis.get_title() for axis in figure.axes]
+    ['cat', 'dog', 'cat', 'dog', 'dog', 'cat']
     """
     images, labels = np.asarray(images), np.asarray(labels)
     rows = -(-len(images) // columns)

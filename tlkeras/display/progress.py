@@ -3,6 +3,8 @@
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -21,16 +23,16 @@ class Progress(keras.callbacks.Callback):
         self.start = self.shown = time.monotonic()
         self.epoch = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if time.monotonic() - self.shown >= REFRESH:
             self.shown = time.monotonic()
             steps = self.params.get("steps") or batch + 2
             self._show((batch + 1) / steps, logs or {})
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._show(1, logs or {})
 
     def _show(self, part: float, values: dict) -> None:
@@ -55,12 +57,12 @@ class Progress(keras.callbacks.Callback):
         return f"{shown}  {time.monotonic() - self.start:.0f} s"
 
 
-def _line_writer():
+def _line_writer() -> Callable[..., None]:
     """A function that shows a line in the place of the one before; `last=True` keeps it."""
     if "IPython" in sys.modules and hasattr(sys.modules["IPython"].get_ipython(), "kernel"):
         from IPython.display import display
 
-        handle = None
+        handle: Any = None
 
         def in_notebook(text: str, last: bool = False) -> None:
             nonlocal handle

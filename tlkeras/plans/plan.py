@@ -33,6 +33,13 @@ class Stage:
         augment: a Keras layer or model, called on every batch of training inputs.
         views: with `augment`, how many augmented views of an image are drawn once and cached;
             None draws anew every epoch, which cannot be cached.
+
+    Raises:
+        TypeError: `policy` is none. ValueError: a number out of range, an unknown mode.
+
+    >>> stage = tlk.Stage("tune", tlk.policies.last_blocks(2), learning_rate=1e-5, epochs=10)
+    >>> print(stage.policy, stage.learning_rate, stage.batchnorm)
+    last_blocks(2) 1e-05 frozen
     """
 
     name: str
@@ -46,7 +53,7 @@ class Stage:
     augment: Callable | None = None
     views: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not callable(self.policy):
             raise TypeError(
                 f"Stage {self.name!r}: expected a policy, e.g. tlk.policies.head_only(); "
@@ -82,12 +89,28 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train, in which order. Data only: print it, store it, change it."""
+    """What to train, in which order. Data only: print it, store it, change it.
+
+    Attributes:
+        stages: in the order in which they are trained.
+
+    Raises:
+        ValueError: no stage, or two of one name.
+
+    >>> tlk.Plan([
+    ...     tlk.Stage("head", tlk.policies.head_only(), learning_rate=1e-3, epochs=5),
+    ...     tlk.Stage("tune", tlk.policies.last_blocks(2), learning_rate=1e-5, patience=3),
+    ... ])
+    stage  what learns     learning rate  epochs  BatchNorm  patience
+    -----  --------------  -------------  ------  ---------  --------
+    head   head_only()             0.001       5  frozen
+    tune   last_blocks(2)          1e-05       5  frozen            3
+    """
 
     stages: Sequence[Stage]
     _columns = ("stage", "what learns", "learning rate", "epochs", "BatchNorm", "patience")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
         if not self.stages:
             raise ValueError("A plan needs at least one stage; found none.")
@@ -98,12 +121,22 @@ class Plan:
             )
 
     def to_dict(self) -> dict:
-        """The plan as JSON can store it. Raises TypeError if a policy is a plain function."""
+        """The plan as JSON can store it. Raises TypeError if a policy is a plain function.
+
+        >>> stored = tlk.recipes.head_only(epochs=3).to_dict()
+        >>> stored["stages"][0]["policy"], stored["stages"][0]["epochs"]
+        (['head_only', []], 3)
+        """
         return {"stages": [_stage_to_dict(stage) for stage in self.stages]}
 
     @classmethod
     def from_dict(cls, stored: dict) -> "Plan":
-        """The plan that `to_dict` stored."""
+        """The plan that `to_dict` stored. Raises ValueError if it names an unknown policy.
+
+        >>> plan = tlk.recipes.head_only(epochs=3)
+        >>> tlk.Plan.from_dict(plan.to_dict()) == plan
+        True
+        """
         return cls([_stage_from_dict(stage) for stage in stored["stages"]])
 
     def _rows(self) -> list[tuple]:

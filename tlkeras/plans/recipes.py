@@ -10,9 +10,16 @@
 
 Learning rates are for AdamW. The head starts from nothing and learns fast; pretrained blocks
 learn 10 to 100 times slower, so that they adapt and do not forget.
+
+>>> tlk.recipes.two_stage(tune_lr=3e-5, patience=3)
+stage  what learns     learning rate  epochs  BatchNorm  patience
+-----  --------------  -------------  ------  ---------  --------
+head   head_only()     0.001               5  frozen            3
+tune   last_blocks(1)  3e-05              10  frozen            3
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from tlkeras.freezing import policies
 from tlkeras.plans.plan import Plan, Stage
@@ -27,7 +34,13 @@ def head_only(
     batchnorm: str = "frozen",
     patience: int | None = None,
 ) -> Plan:
-    """Option 1: feature extraction. Fast and safe; limited where the target is very different."""
+    """Option 1: feature extraction. Fast and safe; limited where the target is very different.
+
+    >>> tlk.recipes.head_only(epochs=5)
+    stage  what learns  learning rate  epochs  BatchNorm  patience
+    -----  -----------  -------------  ------  ---------  --------
+    head   head_only()          0.001       5  frozen
+    """
     return Plan([Stage("head", policies.head_only(), head_lr, epochs, batchnorm, patience)])
 
 
@@ -41,7 +54,14 @@ def two_stage(
     batchnorm: str = "frozen",
     patience: int | None = None,
 ) -> Plan:
-    """Playbook A, the default choice: the head first, then the last `blocks` with it, slower."""
+    """Playbook A, the default choice: the head first, then the last `blocks` with it, slower.
+
+    >>> tlk.recipes.two_stage(blocks=2)
+    stage  what learns     learning rate  epochs  BatchNorm  patience
+    -----  --------------  -------------  ------  ---------  --------
+    head   head_only()     0.001               5  frozen
+    tune   last_blocks(2)  1e-05              10  frozen
+    """
     return Plan(
         [
             Stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience),
@@ -63,6 +83,13 @@ def progressive(
     """Playbook B, gradual unfreezing: the head, then one block more a stage, from the top down.
 
     Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.3.
+
+    >>> tlk.recipes.progressive(blocks=2)
+    stage   what learns     learning rate  epochs  BatchNorm  patience
+    ------  --------------  -------------  ------  ---------  --------
+    head    head_only()     0.001               5  frozen
+    last 1  last_blocks(1)  1e-05               5  frozen
+    last 2  last_blocks(2)  1e-05               5  frozen
     """
     stages = [Stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience)]
     for n in range(1, blocks + 1):
@@ -80,7 +107,14 @@ def middle_only(
     batchnorm: str = "frozen",
     patience: int | None = None,
 ) -> Plan:
-    """Option 4: the head first, then the middle blocks with it; bottom and top stay."""
+    """Option 4: the head first, then the middle blocks with it; bottom and top stay.
+
+    >>> tlk.recipes.middle_only()
+    stage   what learns      learning rate  epochs  BatchNorm  patience
+    ------  ---------------  -------------  ------  ---------  --------
+    head    head_only()      0.001               5  frozen
+    middle  middle_blocks()  1e-05              10  frozen
+    """
     return Plan(
         [
             Stage("head", policies.head_only(), head_lr, head_epochs, batchnorm, patience),
@@ -94,6 +128,11 @@ def full(
 ) -> Plan:
     """Option 3: every block learns from the first step. For a model from scratch, too, with
     batchnorm="train" and a learning rate of about 1e-3.
+
+    >>> tlk.recipes.full(epochs=20, lr=1e-3, batchnorm="train")
+    stage  what learns   learning rate  epochs  BatchNorm  patience
+    -----  ------------  -------------  ------  ---------  --------
+    full   all_blocks()          0.001      20  train
     """
     return Plan([Stage("full", policies.all_blocks(), lr, epochs, batchnorm, patience)])
 
@@ -107,7 +146,7 @@ def recipe_a(
     scale: float = 1.0,
     *,
     batchnorm: str = "frozen",
-    patience: int = 3,
+    patience: int | None = 3,
     monitor: str = "val_accuracy",
 ) -> Plan:
     """Recipe A, a small data set (about 10,000 images): the head at 1e-3, then the last block.
@@ -120,8 +159,14 @@ def recipe_a(
         head_epochs, tune_epochs: at most. patience: epochs.
         scale: multiplies the learning rates, which are meant for 10,000 images and up; on some
             hundred images a pass has few steps, and 10 is a scale to try.
+
+    >>> tlk.recipes.recipe_a(scale=10)
+    stage       what learns     learning rate  epochs  BatchNorm  patience
+    ----------  --------------  -------------  ------  ---------  --------
+    head        head_only()              0.01       5  frozen            3
+    last block  last_blocks(1)         0.0001      10  frozen            3
     """
-    stopping = {"batchnorm": batchnorm, "patience": patience, "monitor": monitor}
+    stopping: dict[str, Any] = {"batchnorm": batchnorm, "patience": patience, "monitor": monitor}
     return Plan(
         [
             Stage("head", policies.head_only(), 1e-3 * scale, head_epochs, **stopping),
@@ -150,12 +195,23 @@ def recipe_b(
     Args:
         scale: multiplies the learning rates. blocks: backbone blocks that learn, 2 to 4.
         augment: a Keras layer or model for the training images.
+
+    Raises ValueError if `blocks` is not 2, 3 or 4.
+
+    >>> plan = tlk.recipes.recipe_b(blocks=2, augment=keras.layers.RandomFlip("horizontal"))
+    >>> plan
+    stage   what learns     learning rate    epochs  BatchNorm  patience
+    ------  --------------  ---------------  ------  ---------  --------
+    head    head_only()     0.0001                5  frozen            3
+    last 2  last_blocks(2)  0.0001 by block      10  frozen            3
+    >>> plan.stages[1].rates
+    {'head': 1.0, 'top': 0.1, 'middle': 0.01, 'bottom': 0.01}
     """
     if not 2 <= blocks <= 4:
         raise ValueError(
             f"Recipe B unfreezes 2 to 4 blocks, found {blocks}; or recipe_a, recipe_c."
         )
-    options = {
+    options: dict[str, Any] = {
         "batchnorm": batchnorm, "patience": patience, "monitor": monitor, "augment": augment,
     }  # fmt: skip
     rates = {"head": 1.0, "top": 0.1, "middle": 0.01, "bottom": 0.01}
@@ -185,6 +241,11 @@ def recipe_c(
 
     Args:
         scale: multiplies the learning rate. augment: a Keras layer or model for the images.
+
+    >>> tlk.recipes.recipe_c(augment=keras.layers.RandomFlip("horizontal"))
+    stage  what learns   learning rate  epochs  BatchNorm  patience
+    -----  ------------  -------------  ------  ---------  --------
+    full   all_blocks()  1e-06              20  frozen            3
     """
-    stopping = {"patience": patience, "monitor": monitor, "augment": augment}
+    stopping: dict[str, Any] = {"patience": patience, "monitor": monitor, "augment": augment}
     return Plan([Stage("full", policies.all_blocks(), 1e-6 * scale, epochs, batchnorm, **stopping)])
