@@ -13,60 +13,17 @@ import importlib.util
 import io
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from tlkeras.tasks.contents import SPLITS, Contents
 from tlkeras.utils import paths
 from tlkeras.utils.downloads import lock
-
-SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a task is made of.
-
-    Attributes:
-        splits: for each split its features, arrays of one length: "image", uint8 (n, height,
-            width, 3); "label", int32 (n,); and whatever else the builder has.
-        classes: names of the classes.
-        card: Markdown.
-        report: what was done to the data, a line each.
-        note, domain, group: as in `Task`.
-    """
-
-    splits: dict[str, dict[str, np.ndarray]]
-    classes: list[str]
-    card: str
-    report: Iterable[str] = ()
-    note: str = ""
-    domain: str | None = None
-    group: str | None = None
-
-
-def keep(found: Contents, count: int, seed: int) -> None:
-    """Leaves `count` training examples of each class, drawn by `seed`, in the order they had.
-
-    Raises ValueError if a class has fewer.
-    """
-    if count < 1:
-        raise ValueError(f"labels_per_class must be at least 1, not {count}.")
-    rng = np.random.default_rng(seed)
-    labels, classes = found.splits["train"]["label"], found.classes
-    members = [np.flatnonzero(labels == label) for label in range(len(classes))]
-    fewest = min(range(len(classes)), key=lambda label: len(members[label]))
-    if len(members[fewest]) < count:
-        raise ValueError(
-            f"labels_per_class={count}, but class {classes[fewest]!r} has "
-            f"{len(members[fewest])} training images: ask for at most that many."
-        )
-    kept = np.sort(np.concatenate([rng.choice(m, count, replace=False) for m in members]))
-    found.splits["train"] = {name: each[kept] for name, each in found.splits["train"].items()}
 
 
 def names() -> list[str]:
@@ -94,7 +51,7 @@ def load(name: str, domain: str | None, cache: Path) -> Contents:
     made_by = builder_class(name)
     config, domain = _choose(made_by, name, config, domain)
 
-    def open_builder():
+    def open_builder() -> tfds.core.DatasetBuilder:
         return made_by(config=config or None, data_dir=cache)
 
     builder = prepared(open_builder, cache, name)
@@ -115,7 +72,9 @@ def refuse_domain(name: str, domain: str | None) -> None:
         raise ValueError(f"{name} has no domains: leave domain={domain!r} out.")
 
 
-def _choose(made_by: type, name: str, config: str, domain: str | None) -> tuple[str, str | None]:
+def _choose(
+    made_by: type[tfds.core.DatasetBuilder], name: str, config: str, domain: str | None
+) -> tuple[str, str | None]:
     """The configuration ("" for the default) and the domain."""
     domains, configs = getattr(made_by, "DOMAINS", {}), list(made_by.builder_configs)
     if config and config not in configs:
@@ -156,7 +115,7 @@ def prepared(
     cache: Path,
     name: str,
     slow: str | None = None,
-    **options,
+    **options: Any,
 ) -> tfds.core.DatasetBuilder:
     """A builder whose files are there, generated if need be.
 
@@ -194,6 +153,7 @@ def _register() -> None:
     spec = importlib.util.spec_from_file_location(
         "tlkeras_tasks", root / "__init__.py", submodule_search_locations=[str(root)]
     )
+    assert spec is not None
     sys.modules["tlkeras_tasks"] = importlib.util.module_from_spec(spec)
     for name in names():
         assert issubclass(builder_class(name), tfds.core.DatasetBuilder)

@@ -15,6 +15,7 @@ uneven classes and images that are there more than once.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tlkeras.tasks import splits as splitting
+from tlkeras.tasks.contents import SPLITS, Contents, refuse_large
 
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 OWN_SIZE_LIMIT = 224  # images that share a size up to this keep it
 DEFAULT_SIZE = (128, 128)
-MEMORY_LIMIT = 4 * 2**30  # bytes
 LISTED = 10  # files named in a message
 EXIF_ORIENTATION = 0x0112
 
@@ -45,9 +46,7 @@ class File:
     digest: str = ""  # of its bytes
 
 
-def read_folder(
-    folder: Path, image_size: tuple[int, int] | None = None
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str], list[str]]:
+def load(folder: Path, image_size: tuple[int, int] | None = None) -> Contents:
     """Reads every image of a folder; see the top of this file for the layouts.
 
     Args:
@@ -56,9 +55,8 @@ def read_folder(
             images' own size if they share one of at most 224 pixels a side, else 128x128.
 
     Returns:
-        Splits, each uint8 images (n, height, width, 3) and int32 labels (n,); class names; and a
-        report, a line each: images that are there more than once, uneven classes, and what was
-        left out or converted.
+        Images and labels of each split; its report names images that are there more than once,
+        uneven classes, and what was left out or converted.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -68,7 +66,9 @@ def read_folder(
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder {str(folder)!r}.")
     layout = _layout(folder)
-    classes, report, found = None, [], {}
+    classes: list[str] = []
+    report: list[str] = []
+    found = {}
     for split, place in layout.items():
         found[split], names = _index(place, report)
         classes = classes or names
@@ -82,24 +82,22 @@ def read_folder(
     files = [file for split in found.values() for file in split]
     size = image_size or _choose_size(files)
     report += _describe(files, size)
-    if len(files) * size[0] * size[1] * 3 > MEMORY_LIMIT:
-        raise ValueError(
-            f"{len(files):,} images of {size[0]}x{size[1]} take more than "
-            f"{MEMORY_LIMIT / 2**30:.0f} GiB of memory: choose a smaller image_size."
-        )
+    refuse_large(len(files), size)
     splits = _read(found, size)
-    doubts = splitting.copies({split: x for split, (x, _) in splits.items()}, found, folder)
-    doubts += splitting.unevenness(splits["train"][1], classes)
-    return splits, classes, doubts + report
+    images = {split: stored["image"] for split, stored in splits.items()}
+    doubts = splitting.copies(images, found, folder)
+    doubts += splitting.unevenness(splits["train"]["label"], classes)
+    report = doubts + report
+    return Contents(splits, classes, _card(folder, splits, classes, report), report)
 
 
-def card(folder: Path, splits: dict, classes: list[str], report: list[str]) -> str:
+def _card(folder: Path, splits: dict, classes: list[str], report: list[str]) -> str:
     """A card for a folder: what was counted, and what was done to the files."""
     lines = [f"# {folder.resolve().name}", "", "Your own images.", "", "| class | "]
     lines[-1] += " | ".join(splits) + " |"
     lines.append("|---" * (len(splits) + 1) + "|")
     for label, name in enumerate(classes):
-        counts = [str(int((y == label).sum())) for _, y in splits.values()]
+        counts = [str(int((stored["label"] == label).sum())) for stored in splits.values()]
         lines.append(f"| {name} | " + " | ".join(counts) + " |")
     return "\n".join(lines + [""] + [f"- {line}" for line in report]) + "\n"
 
@@ -118,7 +116,7 @@ def _layout(folder: Path) -> dict[str, Path]:
             "train, validation and test (train at least, and nothing else) with one in each."
         )
     found = {SPLIT_NAMES[p.name]: p for p in splits}
-    return {split: found[split] for split in ("train", "validation", "test") if split in found}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _index(folder: Path, report: list[str]) -> tuple[list[File], list[str]]:
@@ -176,9 +174,9 @@ def _inspect(file: File) -> File:
                 width, height = height, width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return File(file.path, file.label, problem=_first_line(error, file.path))
-    handling = "; ".join(filter(None, handling))
+    told = "; ".join(filter(None, handling))
     digest = splitting.digest(file.path)
-    return File(file.path, file.label, (height, width), handling, digest=digest)
+    return File(file.path, file.label, (height, width), told, digest=digest)
 
 
 _HANDLING = {
@@ -204,9 +202,9 @@ def _bits(path: Path) -> int:
 def _decode(file: File, size: tuple[int, int]) -> np.ndarray | File:
     """The image as uint8 RGB of the size wanted, or the file with its problem."""
     try:
-        with Image.open(file.path) as image:
-            image.draft("RGB", size[::-1])  # a large JPEG is decoded at reduced size
-            image = ImageOps.exif_transpose(image)
+        with Image.open(file.path) as opened:
+            opened.draft("RGB", size[::-1])  # a large JPEG is decoded at reduced size
+            image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip instead of scaling
                 image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
             if image.has_transparency_data:
@@ -221,7 +219,7 @@ def _decode(file: File, size: tuple[int, int]) -> np.ndarray | File:
         return File(file.path, file.label, problem=_first_line(error, file.path))
 
 
-def _read(found: dict[str, list[File]], size) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _read(found: dict[str, list[File]], size: tuple[int, int]) -> dict[str, dict[str, np.ndarray]]:
     splits, broken = {}, []
     with ThreadPoolExecutor() as pool:
         for split, files in found.items():
@@ -231,7 +229,8 @@ def _read(found: dict[str, list[File]], size) -> dict[str, tuple[np.ndarray, np.
                     broken.append(image)
                 else:
                     images[place] = image
-            splits[split] = images, np.array([file.label for file in files], "int32")
+            labels = np.array([file.label for file in files], "int32")
+            splits[split] = {"image": images, "label": labels}
     _refuse_unreadable(broken)
     return splits
 
@@ -262,7 +261,7 @@ def _describe(files: list[File], size: tuple[int, int]) -> list[str]:
     return lines
 
 
-def _list(items) -> str:
+def _list(items: Iterable[str]) -> str:
     items = list(items)
     more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
     return ", ".join(items[:LISTED]) + more

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from tlkeras.tasks import builders, folders, online
-from tlkeras.tasks.builders import Contents
+from tlkeras.tasks.contents import SPLITS, Contents, keep
 from tlkeras.tasks.task import Task, stream
 from tlkeras.utils import paths, profiles
 
@@ -62,28 +62,24 @@ def load_task(
         found = online.load(name, cache, size, is_online)
     elif Path(name).is_dir() or not _could_be_a_name(name):
         builders.refuse_domain(name, domain)
-        found = _read_folder(Path(name), size)
+        found = folders.load(Path(name), size)
         name = Path(name).resolve().name
     else:
         raise ValueError(_unknown(name))
     if labels_per_class is not None:
-        builders.keep(found, labels_per_class, seed)
+        keep(found, labels_per_class, seed)
     return _task(name, found, size, batch_size, seed)
 
 
-def _read_folder(folder: Path, size: tuple[int, int] | None) -> Contents:
-    splits, classes, report = folders.read_folder(folder, size)
-    card = folders.card(folder, splits, classes, report)
-    stored = {split: {"image": x, "label": y} for split, (x, y) in splits.items()}
-    return Contents(stored, classes, card, report)
-
-
-def _task(name: str, found: Contents, size, batch_size: int, seed: int) -> Task:
+def _task(
+    name: str, found: Contents, size: tuple[int, int] | None, batch_size: int, seed: int
+) -> Task:
     """The task; images are resized where `size` is another than theirs."""
-    size = tuple(size or found.splits["train"]["image"].shape[1:3])
+    _, height, width, _ = found.splits["train"]["image"].shape
+    size = size or (height, width)
     streams = {
         split: stream(found.splits[split], size, batch_size, seed if split == "train" else None)
-        for split in builders.SPLITS
+        for split in SPLITS
         if split in found.splits
     }
     return Task(
@@ -103,7 +99,7 @@ def _task(name: str, found: Contents, size, batch_size: int, seed: int) -> Task:
     )
 
 
-def _pair(image_size) -> tuple[int, int] | None:
+def _pair(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if image_size is None:
         return None
     pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)

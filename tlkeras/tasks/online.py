@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tlkeras.tasks.contents import Contents, refuse_large
 from tlkeras.utils import downloads, paths
 
 if TYPE_CHECKING:  # heavy, and of no use to `tlkeras tasks`
-    from tlkeras.tasks.builders import Contents
+    import tensorflow_datasets as tfds
 
 CUTS = {"train": "train[:70%]", "validation": "train[70%:85%]", "test": "train[85%:]"}
 
@@ -92,7 +93,7 @@ def names() -> list[str]:
     return [task.name for task in TABLE]
 
 
-def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) -> "Contents":
+def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) -> Contents:
     """An online task, downloaded and prepared if it is not yet.
 
     Args:
@@ -121,10 +122,8 @@ def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) 
     return _load_tfds(task, cache, size or (task.size, task.size))
 
 
-def _load_medmnist(task: OnlineTask, side: int, cache: Path) -> "Contents":
-    from tlkeras.tasks.builders import Contents
-
-    _refuse_large(task, (side, side))
+def _load_medmnist(task: OnlineTask, side: int, cache: Path) -> Contents:
+    refuse_large(sum(task.counts.values()), (side, side))
     file = task.name + ("" if side == 28 else f"_{side}") + ".npz"
     path = downloads.fetch(
         [_MEDMNIST.format(file=file)],
@@ -144,14 +143,14 @@ def _load_medmnist(task: OnlineTask, side: int, cache: Path) -> "Contents":
     return Contents(splits, task.classes, task.card(), report)
 
 
-def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> "Contents":
+def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> Contents:
     import tensorflow_datasets as tfds
 
     from tlkeras.tasks import builders
 
-    _refuse_large(task, size)
+    refuse_large(sum(task.counts.values()), size)
 
-    def open_builder():
+    def open_builder() -> "tfds.core.DatasetBuilder":
         return tfds.builder(f"{task.name}/{task.config}".rstrip("/"), data_dir=cache)
 
     builder = open_builder()
@@ -176,10 +175,10 @@ def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> "Content
     report = [f"images of {was} read at {size[0]}x{size[1]}"] if stored != size else []
     report.append("splits are of TFDS's: " + ", ".join(f"{k} {v}" for k, v in task.splits.items()))
     splits = {split: _read(builder, part, size) for split, part in task.splits.items()}
-    return builders.Contents(splits, label.names, task.card(), report)
+    return Contents(splits, label.names, task.card(), report)
 
 
-def _fetch_archives(builder, task: OnlineTask, place: Path) -> None:
+def _fetch_archives(builder: "tfds.core.DatasetBuilder", task: OnlineTask, place: Path) -> None:
     """Downloads what TFDS would: it sets no timeout, and says little."""
     for url, known in builder.url_infos.items():
         if task.mirrors and url not in task.mirrors:
@@ -190,11 +189,13 @@ def _fetch_archives(builder, task: OnlineTask, place: Path) -> None:
         )  # fmt: skip
 
 
-def _read(builder, part: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
+def _read(
+    builder: "tfds.core.DatasetBuilder", part: str, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
     """A split in memory, image by image: uint8 (n, height, width, 3) and int32 labels (n,)."""
     import tensorflow as tf
 
-    def shrink(image, label):
+    def shrink(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.image.resize(image, size, antialias=True)
         return tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8), label
 
@@ -204,14 +205,3 @@ def _read(builder, part: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
     for place, (image, label) in enumerate(data.prefetch(64).as_numpy_iterator()):
         images[place], labels[place] = image, label
     return {"image": images, "label": labels}
-
-
-def _refuse_large(task: OnlineTask, size: tuple[int, int]) -> None:
-    from tlkeras.tasks.folders import MEMORY_LIMIT
-
-    total = sum(task.counts.values())
-    if total * size[0] * size[1] * 3 > MEMORY_LIMIT:
-        raise ValueError(
-            f"The {total:,} images of {task.name} at {size[0]}x{size[1]} take more than "
-            f"{MEMORY_LIMIT / 2**30:.0f} GiB of memory: choose a smaller image_size."
-        )

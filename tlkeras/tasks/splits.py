@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tlkeras.tasks.contents import SPLITS
+
 BOUNDS = {"test": (0.0, 0.15), "validation": (0.15, 0.3), "train": (0.3, 1.0)}
 UNEVEN = 3  # times as many images in the largest class as in the smallest
 NAMED = 5  # groups of copies in a message
@@ -54,7 +56,7 @@ def assign(found: dict[str, list], classes: list[str], report: list[str]) -> dic
     out = {"train": [], **found} | {
         part: [f for f in train if split_of[f.digest] == part] for part in parts
     }
-    return {split: out[split] for split in ("train", "validation", "test") if split in out}
+    return {split: out[split] for split in SPLITS if split in out}
 
 
 def _by_hash(digest: str, parts: tuple[str, ...]) -> str:
@@ -129,5 +131,5 @@ def _groups(pixels: list[np.ndarray]) -> list[list[int]]:
     """Places of images with the same pixels."""
     places = defaultdict(list)
     for place, image in enumerate(pixels):
-        places[hashlib.blake2b(image, digest_size=16).digest()].append(place)
+        places[hashlib.sha256(image.tobytes()).digest()].append(place)
     return [group for group in places.values() if len(group) > 1]

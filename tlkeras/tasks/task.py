@@ -114,12 +114,14 @@ class Task:
         return "<br>".join(escape(line) for line in lines)
 
 
-def stream(stored: dict[str, np.ndarray], size, batch_size, seed=None) -> tf.data.Dataset:
+def stream(
+    stored: dict[str, np.ndarray], size: tuple[int, int], batch_size: int, seed: int | None = None
+) -> tf.data.Dataset:
     """Batches of (float32 images resized to `size`, labels), shuffled if there is a seed."""
     with tf.device("CPU:0"):
         images, labels = tf.constant(stored["image"]), tf.constant(stored["label"])
 
-    def fetch(index):
+    def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return _as_input(tf.gather(images, index), size), tf.gather(labels, index)
 
     order = tf.data.Dataset.range(len(labels))

@@ -8,7 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
+
+if TYPE_CHECKING:
+    import requests
 
 CHUNK = 2**16  # bytes
 
@@ -83,7 +87,7 @@ def refuse_unsafe(url: str) -> None:
         raise ConnectionError(f"Expected an https:// address; found {url!r}.")
 
 
-def _refuse_unsafe_redirect(response, **options) -> None:
+def _refuse_unsafe_redirect(response: "requests.Response", **options: object) -> None:
     """Called by requests with every response, before it follows one elsewhere."""
     if response.is_redirect:
         refuse_unsafe(urljoin(response.url, response.headers["location"]))

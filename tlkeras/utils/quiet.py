@@ -24,10 +24,11 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ExtensionFileLoader, PathFinder
+from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
+from types import ModuleType
 
 # absl's lines of information, warnings and errors; those of fatal errors begin with F.
 CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \d\d:\d\d")
@@ -51,17 +52,19 @@ def _is_no_retracing(record: logging.LogRecord) -> bool:
 class _Finder(MetaPathFinder):
     """Finds TensorFlow's modules as usual, and gives those in C++ the loader below."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if not name.startswith("tensorflow.python."):
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and isinstance(spec.loader, ExtensionFileLoader):
-            spec.loader = _Loader(name, spec.origin)
+            spec.loader = _Loader(name, spec.loader.path)
         return spec
 
 
 class _Loader(ExtensionFileLoader):
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
         with without_chatter():
             return super().create_module(spec)
 

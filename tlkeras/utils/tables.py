@@ -1,12 +1,15 @@
-"""Plain tables, for a terminal and for a notebook (floor 0)."""
+"""Plain tables, for a terminal and for a notebook."""
 
 import html
 import re
+from collections.abc import Iterable, Sequence
 
 _NUMBER = re.compile(r"^[-+]?[\d,.]+( ?%)?$")
 
 
-def _columns(rows, header):
+def _columns(
+    rows: Iterable[Iterable[object]], header: Sequence[str]
+) -> tuple[list[list[str]], list[bool]]:
     """All cells as text, and for every column whether its cells are numbers."""
     cells = [[str(cell) for cell in row] for row in rows]
     for row in cells:
@@ -19,7 +22,7 @@ def _columns(rows, header):
     return cells, numeric
 
 
-def text_table(rows, header):
+def text_table(rows: Iterable[Iterable[object]], header: Sequence[str]) -> str:
     """Return `rows` (lists of cells, any type) under `header` as aligned lines of text.
 
     Columns of numbers are aligned to the right, all others to the left.
@@ -37,11 +40,11 @@ def text_table(rows, header):
     )
 
 
-def html_table(rows, header):
+def html_table(rows: Iterable[Iterable[object]], header: Sequence[str]) -> str:
     """Return the same table as HTML, for `_repr_html_`; every cell is escaped."""
     cells, numeric = _columns(rows, header)
 
-    def line(tag, row):
+    def line(tag: str, row: Iterable[str]) -> str:
         sides = ["right" if right else "left" for right in numeric]
         filled = [
             f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'

@@ -1,0 +1,60 @@
+"""What a task is made of: each way of loading one ends here, and `load_task` makes a Task of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+SPLITS = ("train", "validation", "test")
+MEMORY_LIMIT = 4 * 2**30  # bytes
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a task is made of.
+
+    Attributes:
+        splits: for each split its features, arrays of one length: "image", uint8 (n, height,
+            width, 3); "label", int32 (n,); and whatever else the builder has.
+        classes: names of the classes.
+        card: Markdown.
+        report: what was done to the data, a line each.
+        note, domain, group: as in `Task`.
+    """
+
+    splits: dict[str, dict[str, np.ndarray]]
+    classes: list[str]
+    card: str
+    report: Iterable[str] = ()
+    note: str = ""
+    domain: str | None = None
+    group: str | None = None
+
+
+def keep(found: Contents, count: int, seed: int) -> None:
+    """Leaves `count` training examples of each class, drawn by `seed`, in the order they had.
+
+    Raises ValueError if a class has fewer.
+    """
+    if count < 1:
+        raise ValueError(f"labels_per_class must be at least 1, not {count}.")
+    rng = np.random.default_rng(seed)
+    labels, classes = found.splits["train"]["label"], found.classes
+    members = [np.flatnonzero(labels == label) for label in range(len(classes))]
+    fewest = min(range(len(classes)), key=lambda label: len(members[label]))
+    if len(members[fewest]) < count:
+        raise ValueError(
+            f"labels_per_class={count}, but class {classes[fewest]!r} has "
+            f"{len(members[fewest])} training images: ask for at most that many."
+        )
+    kept = np.sort(np.concatenate([rng.choice(m, count, replace=False) for m in members]))
+    found.splits["train"] = {name: each[kept] for name, each in found.splits["train"].items()}
+
+
+def refuse_large(count: int, size: tuple[int, int]) -> None:
+    """Raises ValueError if so many images of (height, width) take too much memory."""
+    if count * size[0] * size[1] * 3 > MEMORY_LIMIT:
+        raise ValueError(
+            f"{count:,} images of {size[0]}x{size[1]} take more than "
+            f"{MEMORY_LIMIT / 2**30:.0f} GiB of memory: choose a smaller image_size."
+        )
