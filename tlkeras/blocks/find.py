@@ -10,14 +10,16 @@ The one notion of depth that unfreezing, learning rates per block, caching and p
 4. The head is what follows the backbone (a nested model), or its pooling, or is the last Dense.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import Any, SupportsIndex, overload
 
 import keras
 
-from tlkeras.blocks import graph, internals
+from tlkeras.blocks import graph
 from tlkeras.blocks.names import block_names
-from tlkeras.blocks.parts import find_units
+from tlkeras.blocks.parts import Unit, find_units
 from tlkeras.utils.tables import html_table, text_table
 
 HEADER = ("block", "role", "layers", "parameters", "output")
@@ -45,36 +47,48 @@ class Block:
 
     name: str
     role: str
-    layers: list = field(repr=False)
-    weights: list = field(repr=False)
+    layers: list[keras.Layer] = field(repr=False)
+    weights: list[keras.Variable] = field(repr=False)
     params: int
-    cut: object = field(repr=False)
+    cut: keras.KerasTensor | None = field(repr=False)
 
 
-class Blocks(list):
+class Blocks(list[Block]):
     """The blocks of one model: a list that can also be asked by name, and shown as a table."""
 
-    def __init__(self, model, blocks):
+    def __init__(self, model: keras.Model, blocks: Iterable[Block]):
         super().__init__(blocks)
         self.model = model
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         return [block.name for block in self]
 
-    def __getitem__(self, key):
+    @overload
+    def __getitem__(self, key: SupportsIndex | str) -> Block: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[Block]: ...
+
+    def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
             return super().__getitem__(key)
         if key not in self.names:
             raise KeyError(f"Expected the name of a block, one of {self.names}; found {key!r}.")
         return super().__getitem__(self.names.index(key))
 
-    def split(self, name):
+    def split(self, name: str) -> tuple[keras.Model, keras.Model]:
         """Cut the model after the block `name`; return two models that share its layers.
 
         `below` maps the model's input to the block's `cut`, `above` maps that to the model's
         output: `above(below(x))` equals `model(x)` exactly. A nested backbone becomes one nested
         part in each. Raises KeyError for an unknown name, ValueError if the block has no cut.
+
+        >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
+        >>> model = tlk.add_head(backbone, classes=3)
+        >>> below, above = tlk.find_blocks(model).split("stack1")
+        >>> below.output_shape, above.output_shape
+        ((None, 4, 4, 128), (None, 3))
         """
         block = self[name]
         if block.cut is None:
@@ -83,10 +97,9 @@ class Blocks(list):
                 f"Expected a block that one tensor leaves, one of {able}; found "
                 f"{name!r}, whose cut is None. Split after another block."
             )
-        net = internals.functional(self.model)
-        return graph.split(net, block.cut, net.input, net.output)
+        return graph.split(self.model, block.cut)
 
-    def _rows(self):
+    def _rows(self) -> list[tuple]:
         return [
             (
                 b.name,
@@ -98,14 +111,14 @@ class Blocks(list):
             for b in self
         ]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return text_table(self._rows(), HEADER)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return html_table(self._rows(), HEADER)
 
 
-def find_blocks(model):
+def find_blocks(model: keras.Model) -> Blocks:
     """Return the blocks of `model`, bottom to head, as a list that renders as a table.
 
     Args:
@@ -121,6 +134,20 @@ def find_blocks(model):
     "top"; what follows the backbone is "head", absent when the model is a bare backbone.
 
     Raises TypeError if `model` is no Keras model, ValueError if it is not built or has no weights.
+
+    Source: sections 1.5 (the roles) and 1.6 (what is frozen and unfrozen, block by block).
+
+    >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
+    >>> blocks = tlk.find_blocks(tlk.add_head(backbone, classes=3))
+    >>> blocks
+    block   role    layers  parameters  output
+    ------  ------  ------  ----------  -----------
+    stem    bottom       1       1,728  ? x ? x 64
+    stack0  middle       5      74,496  ? x ? x 64
+    stack1  top          5     230,400  4 x 4 x 128
+    head    head         1         387  3
+    >>> [layer.name for layer in blocks["head"].layers]
+    ['head']
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -151,7 +178,7 @@ def find_blocks(model):
 # From units to blocks ---------------------------------------------------------------------------
 
 
-def _head(units):
+def _head(units: Sequence[Unit]) -> int:
     """Where the head of a flat model begins: its pooling, or its last Dense, or its end."""
     learning = [i for i, unit in enumerate(units) if unit.learns]
     if not learning:
@@ -170,11 +197,11 @@ def _head(units):
     return head
 
 
-def _drops(unit):
+def _drops(unit: Unit) -> bool:
     return any(type(op).__name__.endswith("Dropout") for op in unit.ops) and not unit.owners
 
 
-def _runs(units):
+def _runs(units: Sequence[Unit]) -> list[Sequence[Unit]]:
     """Group the units of a backbone into blocks."""
     for fineness in range(3):
         joints = _joints(units, fineness)
@@ -184,7 +211,7 @@ def _runs(units):
     return [run for run in runs if run]
 
 
-def _joints(units, fineness):
+def _joints(units: Sequence[Unit], fineness: int) -> list[int]:
     """Where blocks begin: at a change of size and at the next transformer layer. With fineness 1
     also after the first layer (the stem), with 2 at every layer with a kernel."""
     joints, previous = [0], None
@@ -203,7 +230,7 @@ def _joints(units, fineness):
     return joints
 
 
-def _joint(units, start, previous, following, resized):
+def _joint(units: Sequence[Unit], start: int, previous: int, following: int, resized: bool) -> int:
     """The best place to cut between two units with weights: the smallest tensor, the later one
     among equals, never behind a Dropout, because what is random cannot be cached.
 
@@ -211,7 +238,7 @@ def _joint(units, start, previous, following, resized):
     (convolution, normalisation, activation, padding) before it, if that halves the tensor.
     """
 
-    def cost(end):
+    def cost(end: int) -> tuple[float, int]:
         return (units[end].cost * (1 if end >= previous else 2), -end)
 
     gap = takewhile(lambda end: not _drops(units[end]), range(previous + 1, following))
@@ -222,14 +249,14 @@ def _joint(units, start, previous, following, resized):
     return min(ends, key=cost) + 1
 
 
-def _block(role, units):
+def _block(role: str, units: Sequence[Unit]) -> Block:
     held = [owner for unit in units for owner in unit.owners]
     weights = [weight for _, ws in held for weight in ws]
     layers = list({id(layer): layer for layer, _ in held}.values())
     return Block("", role, layers, weights, graph.params(weights), units[-1].cut)
 
 
-def _role(i, n):
+def _role(i: int, n: int) -> str:
     if n < 3:
         return ("bottom", "top")[i]
     return ("bottom", "middle", "top")[3 * i // n]

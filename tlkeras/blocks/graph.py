@@ -4,7 +4,9 @@
 """
 
 import math
-from collections import Counter, namedtuple
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 
@@ -22,10 +24,19 @@ from tlkeras.blocks.internals import (
 IMAGE_SIDE = 256  # stands in for a height or width that the model leaves open
 WIDEST = 8  # tensors that may be live where a large part is cut again
 
-Step = namedtuple("Step", "op reads writes")  # reads, writes: numbers of tensors
+Owner = tuple[keras.Layer, list[keras.Variable]]  # a layer, and the weights it holds itself
+Shape = tuple[int | None, ...]
 
 
-def owners(layer):
+class Step(NamedTuple):
+    """One call: the layer or operation, and the numbers of the tensors it reads and writes."""
+
+    op: keras.Operation
+    reads: list[int]
+    writes: list[int]
+
+
+def owners(layer: Any) -> list[Owner]:
     """Every layer in `layer` that holds weights itself, with those weights, in tracked order."""
     if not isinstance(layer, keras.Layer):
         return []
@@ -34,29 +45,29 @@ def owners(layer):
     return [(layer, held), *inside] if held else inside
 
 
-def own(layer):
+def own(layer: Any) -> list[Owner]:
     """What `layer` holds itself, as a list of at most one owner."""
     return [owner for owner in owners(layer)[:1] if owner[0] is layer]
 
 
-def params(weights):
+def params(weights: Sequence[keras.Variable]) -> int:
     return sum(math.prod(weight.shape) for weight in weights)
 
 
-def learns(layer):
+def learns(layer: keras.Layer) -> bool:
     """Whether `layer` holds weights that were made to be trained, frozen now or not."""
     return bool(trainable_kind(layer))
 
 
-def is_attention(layer):
+def is_attention(layer: Any) -> bool:
     return "attention" in type(layer).__name__.lower()
 
 
-def attends(layer):
+def attends(layer: Any) -> bool:
     return is_attention(layer) or any(map(attends, children(layer)))
 
 
-def positions(shape):
+def positions(shape: Shape) -> int:
     """Pixels of an image, tokens of a sequence, 1 for a vector; open sides do not count."""
     last = len(shape) == 3 or keras.config.image_data_format() == "channels_last"
     return math.prod(side for side in (shape[1:-1] if last else shape[2:]) if side)
@@ -70,9 +81,14 @@ class Graph:
     with their first and last step, outermost first.
     """
 
-    def __init__(self, net):
-        self.steps, self.tensors, self.shapes, self.homes, self.made = [], [], [], [], []
-        self.spans, self.uses = [], Counter()
+    def __init__(self, net: keras.Model):
+        self.steps: list[Step] = []
+        self.tensors: list[keras.KerasTensor] = []
+        self.shapes: list[Shape] = []
+        self.homes: list[int] = []  # of each tensor, the id of the nested model it is in
+        self.made: list[int] = []  # of each tensor, the step that writes it
+        self.spans: list[tuple[keras.Model, int, int]] = []
+        self.uses: Counter[int] = Counter()  # of each nested model, by its id
         inputs = []
         for tensor in net.inputs:
             shape = tuple(tensor.shape)
@@ -89,14 +105,14 @@ class Graph:
         masks = {id(mask_of(tensor)) for tensor in self.tensors}
         self.beside = self.inputs | {k for k, t in enumerate(self.tensors) if id(t) in masks}
 
-    def _add(self, tensor, shape, net):
+    def _add(self, tensor: keras.KerasTensor, shape: Shape, net: keras.Model) -> int:
         self.tensors.append(tensor)
         self.shapes.append(tuple(shape))
         self.homes.append(id(net))
         self.made.append(len(self.steps))
         return len(self.tensors) - 1
 
-    def _walk(self, net, inputs):
+    def _walk(self, net: keras.Model, inputs: Sequence[int]) -> list[int]:
         self.uses[id(net)] += 1
         keys = dict(zip(map(id, net.inputs), inputs, strict=True))
         for node in nodes(net):
@@ -122,7 +138,7 @@ class Graph:
             keys.update(zip(map(id, node.outputs), written, strict=True))
         return [keys[id(tensor)] for tensor in net.outputs]
 
-    def _shapes(self, node, keys):
+    def _shapes(self, node: Any, keys: dict[int, int]) -> list[Shape]:
         """The shapes `node` writes; worked out anew where an open image side was filled in."""
         read = {id(t): (t, self.shapes[keys[id(t)]]) for t in node.input_tensors}
         op, written = node.operation, [tuple(tensor.shape) for tensor in node.outputs]
@@ -149,20 +165,22 @@ class Graph:
             for out in written
         ]
 
-    def _live(self):
+    def _live(self) -> list[set[int]]:
         """After each step, the tensors that later steps still read."""
         last = {key: i for i, step in enumerate(self.steps) for key in step.reads}
-        live, after = set(self.inputs), []
+        live, after = set(self.inputs), list[set[int]]()
         for i, step in enumerate(self.steps):
             live = {key for key in live.union(step.writes) if last.get(key, -1) > i}
             after.append(live)
         return after
 
-    def leaving(self, i):
+    def leaving(self, i: int) -> set[int]:
         """All tensors that carry data past step `i`: read later, or already an output."""
         return self.live[i] | {key for key in self.outputs if self.made[key] <= i}
 
-    def narrow(self, first, last, width, forced=()):
+    def narrow(
+        self, first: int, last: int, width: int, forced: Collection[int | None] = ()
+    ) -> Iterator[tuple[int, int]]:
         """Runs (first, last) of steps between places where at most `width` tensors are live.
 
         A run that is still too much for one block is cut again where one more tensor is live.
@@ -180,14 +198,28 @@ class Graph:
                 yield start, end
             start = end + 1
 
-    def cut(self, key):
+    def cut(self, key: int) -> keras.KerasTensor | None:
         """The KerasTensor with that number; None where it does not say it all: it has a mask, or
         is inside a model that is fed a mask or is called twice (it stands for two tensors)."""
         masked = mask_of(self.tensors[key]) is not None
         return None if masked or self.uses[self.homes[key]] > 1 else self.tensors[key]
 
 
-def split(net, cut, inputs, outputs):
+def split(model: keras.Model, cut: keras.KerasTensor) -> tuple[keras.Model, keras.Model]:
+    """Two models that share the layers of `model`: its inputs to `cut`, `cut` to its outputs.
+
+    Raises ValueError if `cut` is not in the graph of `model`.
+    """
+    net = functional(model)
+    found = None if net is None else halves(net, cut, net.input, net.output)
+    if found is None:
+        raise ValueError(f"Expected a tensor of the graph of {model.name!r}; found {cut}.")
+    return found
+
+
+def halves(
+    net: keras.Model, cut: keras.KerasTensor, inputs: Any, outputs: Any
+) -> tuple[keras.Model, keras.Model] | None:
     """Two models that share the layers of `net`: `inputs` to `cut`, and `cut` to `outputs`.
 
     Where `cut` is inside a nested model, each half has a half of that model in it, so names of
@@ -202,20 +234,21 @@ def split(net, cut, inputs, outputs):
     read = {id(t) for node in calls for t in node.input_tensors} | {id(t) for t in net.outputs}
     for node in calls:
         inner = functional(node.operation)
+        entry = None if inner is None else fed(node, inner)
+        if inner is None or entry is None:
+            continue
         used = [i for i, tensor in enumerate(node.outputs) if id(tensor) in read]
-        halves = inner and split(
-            inner, cut, _one(inner.inputs), _one([inner.outputs[i] for i in used])
-        )
-        if halves:
+        inside = halves(inner, cut, _one(inner.inputs), _one([inner.outputs[i] for i in used]))
+        if inside:
             mode = {k: v for k, v in node.arguments.kwargs.items() if k == "training"}
             given = keras.Input(batch_shape=cut.shape, dtype=cut.dtype)
-            below = keras.Model(inputs, halves[0](_one(fed(node, inner)), **mode))
-            leaving, above = _one([node.outputs[i] for i in used]), halves[1](given, **mode)
+            below = keras.Model(inputs, inside[0](_one(entry), **mode))
+            leaving, above = _one([node.outputs[i] for i in used]), inside[1](given, **mode)
             if leaving is not outputs:
                 above = keras.Model(leaving, outputs)(above)
             return below, keras.Model(given, above)
     return None
 
 
-def _one(tensors):
+def _one(tensors: Sequence[keras.KerasTensor]) -> Any:
     return tensors[0] if len(tensors) == 1 else tensors

@@ -4,10 +4,13 @@ Everything of that kind is here, but for an optimizer's parts (`optimizers/`) an
 for `fit` (`features/cached_fit.py`). tests/test_keras_contract.py has a test for each.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 
 
-def functional(layer):
+def functional(layer: Any) -> keras.Model | None:
     """The graph of `layer`, a functional model or a built Sequential; None for anything else."""
     net = getattr(layer, "_functional", None) or layer
     if isinstance(net, keras.Model) and hasattr(net, "_nodes_by_depth"):
@@ -15,13 +18,13 @@ def functional(layer):
     return None
 
 
-def nodes(net):
+def nodes(net: keras.Model) -> list[Any]:
     """The calls in `net`, inputs first."""
     depths = sorted(net._nodes_by_depth, reverse=True)
     return [node for depth in depths for node in net._nodes_by_depth[depth] if not node.is_input]
 
 
-def fed(node, net):
+def fed(node: Any, net: keras.Model) -> list[keras.KerasTensor] | None:
     """The tensors that the call `node` of the nested `net` feeds to its inputs; None if unclear."""
     names = [tensor.name for tensor in net.inputs]
     for given in [*node.arguments.args, *node.arguments.kwargs.values()]:
@@ -33,52 +36,52 @@ def fed(node, net):
     return None
 
 
-def children(layer):
+def children(layer: Any) -> list[keras.Layer]:
     """The layers directly in `layer`, in the order they were created."""
     return getattr(layer, "_layers", [])
 
 
-def all_layers(layer):
+def all_layers(layer: keras.Layer) -> list[keras.Layer]:
     """`layer` and every layer in it, however deeply nested."""
     return list(layer._flatten_layers())
 
 
-def trainable_kind(layer):
+def trainable_kind(layer: keras.Layer) -> list[keras.Variable]:
     """The variables that `layer` holds itself and that are made to be trained, frozen or not."""
     return layer._trainable_variables
 
 
-def fixed_kind(layer):
+def fixed_kind(layer: keras.Layer) -> list[keras.Variable]:
     """The variables that `layer` holds itself and that no optimizer ever trains."""
     return layer._non_trainable_variables
 
 
-def flag(layer):
+def flag(layer: keras.Layer) -> bool:
     """Whether `layer` itself is set to learn, whatever its surroundings are."""
     return layer._trainable
 
 
-def set_flag(layer, value):
+def set_flag(layer: keras.Layer, value: bool) -> None:
     """Sets that flag alone: `layer.trainable = value` would reach into the layer's children."""
     layer._trainable = value
 
 
-def seed_generators(layer):
+def seed_generators(layer: keras.Layer) -> Sequence[keras.random.SeedGenerator]:
     """What `layer` itself draws random numbers from."""
     return getattr(layer, "_seed_generators", ())
 
 
-def mask_of(tensor):
+def mask_of(tensor: keras.KerasTensor) -> keras.KerasTensor | None:
     """The mask that travels with a tensor of the graph; None if it has none."""
     return getattr(tensor, "_keras_mask", None)
 
 
-def is_as_keras_has_it(method):
+def is_as_keras_has_it(method: Callable | None) -> bool:
     """Whether a method is the empty or general one that Keras gives every class."""
     return getattr(method, "_is_default", False)
 
 
-def compiled_with(model):
+def compiled_with(model: keras.Model) -> dict[str, Any]:
     """What a compiled model was compiled with, the objects themselves: public calls give copies."""
     names = ("loss", "loss_weights", "metrics", "weighted_metrics")
     config = model._compile_config.config if model.compiled else {}

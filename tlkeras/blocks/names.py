@@ -2,15 +2,18 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 
+import keras
+
 from tlkeras.blocks import graph
-from tlkeras.blocks.parts import kernels
+from tlkeras.blocks.parts import Unit, kernels
 
 
-def block_names(runs, count):
+def block_names(runs: Sequence[Sequence[Unit]], count: int) -> list[str]:
     """Names for `count` blocks, of which the first are `runs` and one more is the head."""
-    votes, anew = [_votes(run) for run in runs], {None}
+    votes, anew = [_votes(run) for run in runs], {""}
     for (word, mine), (other, theirs) in pairwise(votes):
         common = set(mine) & set(theirs) if word == other else ()
         if len(common) > 1:
@@ -21,7 +24,7 @@ def block_names(runs, count):
                 del fewer[number]
     words = [word for word, _ in votes]
     names = [
-        None
+        ""
         if word in anew or not numbers
         else word + "-".join(map(str, sorted({min(numbers), max(numbers)})))
         for word, numbers in votes
@@ -50,9 +53,9 @@ def block_names(runs, count):
     return [f"{name}.{i}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-def _votes(run):
+def _votes(run: Sequence[Unit]) -> tuple[str, Counter[int]]:
     """What most layer names of a block begin with, and a Counter of the numbers that follow it:
-    ("conv", {3: 12}), ("block", {4: 9, 5: 15}), or (None, {}) where they agree on nothing.
+    ("conv", {3: 12}), ("block", {4: 9, 5: 15}), or ("", {}) where they agree on nothing.
 
     Layers count by their kernels; where no layer with a kernel has a name of its own, all count
     alike. Names that Keras makes up (`conv2d_17`) never count: they change when the model is
@@ -63,17 +66,17 @@ def _votes(run):
     }
     if not any(counts.values()):
         counts = dict.fromkeys(counts, 1)
-    words = defaultdict(Counter)
+    words: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for name, count in counts.items():
         match = re.match(r"(.*?[A-Za-z].*?)(\d+)", name)
         if match and count:
             words[match[1]][int(match[2])] += count
-    word = max(words, key=lambda word: words[word].total(), default=None)
+    word = max(words, key=lambda word: words[word].total(), default="")
     agreed = word and 2 * words[word].total() >= sum(counts.values())
-    return (word, words[word]) if agreed else (None, {})
+    return (word, words[word]) if agreed else ("", Counter())
 
 
-def _made_up(op):
+def _made_up(op: keras.Operation) -> bool:
     snake = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", type(op).__name__)
     snake = re.sub("([a-z])([A-Z])", r"\1_\2", snake).lower()
     return re.fullmatch(rf"{re.escape(snake)}(_\d+)?", op.name) is not None

@@ -4,7 +4,9 @@ From its graph where there is one, else, and inside composite layers, from track
 """
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 
@@ -15,10 +17,10 @@ from tlkeras.blocks import graph, internals
 class Unit:
     """What lies between two neighbouring narrow places of the graph, or one layer of a stack."""
 
-    owners: list  # [(layer, the weights it holds itself)]
-    ops: list = field(default_factory=list)  # layers and operations called, for naming the block
+    owners: list[graph.Owner]
+    ops: list[keras.Operation] = field(default_factory=list)  # called, for naming the block
     calls: int = 1
-    cut: object = None  # the one KerasTensor that leaves it, or None
+    cut: keras.KerasTensor | None = None  # the one KerasTensor that leaves it, or None
     home: str | None = None  # name of the nested model it is in
     positions: int = 1  # of the newest tensor that leaves it: pixels or tokens
     cost: float = math.inf  # numbers per example in the tensors that leave it
@@ -28,20 +30,20 @@ class Unit:
     end: int = -1  # its last step
 
     @property
-    def learns(self):
+    def learns(self) -> bool:
         return any(graph.learns(layer) for layer, _ in self.owners)
 
     @property
-    def kernels(self):
+    def kernels(self) -> int:
         """How many layers hold a kernel or a table, not only a normalisation's vectors."""
         return kernels(self.owners)
 
 
-def kernels(owners):
+def kernels(owners: Iterable[graph.Owner]) -> int:
     return sum(any(len(weight.shape) > 1 for weight in held) for _, held in owners)
 
 
-def find_units(model):
+def find_units(model: keras.Model) -> tuple[list[Unit], int | None]:
     """The units of `model`, every weight in one of them, and the number of the unit after its
     nested backbone (None where there is no such backbone or no head after it)."""
     whole, net = len(graph.owners(model)), internals.functional(model)
@@ -61,7 +63,7 @@ def find_units(model):
     return units, head if head and any(unit.learns for unit in units[head:]) else None
 
 
-def _backbone_end(flow):
+def _backbone_end(flow: graph.Graph) -> int | None:
     """The last step of the nested backbone, None where there is none with a head after it.
 
     That is a nested model with most of the layers or most of the parameters, from whose tensors
@@ -81,16 +83,16 @@ def _backbone_end(flow):
     return None
 
 
-def _sized(owner):
+def _sized(owner: graph.Owner) -> tuple[int, int]:
     return id(owner[0]), graph.params(owner[1])
 
 
-def _from_graph(flow, whole, end=None):
+def _from_graph(flow: graph.Graph, whole: int, end: int | None = None) -> list[Unit]:
     runs = flow.narrow(0, len(flow.steps) - 1, 1, forced=(end,))
     return [part for run in runs for part in _opened(_unit(flow, *run), whole)]
 
 
-def _unit(flow, first, last):
+def _unit(flow: graph.Graph, first: int, last: int) -> Unit:
     """The steps `first` to `last` as one unit."""
     steps, leaving = flow.steps[first : last + 1], flow.leaving(last)
     live = flow.live[last] - flow.beside or flow.outputs
@@ -114,7 +116,7 @@ def _unit(flow, first, last):
     return unit
 
 
-def _from_layer(layer, whole):
+def _from_layer(layer: keras.Layer, whole: int) -> list[Unit]:
     """The units of `layer` by its tracked layers: one, unless it is a stack. None has a cut."""
     net = internals.functional(layer)
     if net:
@@ -131,7 +133,7 @@ def _from_layer(layer, whole):
     return units
 
 
-def _is_stack(layer, whole):
+def _is_stack(layer: Any, whole: int) -> bool:
     """Whether `layer` holds several layers of the network (a ViT's encoder) and is not one itself:
     several that attend, or most of all layers with weights."""
     inside = [child for child in internals.children(layer) if graph.owners(child)]
@@ -142,7 +144,7 @@ def _is_stack(layer, whole):
     return most
 
 
-def _opened(unit, whole):
+def _opened(unit: Unit, whole: int) -> list[Unit]:
     """`unit`, or the units of the stack in it; the last of these keeps the cut."""
     stack = next((op for op in unit.ops if internals.children(op) and _is_stack(op, whole)), None)
     if stack is None or internals.functional(stack):
@@ -157,11 +159,11 @@ def _opened(unit, whole):
     return parts
 
 
-def _share(model, units):
+def _share(model: keras.Model, units: Sequence[Unit]) -> None:
     """Leave every weight to the first unit that uses it; give the last unit what none uses."""
-    seen = set()
+    seen: set[int] = set()
 
-    def first_use(owners):
+    def first_use(owners: Iterable[graph.Owner]) -> Iterator[graph.Owner]:
         for layer, held in owners:
             new = [weight for weight in held if id(weight) not in seen]
             seen.update(map(id, new))

@@ -27,6 +27,16 @@ def evaluate(
 
     Returns:
         Loss and metrics by name, as `model.evaluate(..., return_dict=True)`.
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)]
+    ... )
+    >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
+    >>> cache = tlk.FeatureCache()
+    >>> run = tlk.fit_stages(model, tlk.recipes.head_only(1), (x, y), cache=cache, verbose=0)
+    >>> scores = tlk.evaluate(model, (x, y), cache)  # nothing goes through the bottom again
+    >>> bool(np.isclose(scores["loss"], model.evaluate(x, y, verbose=0)[0]))
+    True
     """
     blocks = find_blocks(model)
     learning = [i for i, b in enumerate(blocks) if any(w.trainable for w in b.weights)]

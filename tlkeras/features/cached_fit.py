@@ -52,7 +52,7 @@ class Source(keras.utils.PyDataset):
         self.data, self.features, self.order = data, features, order
         self.batch_size, self.augment, self.views = batch_size, augment, views or 1
         self.class_weight, self.seed, self.strict = class_weight, seed, strict
-        self.epoch, self._read, self._changes = 0, [], None
+        self.epoch, self._read, self._changes = 0, list[tuple](), ""
         self._arrays = isinstance(data, tuple | list)
         if self._arrays:
             x, *self._rest = keras.tree.map_structure(reading.as_numpy, reading.without_none(data))
@@ -63,7 +63,7 @@ class Source(keras.utils.PyDataset):
     def __len__(self) -> int:
         if self._arrays:
             return -(-len(self._rows) // self.batch_size)
-        return reading.length(self.data)
+        return len(self.data)
 
     def __getitem__(self, number: int) -> tuple:
         self.begin(self.epoch)
@@ -152,14 +152,14 @@ class Source(keras.utils.PyDataset):
 class Looped(keras.Model):
     """Trains and tests on a run of batches in one call."""
 
-    def train_step(self, data):
+    def train_step(self, data: tuple) -> dict[str, Any]:
         return self._over(super().train_step, *data)
 
-    def test_step(self, data):
+    def test_step(self, data: tuple) -> dict[str, Any]:
         return self._over(super().test_step, *data)
 
-    def _over(self, step, size, count, data):
-        def one(number, done):
+    def _over(self, step: Callable, size: Any, count: Any, data: tuple) -> dict[str, Any]:
+        def one(number: Any, done: Any) -> Any:
             start = number * size
             end = keras.ops.minimum(start + size, count)
             step(keras.tree.map_structure(lambda array: array[start:end], data))
@@ -223,14 +223,21 @@ class _Mirror(keras.callbacks.Callback):
         super().__init__()
         self.above = above
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.above.stop_training = self.model.stop_training
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.above.stop_training = self.model.stop_training
 
 
-def _loop(looped, model, source, validation, epochs: range, callbacks) -> None:
+def _loop(
+    looped: Looped,
+    model: keras.Model,
+    source: Source,
+    validation: Source | None,
+    epochs: range,
+    callbacks: keras.callbacks.CallbackList,
+) -> None:
     """`keras.Model.fit` with one call a run of batches."""
     looped._symbolic_build(data_batch=source[0])
     looped.make_train_function()
@@ -255,7 +262,7 @@ def _loop(looped, model, source, validation, epochs: range, callbacks) -> None:
     callbacks.on_train_end(logs)
 
 
-def _through(looped, function, source: Source) -> dict[str, Any]:
+def _through(looped: Looped, function: Callable, source: Source) -> dict[str, Any]:
     logs = {}
     for run in source.runs():
         logs = function(iter([run]))

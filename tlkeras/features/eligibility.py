@@ -1,6 +1,6 @@
 """Decides whether a stage can train on cached outputs of its frozen blocks, and from which cut."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +31,11 @@ class Ready:
 def make_ready(
     model: keras.Model,
     blocks: Blocks,
-    learning: list[set[str]],
-    stages: list[Stage],
+    learning: Sequence[set[str]],
+    stages: Sequence[Stage],
     data: Any,
     validation: Any,
-    looked: list[tuple],
+    looked: Sequence[tuple],
     cache: FeatureCache,
     own: bool,
     epoch: int,

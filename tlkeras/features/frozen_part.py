@@ -73,16 +73,16 @@ def find_prefix(
     reason = ""
     for block in reversed(blocks[:lowest]):
         cut = None if block.cut is None else _past_pooling(net, block.cut)
-        halves = None if cut is None else graph.split(net, cut, net.input, net.output)
+        halves = None if cut is None else graph.halves(net, cut, net.input, net.output)
         if not halves:
             reason = reason or f"more than one tensor leaves the frozen block {block.name}"
             continue
         below, above = halves
         shape = _shape(below, shapes)
         problem = _problem(below)
-        if None in shape:
+        if shape is None:
             problem = f"the image size is open after the frozen block {block.name}"
-        if not problem:
+        elif not problem:
             above.output_names = getattr(model, "output_names", above.output_names)
             return Prefix(below, above, block.name, cut, shape, _fingerprint(below, cut))
         reason = reason or problem
@@ -110,9 +110,9 @@ def _past_pooling(net: keras.Model, cut: keras.KerasTensor) -> keras.KerasTensor
     return best
 
 
-def _shape(below: keras.Model, shapes: Sequence[tuple]) -> tuple[int | None, ...]:
+def _shape(below: keras.Model, shapes: Sequence[tuple]) -> tuple[int, ...] | None:
     """Of the output for one example, worked out from the inputs, since the cut may be inside a
-    nested model that takes any size."""
+    nested model that takes any size; None where it stays open."""
     inputs = keras.tree.flatten(below.input)
     if len(shapes) != len(inputs):
         shapes = [tensor.shape[1:] for tensor in inputs]
@@ -121,7 +121,8 @@ def _shape(below: keras.Model, shapes: Sequence[tuple]) -> tuple[int | None, ...
         for shape, tensor in zip(shapes, inputs, strict=True)
     ]
     given = keras.tree.pack_sequence_as(below.input, given)
-    return tuple(below.compute_output_spec(given).shape[1:])
+    shape = tuple(below.compute_output_spec(given).shape[1:])
+    return None if None in shape else shape
 
 
 def _problem(part: keras.Layer) -> str:
@@ -146,5 +147,5 @@ def _fingerprint(below: keras.Model, cut: keras.KerasTensor) -> bytes:
         config.pop("name", None)
         digest.update(repr((type(layer), config)).encode())
     for weight in below.weights:
-        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)))
+        digest.update(keras.ops.convert_to_numpy(weight).tobytes())
     return digest.digest()

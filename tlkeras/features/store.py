@@ -32,9 +32,10 @@ class Features:
     """
 
     def __init__(self, prefix: Prefix, on_disk: bool = False, run: int = RUN):
-        self.prefix, self.parent, self.computed, self.run = prefix, None, 0, run
+        self.prefix, self.computed, self.run = prefix, 0, run
+        self.parent: Features | None = None
         self.tell: Callable[[int], None] | None = None
-        self._model: keras.Model | None = None
+        self._model = prefix.below
         self._rows: dict[bytes, int] = {}  # content of an example -> the first of its views
         self._count, self._chunk = 0, 0
         self._array: np.ndarray | None = None
@@ -47,8 +48,7 @@ class Features:
         """
         self.prefix, self.parent, self._model = prefix, parent, prefix.below
         if parent is not None:
-            net = prefix.below
-            self._model = graph.split(net, parent.prefix.cut, net.input, net.output)[1]
+            self._model = graph.split(prefix.below, parent.prefix.cut)[1]
 
     def __len__(self) -> int:
         return self._count
@@ -97,13 +97,15 @@ class Features:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The outputs in these rows: (rows, ...)."""
+        if self._array is None:
+            raise ValueError("Expected rows that `find` gave; nothing has been computed yet.")
         if self._file is None:
             return self._array[rows]
         found = np.empty((len(rows), *self.prefix.shape), self._array.dtype)
         view = found.reshape(len(rows), -1).view("uint8")
         for place, row in zip(view, rows, strict=True):
             self._file.seek(int(row) * view.shape[1])
-            self._file.readinto(place)
+            self._file.readinto(place.data)
         return found
 
     def _inputs(self, x: Any, augment: Callable | None, views: int) -> Iterator[Any]:
@@ -139,7 +141,7 @@ class Features:
         start, self._count = self._count, self._count + len(outputs)
         if self._file is not None:
             self._file.seek(0, os.SEEK_END)
-            self._file.write(np.ascontiguousarray(outputs).view("uint8"))
+            self._file.write(np.ascontiguousarray(outputs).view("uint8").data)
             return
         if self._count > len(self._array):
             room = max(expected, len(outputs), len(self._array))
@@ -159,6 +161,22 @@ class FeatureCache:
         limit: bytes of memory that outputs may take; what is more goes to a temporary file. None:
             a quarter of the machine's memory.
         disk: keep all in a temporary file.
+
+    Raises:
+        ValueError: a negative `limit`.
+
+    Source: section 1.8, pretrained feature extraction.
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)]
+    ... )
+    >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
+    >>> cache = tlk.FeatureCache(limit=2**30)
+    >>> for rate in (1e-3, 1e-2):  # the second run computes nothing anew
+    ...     plan = tlk.recipes.head_only(epochs=1, head_lr=rate)
+    ...     run = tlk.fit_stages(model, plan, (x, y), cache=cache, verbose=0)
+    >>> run.stages[0].cache
+    'after stem, 2.05 KB in memory'
     """
 
     def __init__(self, limit: int | None = None, disk: bool = False):
