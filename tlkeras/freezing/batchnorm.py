@@ -5,7 +5,8 @@ the outer model hands its own `training=True` down and the moving statistics mov
 here hold whatever `training` a layer is called with.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 
@@ -49,13 +50,13 @@ def set_batchnorm(layers: Iterable[keras.layers.BatchNormalization], mode: str) 
             layer.trainable = False
 
 
-def _with_stored_statistics(layer: keras.layers.BatchNormalization):
+def _with_stored_statistics(layer: keras.layers.BatchNormalization) -> Callable:
     """The layer's own `call`, told that it is not training whatever it is told.
 
     Put on the instance rather than in a subclass, so that a saved model needs only Keras.
     """
 
-    def call(inputs, training=None, mask=None):
+    def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         return type(layer).call(layer, inputs, training=False, mask=mask)
 
     return call

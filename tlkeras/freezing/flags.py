@@ -22,6 +22,11 @@ class Learning:
         blocks: names of the blocks that learn.
         trainable_params, params: parameters that learn, and all of them.
         held: the weights that training must leave bit-identical.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> table = tlk.freeze(model, tlk.policies.last_blocks(1))
+    >>> table.trainable_params, table.params
+    (229763, 307011)
     """
 
     header = ("block", "role", "state", "weights", "parameters", "BatchNorm")
@@ -70,6 +75,18 @@ def freeze(
 
     Raises:
         ValueError: the policy fits none of the model's blocks, or the mode is unknown.
+
+    Source: section 1.6; section 1.9 on BatchNorm with small batches.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> tlk.freeze(model, tlk.policies.last_blocks(1))
+    block   role    state   weights  parameters          BatchNorm
+    ------  ------  ------  -------  ------------------  ---------
+    stem    bottom  frozen  0 of 1   0 of 1,728
+    stack0  middle  frozen  0 of 14  0 of 74,496         frozen
+    stack1  top     learns  3 of 11  229,376 of 230,400  frozen
+    head    head    learns  2 of 2   387 of 387
+    all                     5 of 28  229,763 of 307,011
     """
     if batchnorm not in MODES:
         raise ValueError(f"batchnorm must be one of {', '.join(MODES)}; found {batchnorm!r}.")

@@ -2,6 +2,10 @@
 
 A policy is data: a kind and its arguments, so that a Plan can be printed and stored. Wherever
 a policy is expected, any function from the list of blocks to the blocks that learn will do too.
+
+>>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+>>> tlk.freeze(model, lambda blocks: [block for block in blocks if block.params < 100_000]).blocks
+['stem', 'stack0', 'head']
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +17,16 @@ from tlkeras.blocks.find import Block
 
 @dataclass(frozen=True)
 class Policy:
-    """A named choice of blocks. Made by the functions of this module."""
+    """A named choice of blocks. Made by the functions of this module.
+
+    Attributes:
+        kind: name of the function; arguments: what it was given.
+
+    >>> tlk.policies.last_blocks(2)
+    Policy(kind='last_blocks', arguments=(2,))
+    >>> print(tlk.policies.last_blocks(2))
+    last_blocks(2)
+    """
 
     kind: str
     arguments: tuple = ()
@@ -34,29 +47,60 @@ class Policy:
 
 
 def head_only() -> Policy:
-    """Option 1, feature extraction: the backbone stays, the head learns."""
+    """Option 1, feature extraction: the backbone stays, the head learns.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> tlk.freeze(model, tlk.policies.head_only()).blocks
+    ['head']
+    """
     return Policy("head_only")
 
 
 def last_blocks(n: int = 1) -> Policy:
-    """Option 2, partial fine-tuning: the head and the `n` backbone blocks nearest to it."""
+    """Option 2, partial fine-tuning: the head and the `n` backbone blocks nearest to it.
+
+    Raises ValueError if `n` is below 1, and, when applied, if the backbone has fewer blocks.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> tlk.freeze(model, tlk.policies.last_blocks(2)).blocks
+    ['stack0', 'stack1', 'head']
+    """
     if n < 1:
         raise ValueError(f"last_blocks needs n of at least 1, found {n}; for none, head_only().")
     return Policy("last_blocks", (n,))
 
 
 def middle_blocks() -> Policy:
-    """Option 4: the middle blocks and the head learn; bottom (and top) stay."""
+    """Option 4: the middle blocks and the head learn; bottom (and top) stay.
+
+    Raises ValueError, when applied, if the backbone has no middle blocks.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> tlk.freeze(model, tlk.policies.middle_blocks()).blocks
+    ['stack0', 'head']
+    """
     return Policy("middle_blocks")
 
 
 def all_blocks() -> Policy:
-    """Option 3, full fine-tuning: every block learns."""
+    """Option 3, full fine-tuning: every block learns.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> tlk.freeze(model, tlk.policies.all_blocks()).blocks
+    ['stem', 'stack0', 'stack1', 'head']
+    """
     return Policy("all_blocks")
 
 
 def named(*names: str) -> Policy:
-    """Exactly the blocks of these names; `*` and `?` match as in file names ("stack*")."""
+    """Exactly the blocks of these names; `*` and `?` match as in file names ("stack*").
+
+    Raises ValueError if no name is given, and, when applied, if one matches no block.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> tlk.freeze(model, tlk.policies.named("stem", "stack*")).blocks
+    ['stem', 'stack0', 'stack1']
+    """
     if not names:
         raise ValueError(
             "named() needs at least one block name; tlk.find_blocks(model) lists them."

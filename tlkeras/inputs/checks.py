@@ -4,6 +4,7 @@ The mistakes caught here train without an error and only show as a bad result.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -95,10 +96,10 @@ def _scale_against_pretraining(model: keras.Model, images: np.ndarray) -> float:
     layers = batchnorm_layers(model)
     seen: list[tuple[keras.layers.Layer, np.ndarray]] = []
 
-    def watch(layer):
+    def watch(layer: keras.layers.Layer) -> Callable:
         call = layer.call
 
-        def watched(inputs, *args, **kwargs):
+        def watched(inputs: Any, *args: Any, **kwargs: Any) -> Any:
             if not seen:
                 seen.append((layer, keras.ops.convert_to_numpy(inputs)))
             return call(inputs, *args, **kwargs)

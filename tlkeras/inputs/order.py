@@ -21,7 +21,7 @@ class Shuffled(keras.utils.PyDataset):
     Args:
         arrays: (x, y) or (x, y, sample_weight); each an array or a structure of arrays.
         batch_size: examples in a batch; the last one of an epoch may be smaller.
-        seed: numbers that, with the epoch, fix the order.
+        seed: numbers that, with the epoch, fix the order; None: the order of the arrays.
         augment: called on each batch of x, as in training.
 
     Whoever runs the epochs calls `begin` with the number of each.
@@ -29,19 +29,21 @@ class Shuffled(keras.utils.PyDataset):
 
     def __init__(
         self,
-        arrays: tuple,
+        arrays: tuple | list,
         batch_size: int,
-        seed: Sequence[int],
+        seed: Sequence[int] | None,
         augment: Callable | None = None,
     ):
         super().__init__()
         self.arrays = keras.tree.map_structure(as_numpy, without_none(arrays))
         self.count = len(keras.tree.flatten(self.arrays)[0])
-        self.batch_size, self.seed, self.augment = batch_size, tuple(seed), augment
+        self.batch_size, self.seed, self.augment = batch_size, seed, augment
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
-        self.order = np.random.default_rng([*self.seed, epoch]).permutation(self.count)
+        self.order = np.arange(self.count)
+        if self.seed is not None:
+            np.random.default_rng([*self.seed, epoch]).shuffle(self.order)
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)

@@ -89,7 +89,7 @@ def class_weights(y: Any, weights: dict[int, float]) -> np.ndarray:
     return np.array([weights.get(int(label), 1.0) for label in labels.round()], "float32")
 
 
-def without_none(batch: tuple) -> tuple:
+def without_none(batch: tuple | list) -> tuple:
     return tuple(part for part in batch if part is not None)
 
 

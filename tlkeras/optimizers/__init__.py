@@ -8,6 +8,11 @@ model. `carry` hands what an optimizer has learned about the gradients on to the
 The only package that knows an optimizer's private parts.
 
 Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.2.
+
+>>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+>>> rates = tlk.optimizers.layerwise_decay(0.5)
+>>> tlk.optimizers.discriminative(keras.optimizers.SGD(0.1, momentum=0.9), model, rates)
+<discriminative SGD, learning rate 0.1: stem x 0.125, stack0 x 0.25, stack1 x 0.5, head x 1>
 """
 
 from tlkeras.optimizers.blockwise import SUPPORTED, Discriminative, discriminative

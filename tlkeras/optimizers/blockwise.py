@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
@@ -37,7 +37,13 @@ class Share:
     age: int = 0
 
 
-class Discriminative:
+if TYPE_CHECKING:  # Discriminative is always mixed into one
+    from keras.optimizers import Optimizer as Mixed
+else:
+    Mixed = object
+
+
+class Discriminative(Mixed):
     """What the optimizers that `discriminative` makes add to a Keras optimizer.
 
     Inside the update of a variable the learning rate is multiplied by the variable's rate, and
@@ -47,6 +53,13 @@ class Discriminative:
     Attributes:
         base: the Keras optimizer class.
         shares: a Share a variable, in the order of the variables the optimizer was built on.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> optimizer = tlk.optimizers.discriminative(keras.optimizers.AdamW(), model)
+    >>> isinstance(optimizer, tlk.optimizers.Discriminative), optimizer.base.__name__
+    (True, 'AdamW')
+    >>> optimizer.shares[-1].block, optimizer.shares[-1].rate
+    ('head', 1.0)
     """
 
     base: type[keras.optimizers.Optimizer]
@@ -57,13 +70,13 @@ class Discriminative:
         super().__init__(*args, **options)
         self.shares = tuple(shares)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         self.shares = tuple(self._aligned(variables))
         super().build(variables)
 
-    def _aligned(self, variables) -> list[Share]:
+    def _aligned(self, variables: Iterable[keras.Variable]) -> list[Share]:
         """The share of every variable: the same row of variables, or some of them by their keys."""
         wanted, known = keys(variables), {(s.path, s.ordinal): s for s in self.shares}
         pairs = list(zip(wanted, known, strict=False))
@@ -81,7 +94,7 @@ class Discriminative:
             )
         return [known[key] for key in wanted]
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         share = self._share(variable)
         self._age = share.age
         try:
@@ -90,19 +103,19 @@ class Discriminative:
             self._age = 0
 
     @property
-    def iterations(self):
+    def iterations(self) -> Any:
         return super().iterations + self._age if self._age else super().iterations
 
-    def _share(self, variable) -> Share:
+    def _share(self, variable: Any) -> Share:
         return self.shares[self._get_variable_index(variable)]
 
-    def _now(self, rate: Rate):
+    def _now(self, rate: Rate) -> Any:
         return rate(self._iterations) if isinstance(rate, LearningRateSchedule) else rate
 
-    def _get_current_learning_rate(self):
+    def _get_current_learning_rate(self) -> Any:
         return _times(super()._get_current_learning_rate(), self._factor)
 
-    def _apply_weight_decay(self, variables):
+    def _apply_weight_decay(self, variables: Iterable[Any]) -> None:
         groups: dict[Any, list] = {}  # by rate: a backend may decay many variables in one operation
         for variable in variables if self.weight_decay is not None else ():
             groups.setdefault(self._share(variable).rate, []).append(variable)
@@ -113,10 +126,10 @@ class Discriminative:
             finally:
                 self._factor = 1.0
 
-    def _use_weight_decay(self, variable):
+    def _use_weight_decay(self, variable: Any) -> bool:
         return self._share(variable).decays and super()._use_weight_decay(variable)
 
-    def _update_model_variables_moving_average(self, trainable_variables):
+    def _update_model_variables_moving_average(self, trainable_variables: Sequence[Any]) -> None:
         averages = self._model_variables_moving_average
         for variable, average, share in zip(
             trainable_variables, averages, self.shares, strict=True
@@ -126,12 +139,14 @@ class Discriminative:
                 keep = keras.ops.cast(begun, variable.dtype) * self.ema_momentum
                 average.assign(keep * average + (1 - keep) * variable)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         shares = [asdict(share) | {"rate": rate_to_json(share.rate)} for share in self.shares]
         return super().get_config() | {"shares": shares}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> keras.optimizers.Optimizer:
         stored = config.get("shares", ())
         shares = [Share(**share | {"rate": rate_from_json(share["rate"])}) for share in stored]
         return super().from_config(config | {"shares": shares}, custom_objects)
@@ -144,7 +159,7 @@ class Discriminative:
         return f"<discriminative {self.base.__name__}, learning rate {shown(rate)}: {of_blocks}>"
 
 
-def _times(learning_rate, factor):
+def _times(learning_rate: Any, factor: Any) -> Any:
     if isinstance(factor, float) and factor == 1:
         return learning_rate
     return keras.ops.multiply(learning_rate, factor)
@@ -166,7 +181,7 @@ SUPPORTED = (
 )
 
 
-def _subclass(base: type) -> type:
+def _subclass(base: type[keras.optimizers.Optimizer]) -> type[Discriminative]:
     members = {"base": base, "__module__": __name__, "__doc__": Discriminative.__doc__}
     subclass = type(f"Discriminative{base.__name__}", (Discriminative, base), members)
     return keras.saving.register_keras_serializable(package="tlkeras")(subclass)
@@ -182,7 +197,7 @@ def _alike(one: str, other: str) -> bool:
     return one.split("/")[-2:] == other.split("/")[-2:]
 
 
-def base_of(optimizer: Any) -> type | None:
+def base_of(optimizer: Any) -> type[keras.optimizers.Optimizer] | None:
     """The supported Keras class that an optimizer is of, or None."""
     if isinstance(optimizer, Discriminative):
         return optimizer.base
@@ -220,6 +235,15 @@ def discriminative(
     Raises:
         TypeError: an optimizer that is not supported. ValueError: rates that do not fit the
             model, or leave nothing to learn.
+
+    Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.2; sections 1.6
+    (playbook C) and 1.10.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> rates = {"head": 1.0, "top": 0.1, "middle": 0.01, "bottom": 0.01}
+    >>> tlk.optimizers.discriminative(keras.optimizers.AdamW(1e-3), model, rates)
+    <discriminative AdamW, learning rate 0.001:
+    stem x 0.01, stack0 x 0.01, stack1 x 0.1, head x 1>
     """
     base = base_of(optimizer)
     if base is None:

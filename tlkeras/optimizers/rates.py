@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
@@ -16,12 +16,19 @@ from keras.optimizers.schedules import LearningRateSchedule
 from tlkeras.blocks.find import Block
 
 ROLES = ("bottom", "middle", "top", "head")
-Rate = float | LearningRateSchedule
+Rate: TypeAlias = float | LearningRateSchedule
 
 
 @dataclass(frozen=True)
 class LayerwiseDecay:
-    """Rates that fall from block to block, as data. Made by `layerwise_decay`."""
+    """Rates that fall from block to block, as data. Made by `layerwise_decay`.
+
+    Attributes:
+        factor: what each block's rate is multiplied by for the next one below it.
+
+    >>> tlk.optimizers.layerwise_decay(0.5)
+    LayerwiseDecay(factor=0.5)
+    """
 
     factor: float
 
@@ -35,8 +42,15 @@ class LayerwiseDecay:
 def layerwise_decay(factor: float = 0.8) -> LayerwiseDecay:
     """Rates of 1 in the head, `factor` in the last backbone block, its square in the next, ...
 
+    Raises:
+        ValueError: `factor` is not above 0 and up to 1.
+
     Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.2 (with
     1/2.6); Clark et al. 2020, "ELECTRA", appendix A (with 0.8).
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> tlk.optimizers.layerwise_decay(0.5)(tlk.find_blocks(model))
+    {'stem': 0.125, 'stack0': 0.25, 'stack1': 0.5, 'head': 1.0}
     """
     if not 0 < factor <= 1:
         raise ValueError(f"layerwise_decay needs a factor above 0 and up to 1; found {factor}.")
@@ -62,6 +76,11 @@ def block_rates(
         ValueError: a key that matches no block, and is no role; a block of `learning` without
             a rate; a rate that is negative or not finite.
         TypeError: `rates` is none of the above.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> rates = {"head": 1.0, "stack*": 0.1, "bottom": 0.01}
+    >>> tlk.optimizers.block_rates(rates, tlk.find_blocks(model))
+    {'stem': 0.01, 'stack0': 0.1, 'stack1': 0.1, 'head': 1.0}
     """
     names = [block.name for block in blocks]
     if rates is None:
@@ -109,7 +128,7 @@ def _key(rates: Mapping, block: Block) -> str | None:
 def _checked(name: str, rate: Any) -> Rate:
     if isinstance(rate, LearningRateSchedule):
         return rate
-    if not (isinstance(rate, Real) and math.isfinite(rate) and rate >= 0):
+    if not (isinstance(rate, Real) and 0 <= float(rate) < math.inf):
         raise ValueError(
             f"Block {name!r}: expected a rate of 0 or more, or a schedule; found {rate!r}. "
             "A rate multiplies the learning rate."
@@ -118,7 +137,11 @@ def _checked(name: str, rate: Any) -> Rate:
 
 
 def rates_to_dict(rates: Any) -> dict | None:
-    """`rates` as JSON can store them. Raises TypeError if they are a plain function."""
+    """`rates` as JSON can store them. Raises TypeError if they are a plain function.
+
+    >>> tlk.optimizers.rates_to_dict({"head": 1.0, "top": 0.1})
+    {'kind': 'mapping', 'rates': {'head': 1.0, 'top': 0.1}}
+    """
     if isinstance(rates, LayerwiseDecay):
         return {"kind": "layerwise_decay", "factor": rates.factor}
     if isinstance(rates, Mapping):
@@ -131,7 +154,11 @@ def rates_to_dict(rates: Any) -> dict | None:
 
 
 def rates_from_dict(stored: dict | None) -> Any:
-    """The rates that `rates_to_dict` stored."""
+    """The rates that `rates_to_dict` stored.
+
+    >>> tlk.optimizers.rates_from_dict({"kind": "layerwise_decay", "factor": 0.8})
+    LayerwiseDecay(factor=0.8)
+    """
     if stored is None:
         return None
     if stored["kind"] == "layerwise_decay":

@@ -21,6 +21,9 @@ class Carried:
     Attributes:
         carried: paths of the variables whose slots were copied. fresh: of those that start anew.
         reason: why nothing was carried, or "".
+
+    >>> print(tlk.optimizers.Carried(("head/kernel", "head/bias"), ("stem/kernel",)))
+    optimizer state carried for 2 of 3 variables
     """
 
     carried: tuple[str, ...]
@@ -62,13 +65,24 @@ def carry(
     Raises:
         TypeError: `new` is not from `discriminative`. ValueError: it has stepped, cannot be built,
             or has a slot of another shape than the old one.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> head = tlk.freeze(model, tlk.policies.head_only())
+    >>> old = tlk.optimizers.discriminative(keras.optimizers.Adam(1e-3), model)
+    >>> old.apply([0.1 * keras.ops.ones_like(v) for v in model.trainable_variables],
+    ...           model.trainable_variables)
+    >>> more = tlk.freeze(model, tlk.policies.last_blocks(1))
+    >>> new = tlk.optimizers.discriminative(keras.optimizers.Adam(1e-4), model)
+    >>> print(tlk.optimizers.carry(old, new, model.trainable_variables))
+    optimizer state carried for 2 of 5 variables
     """
     old, new = (getattr(optimizer, "inner_optimizer", optimizer) for optimizer in (old, new))
     if not isinstance(new, Discriminative):
         raise TypeError(f"Expected an optimizer from discriminative(...); found {new!r}.")
-    if not new.built and variables is None:
+    if variables is not None:
+        new.build(variables)
+    elif not new.built:
         raise ValueError("Expected variables= to build the new optimizer on; found None.")
-    new.build(variables)
     if _count(new):
         raise ValueError(f"Expected an optimizer before its first step; found {_count(new)} steps.")
     pairs, shares, mine, reason = {}, list(new.shares), _slots(new), ""
@@ -161,6 +175,12 @@ def plain(
     Args:
         optimizer: any; one in a LossScaleOptimizer is replaced in a new LossScaleOptimizer.
         variables: the model's trainable variables.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> optimizer = tlk.optimizers.discriminative(keras.optimizers.AdamW(1e-3), model)
+    >>> simple = tlk.optimizers.plain(optimizer, model.trainable_variables)
+    >>> type(optimizer).__name__, type(simple).__name__
+    ('DiscriminativeAdamW', 'AdamW')
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if not isinstance(inner, Discriminative) or any(

@@ -97,6 +97,8 @@ class Plan:
     Raises:
         ValueError: no stage, or two of one name.
 
+    Source: section 1.6, the practical playbook.
+
     >>> tlk.Plan([
     ...     tlk.Stage("head", tlk.policies.head_only(), learning_rate=1e-3, epochs=5),
     ...     tlk.Stage("tune", tlk.policies.last_blocks(2), learning_rate=1e-5, patience=3),
