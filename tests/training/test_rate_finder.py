@@ -124,6 +124,12 @@ def test_no_rate_is_suggested_where_the_loss_never_falls(model):
     assert "never fell" in repr(found) and found.plot()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_loss_that_only_rises_gives_no_rate_and_no_warning():
+    rates, losses = np.geomspace(1e-3, 1, 20), np.linspace(1, 2, 20)
+    assert rate_finder._suggest(rates, losses, losses) is None
+
+
 def test_the_same_seed_gives_the_same_sweep(model):
     one, two = (find_learning_rate(model, easy_data(), **SHORT, seed=3) for _ in "ab")
     np.testing.assert_allclose(one.losses, two.losses, rtol=1e-4)

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
 
 from tlkeras.blocks import internals
 from tlkeras.display import plots
@@ -38,8 +39,15 @@ class LearningRates:
     suggestion: float | None
     stopped: str = ""
 
-    def plot(self):
-        """Loss against learning rate, the suggestion marked: a Figure."""
+    def plot(self) -> Figure:
+        """Loss against learning rate, the suggestion marked: a Figure.
+
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
+        >>> figure = tlk.find_learning_rate(model, (x, y), steps=20).plot()
+        >>> figure.axes[0].get_xlabel()
+        'learning rate'
+        """
         with plots.canvas(size=(6, 3.2)) as (figure, axis):
             axis.plot(self.rates, self.losses)
             axis.set(xscale="log", xlabel="learning rate", ylabel="loss (smoothed)")
@@ -54,9 +62,9 @@ class LearningRates:
         return figure
 
     def _rows(self) -> list[tuple[str, str]]:
-        suggested = "none: the loss never fell" if self.suggestion is None else self.suggestion
+        found = self.suggestion
         rows = [
-            ("suggestion", suggested if self.suggestion is None else f"{suggested:.1e}"),
+            ("suggestion", "none: the loss never fell" if found is None else f"{found:.1e}"),
             ("tried", f"{self.rates[0]:.1e} to {self.rates[-1]:.1e}, {len(self.rates)} batches"),
             ("lowest loss", f"{np.nanmin(self.losses):.3f} at {self._lowest():.1e}"),
         ]
@@ -112,6 +120,13 @@ def find_learning_rate(
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3 (the
     range test); the steepest slope as in fastai's `lr_find` (Howard & Gugger 2020, "fastai: A
     Layered API for Deep Learning").
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> y = np.arange(48) % 3
+    >>> x = 2 * y[:, None] + np.random.normal(size=(48, 4))
+    >>> found = tlk.find_learning_rate(model, (x, y), steps=60)
+    >>> 0.001 < found.suggestion < 1
+    True
     """
     if not 0 < lowest < highest < math.inf or steps < 10:
         raise ValueError(
@@ -142,7 +157,9 @@ def find_learning_rate(
     return LearningRates(rates, smooth, _suggest(rates, losses, smooth), stopped)
 
 
-def _sweep(model, batches: Iterator[tuple], rates: np.ndarray, **compile_options) -> np.ndarray:
+def _sweep(
+    model: keras.Model, batches: Iterator[tuple], rates: np.ndarray, **compile_options: Any
+) -> np.ndarray:
     """The loss of every batch, up to the one that diverges."""
     probe = _Probe(model)
     probe.compile(**compile_options, jit_compile=model.jit_compile if model.compiled else "auto")
@@ -168,14 +185,14 @@ class _Probe(keras.Model):
         if getattr(model, "output_names", None):
             self.output_names = model.output_names
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.probed(inputs, training=training)
 
 
-def _like(pattern: keras.optimizers.Optimizer | None, rate: float):
+def _like(pattern: keras.optimizers.Optimizer | None, rate: float) -> keras.optimizers.Optimizer:
     """An optimizer like the pattern, whose rate can be set; precision is the probe's to see to."""
     if pattern is None:
         return keras.optimizers.AdamW(rate)
@@ -202,7 +219,7 @@ def _batches(data: Any, batch_size: int, seed: int) -> Iterator[tuple]:
 
 
 @contextmanager
-def as_found(model: keras.Model):
+def as_found(model: keras.Model) -> Iterator[None]:
     """Puts variables, trainable flags and BatchNorm modes of a model back at the end."""
     layers, norms = internals.all_layers(model), batchnorm_layers(model)
     variables = list({id(v): v for v in [*model.variables, *model.weights]}.values())
@@ -247,8 +264,10 @@ def _suggest(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray) -> float
     if len(smooth) < 5:
         return None
     lowest = int(np.argmin(smooth))
+    if lowest < 2:
+        return None
     noise = float(np.std(np.diff(losses[: lowest + 1]))) / math.sqrt(2)
-    if lowest < 2 or smooth[0] - smooth[lowest] <= 2 * noise:
+    if smooth[0] - smooth[lowest] <= 2 * noise:
         return None
     reach = max(1, len(smooth) // 20)  # single batches say little: the slope over a tenth of them
     middle = np.arange(lowest + 1)

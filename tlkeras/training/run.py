@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+from matplotlib.figure import Figure
 
 from tlkeras.display import plots
 from tlkeras.freezing.flags import Learning
@@ -50,6 +51,15 @@ class Run:
         stages: results, in order; fewer than planned if a stage diverged or was interrupted.
         history: a list a column, one value an epoch: "stage", "epoch" (counted over the whole
             run, from 1), and every metric.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
+    >>> y = np.arange(48) % 3  # brighter images in the higher classes
+    >>> x = 80 * y[:, None, None, None] + np.random.uniform(0, 80, (48, 32, 32, 3))
+    >>> run = tlk.fit_stages(model, tlk.recipes.head_only(2), (x, y), verbose=0, seed=0)
+    >>> run.history["epoch"], sorted(run.history)
+    ([1, 2], ['accuracy', 'epoch', 'loss', 'stage'])
+    >>> run.stages[0].learns.blocks, run.stopped
+    (['head'], '')
     """
 
     model: keras.Model = field(repr=False)
@@ -67,8 +77,15 @@ class Run:
         """Why the run ended before its plan did, or ""."""
         return self.stages[-1].failed if self.stages else ""
 
-    def plot(self):
-        """Curves of loss and metrics over all epochs, stage boundaries marked: a Figure."""
+    def plot(self) -> Figure:
+        """Curves of loss and metrics over all epochs, stage boundaries marked: a Figure.
+
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
+        >>> run = tlk.fit_stages(model, tlk.recipes.full(epochs=2), (x, y), verbose=0)
+        >>> [axis.get_ylabel() for axis in run.plot().axes]
+        ['loss', 'accuracy']
+        """
         return plots.history(self.history)
 
     def _add(self, result: StageResult, logs: list[dict[str, float]]) -> None:
