@@ -11,7 +11,18 @@ from tlkeras.utils import paths, profiles
 
 
 def list_tasks(profile: str | None = None) -> list[str]:
-    """Names of the tasks that come with tlkeras; in the online profile, then the online ones."""
+    """Names of the tasks that come with tlkeras; in the online profile, then the online ones.
+
+    Args:
+        profile: "offline" or "online". None: the environment variable TLKERAS_PROFILE, else
+            offline.
+
+    Raises:
+        ValueError: neither "offline" nor "online".
+
+    >>> tlk.list_tasks("offline")
+    ['digits', 'glyphs', 'lesions', 'scenes']
+    """
     return builders.names() + (online.names() if profiles.is_online(profile) else [])
 
 
@@ -50,6 +61,13 @@ def load_task(
             no images.
         FileNotFoundError: no such folder.
         ConnectionError: an online task in the offline profile, or a failed download.
+
+    >>> task = tlk.load_task("digits", labels_per_class=30)
+    >>> task
+    Task(digits: 10 classes, 32x32, train 300, validation 200, test 800)
+    >>> images, labels = next(iter(task.train))
+    >>> print(images.shape, labels.shape)
+    (32, 32, 32, 3) (32,)
     """
     size, cache = _pair(image_size), paths.cache_dir(data_dir)
     is_online = profiles.is_online(profile)

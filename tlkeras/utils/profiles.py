@@ -10,6 +10,9 @@ def is_online(profile: str | None = None) -> bool:
 
     Raises:
         ValueError: neither "offline" nor "online".
+
+    >>> tlk.is_online("online"), tlk.is_online("offline")
+    (True, False)
     """
     chosen = profile or os.environ.get("TLKERAS_PROFILE") or PROFILES[0]
     if chosen not in PROFILES:
