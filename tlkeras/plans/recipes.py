@@ -11,6 +11,10 @@
 Learning rates are for AdamW. The head starts from nothing and learns fast; pretrained blocks
 learn 10 to 100 times slower, so that they adapt and do not forget.
 
+The accuracies are on `digits`, from the letters of `glyph_resnet`: mean and spread of three draws of
+30 labels a class, with the numbers of epochs and the rates that the command line hands over
+(`tools/measure_recipes.py`). Where recipes differ by less than their spread, it is a tie.
+
 >>> tlk.recipes.two_stage(tune_lr=3e-5, patience=3)
 stage  what learns     learning rate  epochs  BatchNorm  patience
 -----  --------------  -------------  ------  ---------  --------
@@ -36,6 +40,8 @@ def head_only(
 ) -> Plan:
     """Option 1: feature extraction. Fast and safe; limited where the target is very different.
 
+    `tlkeras fit digits --labels-per-class 30 --recipe head_only`: 98.7 ± 0.1 % on test.
+
     >>> tlk.recipes.head_only(epochs=5)
     stage  what learns  learning rate  epochs  BatchNorm  patience
     -----  -----------  -------------  ------  ---------  --------
@@ -55,6 +61,8 @@ def two_stage(
     patience: int | None = None,
 ) -> Plan:
     """Playbook A, the default choice: the head first, then the last `blocks` with it, slower.
+
+    `tlkeras fit digits --labels-per-class 30 --recipe two_stage`: 98.8 ± 0.3 % on test.
 
     >>> tlk.recipes.two_stage(blocks=2)
     stage  what learns     learning rate  epochs  BatchNorm  patience
@@ -84,6 +92,8 @@ def progressive(
 
     Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.3.
 
+    `tlkeras fit digits --labels-per-class 30 --recipe progressive`: 99.1 ± 0.1 % on test.
+
     >>> tlk.recipes.progressive(blocks=2)
     stage   what learns     learning rate  epochs  BatchNorm  patience
     ------  --------------  -------------  ------  ---------  --------
@@ -109,6 +119,8 @@ def middle_only(
 ) -> Plan:
     """Option 4: the head first, then the middle blocks with it; bottom and top stay.
 
+    `tlkeras fit digits --labels-per-class 30 --recipe middle_only`: 99.1 ± 0.1 % on test.
+
     >>> tlk.recipes.middle_only()
     stage   what learns      learning rate  epochs  BatchNorm  patience
     ------  ---------------  -------------  ------  ---------  --------
@@ -128,6 +140,8 @@ def full(
 ) -> Plan:
     """Option 3: every block learns from the first step. For a model from scratch, too, with
     batchnorm="train" and a learning rate of about 1e-3.
+
+    `tlkeras fit digits --labels-per-class 30 --recipe full`: 98.7 ± 0.5 % on test.
 
     >>> tlk.recipes.full(epochs=20, lr=1e-3, batchnorm="train")
     stage  what learns   learning rate  epochs  BatchNorm  patience
@@ -159,6 +173,8 @@ def recipe_a(
         head_epochs, tune_epochs: at most. patience: epochs.
         scale: multiplies the learning rates, which are meant for 10,000 images and up; on some
             hundred images a pass has few steps, and 10 is a scale to try.
+
+    `tlkeras fit digits --labels-per-class 30 --recipe recipe_a`: 96.9 ± 0.3 % on test.
 
     >>> tlk.recipes.recipe_a(scale=10)
     stage       what learns     learning rate  epochs  BatchNorm  patience
@@ -197,6 +213,8 @@ def recipe_b(
         augment: a Keras layer or model for the training images.
 
     Raises ValueError if `blocks` is not 2, 3 or 4.
+
+    `tlkeras fit digits --labels-per-class 30 --recipe recipe_b`: 98.9 ± 0.1 % on test.
 
     >>> plan = tlk.recipes.recipe_b(blocks=2, augment=keras.layers.RandomFlip("horizontal"))
     >>> plan
@@ -241,6 +259,9 @@ def recipe_c(
 
     Args:
         scale: multiplies the learning rate. augment: a Keras layer or model for the images.
+
+    `tlkeras fit digits --labels-per-class 30 --recipe recipe_c`: 16.2 ± 7.7 % on test: 300 images
+    are far too few for a rate that is made for hundreds of thousands.
 
     >>> tlk.recipes.recipe_c(augment=keras.layers.RandomFlip("horizontal"))
     stage  what learns   learning rate  epochs  BatchNorm  patience
