@@ -11,7 +11,7 @@ Importing this costs next to nothing: a name is loaded when it is first used.
 
 import importlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlkeras.utils import quiet
 
@@ -76,7 +76,7 @@ def _register() -> None:
 _register()
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in __all__:
         _register()
     if name in _MODULES:

@@ -1,22 +1,26 @@
 """Networks of `keras.applications`, each with its `preprocess_input` in front, as layers."""
 
 import inspect
+import sys
 import warnings
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from tlkeras.backbones import fetching
-from tlkeras.backbones.presets import image_input
+from tlkeras.backbones.presets import Size, image_input
 
 
-def application(function, size, weights, profile) -> keras.Model:
+def application(
+    function: Callable, size: Size, weights: str | None, profile: str | None
+) -> keras.Model:
     """A network of `keras.applications`, its `preprocess_input` in front as layers."""
     name = function.__name__
     if weights is not None:
         fetching.refuse_offline(name, profile, f"; weights=None builds {name} untrained")
     image, _ = image_input(size, (None, None))
-    scaled = _as_layers(inspect.getmodule(function).preprocess_input, image)
+    scaled = _as_layers(sys.modules[function.__module__].preprocess_input, image)
     with fetching.from_keras(name), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")
         network = function(
@@ -28,7 +32,7 @@ def application(function, size, weights, profile) -> keras.Model:
     return keras.Model(image, network.output, name=name.lower())  # one input, not a list of one
 
 
-def _as_layers(preprocess, x):
+def _as_layers(preprocess: Callable, x: keras.KerasTensor) -> keras.KerasTensor:
     """What `preprocess` does to an image, as layers: a scale and an offset, perhaps RGB to BGR.
 
     Found by asking it about black and about the pure colours; it has to be linear.
@@ -51,6 +55,6 @@ def _short(values: np.ndarray) -> float | list[float]:
     return float(values[0]) if np.ptp(values) == 0 else [float(value) for value in values]
 
 
-def functions() -> dict:
+def functions() -> dict[str, Callable]:
     functions = vars(keras.applications).items()
     return {name: function for name, function in functions if inspect.isfunction(function)}

@@ -4,11 +4,13 @@ Whatever fails ends in a ConnectionError that names what works without the inter
 that is damaged or half there stays under a name that a later call would trust.
 """
 
-import inspect
 import os
 import socket
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -29,7 +31,7 @@ def refuse_offline(name: str, profile: str | None, otherwise: str = "") -> None:
 
 
 @contextmanager
-def downloading(name: str, otherwise: str = ""):
+def downloading(name: str, otherwise: str = "") -> Iterator[None]:
     """Turns whatever a failed download raises into one error; stalled connections end."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALLED)
@@ -44,19 +46,19 @@ def downloading(name: str, otherwise: str = ""):
 
 
 @contextmanager
-def from_keras(name: str):
+def from_keras(name: str) -> Iterator[None]:
     """The same around a network of `keras.applications`, whose own ValueErrors pass through.
 
     Keras downloads to the final name at once, and of some networks (MobileNet, MobileNetV2) it
     knows no hash: what is left of a broken download would be taken for the weights ever after.
     Files that were asked for and did not load are therefore removed, whenever they were stored.
     """
-    keras_files = inspect.getmodule(keras.utils.get_file)
-    original, asked = keras_files.get_file, []
+    keras_files: Any = sys.modules[keras.utils.get_file.__module__]
+    original, asked = keras_files.get_file, list[Path]()
     home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     otherwise = f"; weights=None builds {name} untrained"
 
-    def get_file(fname=None, origin=None, **options):
+    def get_file(fname: Any = None, origin: Any = None, **options: Any) -> str:
         asked.append(home / options.get("cache_subdir", "datasets") / fname)
         with downloading(name, otherwise):
             return original(fname, origin, **{"cache_dir": str(home), **options})

@@ -1,8 +1,9 @@
 """A new head on a backbone: pooling, dropout, and one Dense layer."""
 
-from numbers import Integral
+from typing import Any
 
 import keras
+import numpy as np
 
 
 def add_head(
@@ -37,8 +38,17 @@ def add_head(
     Raises:
         ValueError: an argument out of range, several outputs and none chosen, an output that
             cannot be pooled, or a backbone that still has its own classifier.
+
+    Source: section 1.5: the backbone is reused, the head is always replaced.
+
+    >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
+    >>> model = tlk.add_head(backbone, classes=7, dropout=0.5)
+    >>> [layer.name for layer in model.layers[1:]]
+    ['glyph_resnet_small', 'pool', 'dropout', 'head']
+    >>> model.output_shape
+    (None, 7)
     """
-    if not isinstance(classes, Integral) or classes < 1:
+    if not isinstance(classes, int | np.integer) or classes < 1:
         raise ValueError(f"classes must be how many there are, at least 1, not {classes!r}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), not {dropout}.")
@@ -54,7 +64,7 @@ def add_head(
     return keras.Model(inputs, x, name=f"{backbone.name}_{name}")
 
 
-def _choose(outputs, wanted: str | None, name: str) -> keras.KerasTensor:
+def _choose(outputs: Any, wanted: str | None, name: str) -> keras.KerasTensor:
     """The one tensor to pool."""
     if isinstance(outputs, keras.KerasTensor):
         outputs = {"output": outputs}

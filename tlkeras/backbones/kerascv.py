@@ -5,6 +5,7 @@ Its networks scale what they take, pixels in [0, 255], in a layer of their own.
 """
 
 import difflib
+from typing import Any
 
 import keras
 
@@ -59,7 +60,7 @@ def load(source: str, trained: bool, profile: str | None) -> keras.Model:
     return keras.Model(network.input, network.output, name=name)  # saved without KerasCV's class
 
 
-def _untrained(family: type, name: str) -> keras.Model | None:
+def _untrained(family: Any, name: str) -> keras.Model | None:
     """The network with fresh weights, or None if its configuration is not known here."""
     name = name.removesuffix("_imagenet")
     kind = name.removesuffix("_v2")
@@ -76,14 +77,14 @@ def _untrained(family: type, name: str) -> keras.Model | None:
     )
 
 
-def _families(keras_cv) -> dict[str, type]:
+def _families(keras_cv: Any) -> dict[str, Any]:
     """Preset names, each with its family: the class with the most presets that has it."""
-    kinds = [
+    kinds: list[Any] = [
         kind
         for kind in vars(keras_cv.models).values()
         if isinstance(kind, type) and issubclass(kind, keras_cv.models.Backbone)
     ]
-    found = {}
+    found: dict[str, Any] = {}
     for kind in sorted(kinds, key=lambda kind: len(kind.presets)):
         found |= dict.fromkeys(kind.presets, kind)
     return {name: kind for name, kind in found.items() if not name.startswith(NO_IMAGES)}

@@ -13,7 +13,7 @@ import keras
 
 from tlkeras.backbones import fetching, kerascv
 from tlkeras.backbones.applications import application, functions
-from tlkeras.backbones.presets import behind_an_image, load_preset, towerless
+from tlkeras.backbones.presets import Size, behind_an_image, load_preset, towerless
 from tlkeras.blocks.find import find_blocks
 from tlkeras.utils import paths
 
@@ -60,6 +60,13 @@ def load_backbone(
         ValueError: unknown name; a preset whose files are not those its card lists; a tower of a
             network that has none.
         ConnectionError: the weights are to be downloaded, and cannot or, offline, must not be.
+
+    >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
+    >>> backbone.input_shape, backbone.output_shape
+    ((None, 32, 32, 3), (None, 4, 4, 128))
+    >>> tlk.load_backbone("MobileNetV2")
+    Traceback (most recent call last):
+    ConnectionError: 'MobileNetV2' is an online backbone: ... the profile is offline. ...
     """
     if weights not in (PRETRAINED, "imagenet", None):
         raise ValueError(f"weights must be 'pretrained' or None, not {weights!r}.")
@@ -88,7 +95,7 @@ def load_backbone(
     raise ValueError(_unknown(name))
 
 
-def _file(path: Path, size, weights) -> keras.Model:
+def _file(path: Path, size: Size, weights: str | None) -> keras.Model:
     if not path.is_file():
         raise FileNotFoundError(f"No file {str(path)!r}.")
     if path.suffix != ".keras":
@@ -104,7 +111,7 @@ def _file(path: Path, size, weights) -> keras.Model:
     return _model(model, size, weights)
 
 
-def _model(model: keras.Model, size, weights) -> keras.Model:
+def _model(model: keras.Model, size: Size, weights: str | None) -> keras.Model:
     if size and any(
         own not in (None, wanted) for own, wanted in zip(model.input_shape[1:3], size, strict=True)
     ):

@@ -3,12 +3,16 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from tlkeras.backbones import fetching
+
+Size = tuple[int, int] | None  # height and width of images; None: any
 
 
 def damaged_files(folder: Path) -> list[str]:
@@ -26,7 +30,9 @@ def damaged_files(folder: Path) -> list[str]:
     ]
 
 
-def load_preset(name: str, preset: Path | str, size, weights, tower) -> keras.Model:
+def load_preset(
+    name: str, preset: Path | str, size: Size, weights: str | None, tower: str | None
+) -> keras.Model:
     """A KerasHub preset: its network behind the scaling of its image converter."""
     if isinstance(preset, Path) and (damaged := damaged_files(preset)):
         raise ValueError(
@@ -49,7 +55,7 @@ def load_preset(name: str, preset: Path | str, size, weights, tower) -> keras.Mo
     return behind_an_image(network, size, name, _scaling(name, converter))
 
 
-def _converter(preset):
+def _converter(preset: Path | str) -> Any:
     """The preset's image converter, which knows its scaling; None if it has none."""
     import keras_hub
 
@@ -61,7 +67,7 @@ def _converter(preset):
         return None
 
 
-def _scaling(name: str, converter) -> keras.layers.Layer:
+def _scaling(name: str, converter: Any) -> keras.layers.Layer:
     if converter is None:
         warnings.warn(
             f"Preset {name} has no image_converter.json: pixels go in as they are, in [0, 255].",
@@ -73,7 +79,9 @@ def _scaling(name: str, converter) -> keras.layers.Layer:
     return keras.layers.Rescaling(scale, offset, name="scale")
 
 
-def behind_an_image(network, size, name=None, scaling=lambda x: x) -> keras.Model:
+def behind_an_image(
+    network: keras.Model, size: Size, name: str | None = None, scaling: Callable = lambda x: x
+) -> keras.Model:
     """The network with an input for images of `size`, resized and scaled as it wants them."""
     wanted = network.input  # one tensor, perhaps in a dictionary: {"images": ...}
     image, x = image_input(size, keras.tree.flatten(wanted)[0].shape[1:3])
@@ -82,7 +90,7 @@ def behind_an_image(network, size, name=None, scaling=lambda x: x) -> keras.Mode
     return keras.Model(image, features, name=name or network.name)
 
 
-def _tower(network, name: str, converter, size, tower: str) -> keras.Model:
+def _tower(network: keras.Model, name: str, converter: Any, size: Size, tower: str) -> keras.Model:
     """Half of a network for images and text, up to the vectors that are compared."""
     if not hasattr(network, "get_vision_embeddings"):
         return towerless(network, tower)
@@ -95,7 +103,9 @@ def _tower(network, name: str, converter, size, tower: str) -> keras.Model:
     return keras.Model(image, vectors, name=f"{name}_image")
 
 
-def image_input(size, wanted) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+def image_input(
+    size: Size, wanted: tuple[int | None, ...]
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """An input for images of `size` (None: any), resized if the network wants another one."""
     any_size = None in wanted
     image = keras.Input((*(size or ((None, None) if any_size else wanted)), 3), name="image")

@@ -33,7 +33,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Looks at everything; a check that breaks down is a problem of its own."""
-    checks = []
+    checks: list[Check] = []
     for look in (_python, _packages, _devices, _data_dir, _presets, _jupyter):
         try:
             checks += look()
@@ -129,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """None of its own."""
 
 
-def run(options) -> int:
+def run(options: argparse.Namespace) -> int:
     checks = examine()
     sound = all(check.ok for check in checks)
     if options.json:

@@ -10,14 +10,21 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import tlkeras as tlk
+
+if TYPE_CHECKING:  # at run time Keras is loaded when it is needed
+    import keras
+
+    from tlkeras.training.run import StageResult
 
 TEXT = "train on a task or on a folder of images, in stages"
 
 # What `tlkeras fit` hands to each recipe.
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "two_stage": {"head_epochs": 10, "head_lr": 1e-2, "tune_epochs": 20, "tune_lr": 3e-4},
     "head_only": {"epochs": 30, "head_lr": 1e-2},
     "progressive": {"head_epochs": 10, "head_lr": 1e-2, "block_epochs": 8, "block_lr": 3e-4},
@@ -54,8 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print the result only")
 
 
-def run(options) -> int:
-    talk = io.StringIO() if options.quiet else sys.stderr if options.json else sys.stdout
+def run(options: argparse.Namespace) -> int:
+    talk: TextIO = sys.stderr if options.json else sys.stdout
+    talk = io.StringIO() if options.quiet else talk
     with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
         result = _train(options, talk)
     if options.json:
@@ -65,7 +73,7 @@ def run(options) -> int:
     return 1 if result["stopped"] else 0
 
 
-def _train(options, talk) -> dict:
+def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     """Loads, trains, writes the results, and returns what --json prints."""
     import keras
 
@@ -122,7 +130,7 @@ def _check_out(out: Path, task: Path, force: bool) -> None:
         )
 
 
-def _accuracy(model, data) -> float | None:
+def _accuracy(model: "keras.Model", data: Any) -> float | None:
     """The share of images whose largest output is at their label; None without data."""
     if data is None:
         return None
@@ -133,7 +141,7 @@ def _accuracy(model, data) -> float | None:
     return sum(int(hit.sum()) for hit in hits) / sum(len(hit) for hit in hits)
 
 
-def _stage(stage) -> dict:
+def _stage(stage: "StageResult") -> dict[str, Any]:
     """A stage for JSON, which knows no NaN."""
     metrics = {
         name: float(value) if math.isfinite(value) else None
@@ -153,7 +161,7 @@ def _stage(stage) -> dict:
     }
 
 
-def _write(out: Path, run, result: dict) -> None:
+def _write(out: Path, run: "tlk.Run", result: dict[str, Any]) -> None:
     """Writes each file under another name first: one that is there is whole."""
     columns = run.history
 
@@ -163,7 +171,7 @@ def _write(out: Path, run, result: dict) -> None:
             rows.writerow(columns)
             rows.writerows(zip(*columns.values(), strict=True))
 
-    def store(value: dict):
+    def store(value: dict[str, Any]) -> Callable[[Path], int]:
         return lambda path: path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
     writers = {

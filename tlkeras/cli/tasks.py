@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """None of its own."""
 
 
-def run(options) -> int:
+def run(options: argparse.Namespace) -> int:
     from tlkeras.tasks import online
 
     offline = {p.name: (p / "card.md").read_text(encoding="utf-8") for p in paths.tasks()}
