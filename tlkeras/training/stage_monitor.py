@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,7 +31,8 @@ class Keeper(keras.callbacks.Callback):
 
     def __init__(self, stage: Stage, weights: list, validated: bool):
         super().__init__()
-        self.stage, self.changing, self.ordered, self.cache = stage, weights, None, ""
+        self.stage, self.changing, self.cache = stage, weights, ""
+        self.ordered: Any = None
         self.monitor = stage.monitor if validated else None
         self.lower = any(word in stage.monitor for word in ("loss", "error"))
         self.best, self.best_epoch = math.inf, 0
@@ -55,15 +57,16 @@ class Keeper(keras.callbacks.Callback):
         """Starts the clock: what the stage prepares counts as well."""
         self.start = time.perf_counter()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if self.ordered is not None:
             self.ordered.begin(epoch)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if not math.isfinite(float((logs or {}).get("loss", 0))):
             self.model.stop_training = True
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs = logs or {}
         self.logs.append({name: float(value) for name, value in logs.items()})
         if not math.isfinite(logs["loss"]):
             self.failed = self.stopped = (
