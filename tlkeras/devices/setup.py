@@ -6,6 +6,9 @@ from typing import Any
 
 import keras
 
+from tlkeras.devices.join import join
+from tlkeras.utils import processes
+
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = {"tensorflow": ("none", "mirrored", "tpu"), "jax": ("none", "mirrored")}
 
@@ -22,6 +25,7 @@ class Acceleration:
             jit_compile="auto".
         strategy: "none", "mirrored" (the same weights on every device, each batch split over
             them), "tpu", or the class of the tf.distribute strategy that was active before.
+        process, processes: which of how many processes that train together this is, from 0.
     """
 
     device: str
@@ -29,10 +33,14 @@ class Acceleration:
     precision: str
     jit: bool
     strategy: str = "none"
+    process: int = 0
+    processes: int = 1
 
     def __repr__(self) -> str:
         cores = f" ({_cores()} cores)" if self.device == "CPU" else ""
         spread = f", {self.strategy}" if self.strategy != "none" else ""
+        if self.processes > 1:
+            spread += f", process {self.process} of {self.processes}"
         xla = "on" if self.jit else "off"
         return f"tlkeras: {self.count} {self.device}{cores}, {self.precision}, XLA {xla}{spread}"
 
@@ -41,7 +49,14 @@ class Acceleration:
 
 
 def accelerate(
-    *, precision: str | None = None, strategy: str | None = None, quiet: bool = False
+    *,
+    precision: str | None = None,
+    strategy: str | None = None,
+    job_addresses: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    start_timeout: int = 300,
+    quiet: bool = False,
 ) -> Acceleration:
     """Sets Keras up for the devices there are. Call it first, before any model is built.
 
@@ -51,27 +66,42 @@ def accelerate(
     their number divides, also for the last batch, because Keras gives the mean over each part the
     same weight.
 
+    With KERAS_BACKEND=jax several processes, on one machine or on several, train one model: start
+    the same script in each, and let this be the first thing in it that uses JAX. Each is then
+    given the whole data, and `fit_stages` takes its part of every batch (docs/scale.md).
+
     Args:
         precision: "float32", "mixed_bfloat16" or "mixed_float16". None: bfloat16 on TPUs and
             on GPUs of compute capability 8 and above, float16 from 7, float32 elsewhere.
         strategy: "none", "mirrored" or "tpu". None: one that is active is kept; else TPUs, or all
-            the GPUs if there are several.
+            the GPUs if there are several, and all devices of several processes.
+        job_addresses: host:port of process 0, by which the others find it, or of all processes
+            with commas between. None: the environment's KERAS_DISTRIBUTION_JOB_ADDRESSES, as
+            for `keras.distribution.initialize`; if nothing is set there, this process is alone.
+        num_processes: how many there are. None: KERAS_DISTRIBUTION_NUM_PROCESSES.
+        process_id: which of them this is, from 0. None: KERAS_DISTRIBUTION_PROCESS_ID.
+        start_timeout: seconds that a process waits for the others to start, before it ends.
         quiet: prints nothing.
 
     Raises:
-        ValueError: an argument that is none of the choices.
+        ValueError: an argument that is none of the choices; processes on another backend, with an
+            incomplete or contradictory description, or after JAX has begun to work.
 
     Source: the guides "Mixed precision" and "Multi-GPU distributed training" of Keras.
     """
     backend = keras.backend.backend()
     _check("precision", precision, PRECISIONS)
     _check("strategy", strategy, STRATEGIES.get(backend, ("none",)))
+    join(job_addresses, num_processes, process_id, start_timeout, quiet)
     distribute = {"tensorflow": _distribute_tensorflow, "jax": _distribute_jax}.get(backend)
     strategy, count = distribute(strategy) if distribute else ("none", 1)
     device, capability = find_device(backend)
     keras.config.set_dtype_policy(precision or precision_for(device, capability))
     policy = keras.config.dtype_policy().name
-    chosen = Acceleration(device, count, policy, _jit(backend, device, strategy), strategy)
+    chosen = Acceleration(
+        device, count, policy, _jit(backend, device, strategy), strategy,
+        processes.index(), processes.count(),
+    )  # fmt: skip
     if not quiet:
         print(chosen)
     return chosen
@@ -137,16 +167,15 @@ def _distribute_jax(wanted: str | None) -> tuple[str, int]:
     if active is not None:
         parallel = isinstance(active, keras.distribution.DataParallel)
         name = "mirrored" if parallel else type(active).__name__
-    devices = keras.distribution.list_devices()
+    devices, several = keras.distribution.list_devices(), processes.count() > 1
     if wanted is None and name == "none":
         on_cpus = devices[0].startswith("cpu")
-        wanted = "mirrored" if len(devices) > 1 and not on_cpus else "none"
+        wanted = "mirrored" if several or (len(devices) > 1 and not on_cpus) else "none"
     if wanted not in (None, name):
-        keras.distribution.set_distribution(
-            keras.distribution.DataParallel(devices=devices) if wanted == "mirrored" else None
-        )
+        parallel = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+        keras.distribution.set_distribution(parallel if wanted == "mirrored" else None)
         name = wanted
-    return name, 1 if name == "none" else len(devices)
+    return name, 1 if name == "none" else len(devices) // processes.count()
 
 
 def find_device(backend: str) -> tuple[str, float | None]:

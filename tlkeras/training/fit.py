@@ -11,9 +11,11 @@ from tlkeras.features.store import FeatureCache
 from tlkeras.inputs import checks, reading
 from tlkeras.inputs.objective import default_loss
 from tlkeras.plans.plan import Plan, Stage
+from tlkeras.training import together
 from tlkeras.training.backup import Backup, identity
 from tlkeras.training.run import Run
 from tlkeras.training.runner import Job
+from tlkeras.utils import processes
 
 
 def fit_stages(
@@ -42,7 +44,9 @@ def fit_stages(
     Args:
         model: built, with weights and, for most plans, a head.
         plan: a Plan or a list of stages.
-        data: a tf.data.Dataset, (x, y) or (x, y, sample_weight) arrays, or a PyDataset.
+        data: a tf.data.Dataset, (x, y) or (x, y, sample_weight) arrays, or a PyDataset. With
+            several processes (`tlk.accelerate`) not the first: each is given the whole data, and
+            takes its part of every batch.
         validation_data: the same; chooses the best epoch.
         optimizer: a pattern for the optimizer of every stage, which takes the stage's learning
             rate; AdamW if None. What it remembers of a block (moments) goes on to the next stage.
@@ -60,7 +64,7 @@ def fit_stages(
             do, and datasets shuffled with a seed.
         callbacks: given to the `fit` of every stage.
         seed: for `keras.utils.set_random_seed`, before the first stage, and for the order of
-            arrays; None leaves the first alone.
+            arrays; None leaves the first alone, and is refused with several processes.
         jit_compile: as for `compile`, for stages without the cache.
         verbose: 0 shows no progress.
 
@@ -70,10 +74,13 @@ def fit_stages(
     Raises:
         ValueError: the plan, the data or a policy does not fit the model, or the backup is of
             other work.
-        RuntimeError: a frozen weight changed during a stage.
+        RuntimeError: a frozen weight changed during a stage, or another process is lost.
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     reading.fit_arguments(data, batch_size)
+    several = processes.count() > 1
+    if several:
+        together.check(data, validation_data, batch_size)
     objective = _objective(model, loss, metrics, data)
     checks.check(model, data, objective["loss"])
     if seed is not None:
@@ -82,15 +89,20 @@ def fit_stages(
         model, plan, data, validation_data, objective, optimizer or keras.optimizers.AdamW(),
         batch_size, class_weight, cache, list(callbacks), seed, jit_compile, verbose,
     )  # fmt: skip
+    known = identity(job) if several or backup_dir is not None else {}
     if backup_dir is not None:
-        job.resume(Backup(backup_dir, identity(job)))
+        job.open(Backup(backup_dir, known))
+    if several:
+        together.agree(job, known)
     run = Run(model, plan)
-    for number, stage in enumerate(plan.stages):
-        job.train(number, run)
-        if run.stopped:
-            warnings.warn(f"Stage {stage.name!r}: {run.stopped}", RuntimeWarning, stacklevel=2)
-            break
-    job.finish()
+    with together.explained():
+        job.resume()
+        for number, stage in enumerate(plan.stages):
+            job.train(number, run)
+            if run.stopped:
+                warnings.warn(f"Stage {stage.name!r}: {run.stopped}", RuntimeWarning, stacklevel=2)
+                break
+        job.finish()
     return run
 
 

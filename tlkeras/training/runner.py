@@ -12,7 +12,7 @@ from tlkeras.features import cached_fit, eligibility
 from tlkeras.features.frozen_part import NotExact
 from tlkeras.features.store import FeatureCache
 from tlkeras.freezing.flags import freeze
-from tlkeras.inputs import order, reading
+from tlkeras.inputs import order, reading, shares
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import backup
 from tlkeras.training.run import Run
@@ -76,6 +76,8 @@ class Job:
             try:
                 self._fit(number, stage, keeper)
             except KeyboardInterrupt:
+                if processes.count() > 1:
+                    raise  # the others wait for this one, so it cannot put weights back
                 keeper.interrupt()
                 keeper.finish()
                 for weight, value in zip(learns.held, before, strict=True):
@@ -110,7 +112,7 @@ class Job:
 
     def _fit(self, number: int, stage: Stage, keeper: Keeper) -> None:
         title = f"stage {number + 1}/{len(self.plan.stages)} {stage.name}"
-        progress = [Progress(title)] if self.verbose else []
+        progress = [Progress(title)] if self.verbose and processes.index() == 0 else []
         saver = [_Saver(self, keeper)] if self.backup else []
         try:
             if not keeper.done:
@@ -142,10 +144,14 @@ class Job:
             if self.asked is True:
                 raise ValueError(f"Stage {stage.name!r}: cache=True, but {reason}.") from None
             keeper.cache = f"off: {reason}"
-            arrays = isinstance(self.validation, tuple | list)
+            validation = self.validation
+            if processes.count() > 1:
+                data = keeper.ordered = shares.Share(data)
+                validation = shares.share(validation, self.batch_size)
+            arrays = isinstance(validation, tuple | list)
             self.model.fit(
                 data,
-                validation_data=self.validation,
+                validation_data=validation,
                 validation_batch_size=self.batch_size if arrays else None,
                 epochs=stage.epochs,
                 initial_epoch=keeper.epochs,
@@ -164,9 +170,12 @@ class Job:
 
     # Backup -------------------------------------------------------------------------------------
 
-    def resume(self, where: backup.Backup) -> None:
-        """Saves there from now on, and goes on from what is there."""
+    def open(self, where: backup.Backup) -> None:
+        """Saves there from now on, and reads what is there."""
         self.backup, self.saved = where, where.load()
+
+    def resume(self) -> None:
+        """Goes on from what was read."""
         if self.saved:
             state, arrays = self.saved
             self.finished, self.seed = state["finished"], state["seed"]

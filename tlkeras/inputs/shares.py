@@ -1,0 +1,87 @@
+"""What each of several processes takes of the data: an equal part of every batch.
+
+Every process is given the whole data, and all take the batches in one order, so that together
+they train as one process does. Keras itself does not look: with parts of unequal size the weights
+of the processes drift apart without an error, and with a batch too few in one the others wait.
+"""
+
+from typing import Any
+
+import keras
+
+from tlkeras.inputs.order import Shuffled
+from tlkeras.inputs.reading import length, without_none
+from tlkeras.utils import processes
+
+
+class Share(keras.utils.PyDataset):
+    """This process's part of every batch of a PyDataset: of two processes that share a batch of 8,
+    the first takes rows 0 to 3 and the second rows 4 to 7."""
+
+    def __init__(self, data: keras.utils.PyDataset):
+        super().__init__()
+        self.data = data
+        self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
+
+    def begin(self, epoch: int) -> None:
+        self.data.begin(epoch)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, number: int) -> tuple:
+        batch = without_none(tuple(self.data[number]))
+        rows = _rows(batch)
+        _check_even(rows, "data")
+        size = rows // processes.count()
+        start = processes.index() * size
+        return keras.tree.map_structure(lambda array: array[start : start + size], batch)
+
+
+def share(data: Any, batch_size: int) -> Share | None:
+    """This process's share of data that `check` has passed; arrays in their own order."""
+    if isinstance(data, tuple | list):
+        data = Shuffled(data, batch_size, seed=None)
+    return None if data is None else Share(data)
+
+
+def check(data: Any, batch_size: int, what: str = "training data") -> None:
+    """Raises ValueError unless all processes can take equal parts of every batch.
+
+    Of a PyDataset the first and the last batch are looked at here, the others when they come.
+    """
+    active = keras.distribution.distribution()
+    if not isinstance(active, keras.distribution.DataParallel):
+        raise ValueError(
+            f"Expected the {processes.count()} processes to train together, by "
+            f"keras.distribution.DataParallel; found {active}. Call tlk.accelerate() before the "
+            "model is built."
+        )
+    if isinstance(data, tuple | list):
+        count = _rows(data)
+        _check_even(min(batch_size, count), what)
+        _check_even(count % batch_size, f"{what}, {count} examples in batches of {batch_size},")
+    elif isinstance(data, keras.utils.PyDataset) and length(data):
+        for number in {0, len(data) - 1}:
+            _check_even(_rows(data[number]), what)
+    else:
+        raise ValueError(
+            f"Expected {what} as arrays, or as a keras.utils.PyDataset that says how many batches "
+            f"it has, for each of the {processes.count()} processes takes its part of every batch; "
+            f"found {type(data).__name__}. Read the data into arrays, all of them in each process."
+        )
+
+
+def _rows(batch: Any) -> int:
+    return len(keras.tree.flatten(batch)[0])
+
+
+def _check_even(rows: int, what: str) -> None:
+    parts = keras.distribution.distribution().device_mesh.devices.size
+    if rows % parts:
+        raise ValueError(
+            f"Expected batches, the last one too, that {parts} devices of {processes.count()} "
+            f"processes can share equally; found {what} with a batch of {rows}. Choose a batch "
+            f"size that {parts} divides, and leave out or repeat examples until {parts} divides "
+            "their number."
+        )
