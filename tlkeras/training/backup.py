@@ -5,6 +5,7 @@ whole. It holds numbers and JSON, no pickle.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -66,7 +67,8 @@ class Backup:
         whole = json.dumps(state | {"identity": self.identity})
         unfinished = self.path.with_suffix(".tmp")
         with open(unfinished, "wb") as file:
-            np.savez(file, state=np.array(whole), **{k: _native(v) for k, v in arrays.items()})
+            stored: dict[str, Any] = {name: _native(array) for name, array in arrays.items()}
+            np.savez(file, state=np.array(whole), **stored)
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, self.path)
@@ -121,8 +123,8 @@ def describe(data: Any) -> dict[str, Any] | None:
     if isinstance(data, tuple | list):
         parts = keras.tree.flatten(keras.tree.map_structure(reading.as_numpy, tuple(data)))
         parts = [part for part in parts if part is not None]
-        for part in parts:
-            digest.update(np.ascontiguousarray(part))
+        for row in itertools.chain.from_iterable(parts):
+            digest.update(row.tobytes())
         return {"examples": len(parts[0]), "shapes": _shapes(parts), "content": digest.hexdigest()}
     if hasattr(data, "__next__") or reading.length(data) is None:
         return {"batches": None}
@@ -142,14 +144,15 @@ def digest(weights: list[np.ndarray]) -> str:
     """A fingerprint of weights."""
     found = hashlib.sha256()
     for weight in weights:
-        found.update(np.ascontiguousarray(weight))
+        found.update(weight.tobytes())
     return found.hexdigest()[:16]
 
 
 def random_state() -> list:
     """Python's and NumPy's random number generators, as JSON."""
     version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = state
     return [[version, list(numbers), gauss], [name, keys.tolist(), *rest]]
 
 
