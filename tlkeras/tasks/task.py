@@ -70,6 +70,10 @@ class Task:
 
         Raises:
             ValueError: the task has no such split or feature.
+
+        >>> images, labels = tlk.load_task("digits").arrays("test")
+        >>> images.shape, labels.shape
+        ((800, 32, 32, 3), (800,))
         """
         stored = self._split(split)
         for name in features:
