@@ -7,7 +7,7 @@ from small import easy_data, small_backbone
 
 from tlkeras.blocks.find import find_blocks
 from tlkeras.features.cached_evaluate import evaluate
-from tlkeras.features.frozen_part import NotExact, find_prefix
+from tlkeras.features.frozen_part import NotExact, find_frozen_part
 from tlkeras.features.store import FeatureCache, Features
 from tlkeras.freezing import policies
 from tlkeras.freezing.flags import freeze
@@ -178,13 +178,13 @@ def test_an_output_is_that_of_the_prefix(on_disk):
     model = dropout_head()
     freeze(model, policies.head_only())
     blocks = find_blocks(model)
-    prefix = find_prefix(model, blocks, 2)
-    features = Features(prefix, on_disk)
-    features.go_on_from(prefix, None)
+    part = find_frozen_part(model, blocks, 2)
+    features = Features(part, on_disk)
+    features.go_on_from(part, None)
     x, _ = uneven()
     rows = features.find(x[[3, 1, 3]])
     assert features.computed == 2 and rows[0] == rows[2]
-    expected = keras.ops.convert_to_numpy(prefix.below(x[[3, 1, 3]], training=False))
+    expected = keras.ops.convert_to_numpy(part.below(x[[3, 1, 3]], training=False))
     np.testing.assert_allclose(features.read(rows), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -275,14 +275,14 @@ def test_a_network_that_takes_any_size_is_cut_at_the_size_of_the_data():
 
 def test_an_open_image_size_is_cut_where_the_size_is_known():
     model = no_size()
-    prefix = find_prefix(model, find_blocks(model), len(find_blocks(model)) - 1)
-    assert prefix.shape == (4,)
+    part = find_frozen_part(model, find_blocks(model), len(find_blocks(model)) - 1)
+    assert part.shape == (4,)
 
 
 def test_a_prefix_with_nowhere_to_cut_is_refused():
     model = no_size()
     with pytest.raises(NotExact, match="size is open"):
-        find_prefix(model, find_blocks(model), 1)
+        find_frozen_part(model, find_blocks(model), 1)
 
 
 def test_data_that_change_from_epoch_to_epoch_are_noticed():

@@ -9,7 +9,7 @@ import pytest
 from packaging.version import Version
 
 import tlkeras as tlk
-import tlkeras.tasks.builders  # makes the builders known
+import tlkeras.tasks  # makes the builders known
 
 # matplotlib 3.11 brings another FreeType, which draws fonts a little differently.
 older = Version(matplotlib.__version__) < Version("3.11")

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-import tlkeras.tasks.builders  # noqa: F401  (makes the package known)
+import tlkeras.tasks  # noqa: F401  (makes the package known)
 from tlkeras.utils import paths
 
 CLASS_WORDS = (

@@ -79,7 +79,7 @@ def test_a_prepared_task_loads_quickly(digits, cache):
 
 
 def test_plain_tfds_finds_the_builders(cache):
-    import tlkeras.tasks.builders  # noqa: F401
+    import tlkeras.tasks  # noqa: F401
 
     assert len(tfds.load("digits", split="test", data_dir=cache, download=False)) == 800
     assert tfds.builder("glyphs", data_dir=cache).info.features["label"].num_classes == 464

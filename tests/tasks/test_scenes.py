@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tlkeras as tlk
-import tlkeras.tasks.builders  # makes the builders known
+import tlkeras.tasks  # makes the builders known
 
 
 @pytest.fixture(scope="module")

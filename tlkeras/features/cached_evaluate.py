@@ -7,7 +7,7 @@ import keras
 from tlkeras.blocks.find import find_blocks
 from tlkeras.blocks.internals import compiled_with
 from tlkeras.features.cached_fit import Source
-from tlkeras.features.frozen_part import NotExact, find_prefix
+from tlkeras.features.frozen_part import NotExact, find_frozen_part
 from tlkeras.features.store import FeatureCache
 from tlkeras.inputs import reading
 
@@ -17,7 +17,7 @@ def evaluate(
 ) -> dict[str, float]:
     """`model.evaluate`, with what the frozen blocks put out taken from a cache.
 
-    After `fit_stages(..., cache=cache)`, data that were validated on go through the prefix no
+    After `fit_stages(..., cache=cache)`, data that were validated on go through the part no
     more. Where outputs cannot be cached, the whole model is evaluated.
 
     Args:
@@ -44,11 +44,11 @@ def evaluate(
     try:
         if examples is None:
             raise NotExact("the data do not say how many batches they have")
-        prefix = find_prefix(model, blocks, min(learning, default=len(blocks)), shapes)
+        part = find_frozen_part(model, blocks, min(learning, default=len(blocks)), shapes)
     except NotExact:
         arrays = isinstance(data, tuple | list)
         given = reading.fit_arguments(data, batch_size) if arrays else {"x": data}
         return model.evaluate(**given, verbose=0, return_dict=True)
-    source = Source(data, cache.features(prefix, examples), batch_size=batch_size)
-    prefix.above.compile(**compiled_with(model))
-    return prefix.above.evaluate(source, verbose=0, return_dict=True)
+    source = Source(data, cache.features(part, examples), batch_size=batch_size)
+    part.above.compile(**compiled_with(model))
+    return part.above.evaluate(source, verbose=0, return_dict=True)

@@ -1,4 +1,4 @@
-"""Trains the rest of a model on cached outputs of its frozen prefix, as `fit` would train it.
+"""Trains the rest of a model on cached outputs of its frozen part, as `fit` would train it.
 
 The batches, their order, the callbacks and the history are those of `model.fit`. A small head
 on cached features takes microseconds a step, and `fit` half a millisecond; so on TensorFlow a
@@ -126,7 +126,7 @@ class Source(keras.utils.PyDataset):
         takes several runs they are filled up to one shape, since another would be traced anew.
         """
         self.begin(self.epoch)
-        most = max(1, self.features.run // max(1, self.features.prefix.bytes_per_example))
+        most = max(1, self.features.run // max(1, self.features.part.bytes_per_example))
         several = sum(len(rows) for rows, *_ in self._read) > most
         run: list[tuple] = []
         for batch in self._read:

@@ -8,7 +8,7 @@ import keras
 
 from tlkeras.blocks.find import Blocks
 from tlkeras.features.cached_fit import Source
-from tlkeras.features.frozen_part import NotExact, find_prefix
+from tlkeras.features.frozen_part import NotExact, find_frozen_part
 from tlkeras.features.store import FeatureCache, Features, in_bytes
 from tlkeras.plans.plan import Stage
 
@@ -69,14 +69,14 @@ def make_ready(
     rows = examples[0] * (stage.views or 1) + sum(examples[1:])
 
     lowest = [min(map(blocks.names.index, names)) for names in learning]
-    chain = [find_prefix(model, blocks, lowest[0], shapes)]
+    chain = [find_frozen_part(model, blocks, lowest[0], shapes)]
     reached = lowest[0]
     for later, low in zip(stages[1:], lowest[1:], strict=True):
         if low == 0 or (later.augment, later.views) != (stage.augment, stage.views):
             break
         if low < reached:
             try:
-                earlier = find_prefix(model, blocks, reached := low, shapes)
+                earlier = find_frozen_part(model, blocks, reached := low, shapes)
             except NotExact:
                 break
             if earlier.fingerprint != chain[-1].fingerprint:

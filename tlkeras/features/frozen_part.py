@@ -1,4 +1,4 @@
-"""The frozen prefix of a model: the part whose outputs can be computed once and kept.
+"""The frozen part of a model: the part whose outputs can be computed once and kept.
 
 While a stage trains, the blocks below the lowest learning one are a fixed function of the
 example, as long as nothing in them is random and their BatchNorm is frozen.
@@ -23,7 +23,7 @@ class NotExact(ValueError):
 
 
 @dataclass
-class Prefix:
+class FrozenPart:
     """The frozen part of a model up to a single tensor, and the rest of the model.
 
     Attributes:
@@ -48,10 +48,10 @@ class Prefix:
         return math.prod(self.shape) * bits // 8
 
 
-def find_prefix(
+def find_frozen_part(
     model: keras.Model, blocks: Blocks, lowest: int, shapes: Sequence[tuple] = ()
-) -> Prefix:
-    """The longest frozen prefix of a model whose outputs can stand in for it.
+) -> FrozenPart:
+    """The longest frozen part of a model whose outputs can stand in for it.
 
     Args:
         model: with the blocks below `lowest` frozen, their BatchNorm too.
@@ -84,7 +84,7 @@ def find_prefix(
             problem = f"the image size is open after the frozen block {block.name}"
         elif not problem:
             above.output_names = getattr(model, "output_names", above.output_names)
-            return Prefix(below, above, block.name, cut, shape, _fingerprint(below, cut))
+            return FrozenPart(below, above, block.name, cut, shape, _fingerprint(below, cut))
         reason = reason or problem
     raise NotExact(reason)
 

@@ -1,4 +1,4 @@
-"""Outputs of frozen prefixes, computed once for each example.
+"""Outputs of frozen parts, computed once for each example.
 
 Outputs are kept by the content of the example (SHA-256), so it does not matter in which order
 or how often an example comes; one that was never seen, or was augmented anew, is computed.
@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from tlkeras.blocks import graph
-from tlkeras.features.frozen_part import NotExact, Prefix
+from tlkeras.features.frozen_part import FrozenPart, NotExact
 from tlkeras.inputs import order
 
 CHUNK = 64  # examples computed at a time
@@ -23,39 +23,39 @@ RUN = 32 * 2**20  # bytes of outputs handed over in one call, of which a few cop
 
 
 class Features:
-    """The outputs of one prefix, kept by content of the example, in memory or in a file.
+    """The outputs of one frozen part, kept by content of the example, in memory or in a file.
 
     The file has no name in the file system, so nothing is left behind by a crash.
 
-    `computed` counts the examples that went through the prefix; `tell` is called with it. `run`
+    `computed` counts the examples that went through that part; `tell` is called with it. `run`
     is how many bytes of outputs to take out at a time.
     """
 
-    def __init__(self, prefix: Prefix, on_disk: bool = False, run: int = RUN):
-        self.prefix, self.computed, self.run = prefix, 0, run
+    def __init__(self, part: FrozenPart, on_disk: bool = False, run: int = RUN):
+        self.part, self.computed, self.run = part, 0, run
         self.parent: Features | None = None
         self.tell: Callable[[int], None] | None = None
-        self._model = prefix.below
+        self._model = part.below
         self._rows: dict[bytes, int] = {}  # content of an example -> the first of its views
         self._count, self._chunk = 0, 0
         self._array: np.ndarray | None = None
         self._file = tempfile.TemporaryFile() if on_disk else None  # noqa: SIM115
 
-    def go_on_from(self, prefix: Prefix, parent: "Features | None") -> None:
-        """Computes with this prefix from now on, from outputs at an earlier cut if there are any.
+    def go_on_from(self, part: FrozenPart, parent: "Features | None") -> None:
+        """Computes with this part from now on, from outputs at an earlier cut if there are any.
 
         The model that outputs were first computed with may have been trained since.
         """
-        self.prefix, self.parent, self._model = prefix, parent, prefix.below
+        self.part, self.parent, self._model = part, parent, part.below
         if parent is not None:
-            self._model = graph.split(prefix.below, parent.prefix.cut)[1]
+            self._model = graph.split(part.below, parent.part.cut)[1]
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def nbytes(self) -> int:
-        return self._count * self.prefix.bytes_per_example
+        return self._count * self.part.bytes_per_example
 
     @property
     def on_disk(self) -> bool:
@@ -89,7 +89,7 @@ class Features:
                 self._check(some, seen[0])
             for number, i in enumerate(part):
                 self._rows[keys[i]] = self._count + views * number
-            self._append(np.stack(seen, 1).reshape(-1, *self.prefix.shape), views * len(new))
+            self._append(np.stack(seen, 1).reshape(-1, *self.part.shape), views * len(new))
             self.computed += len(part)
             if self.tell is not None:
                 self.tell(self.computed)
@@ -101,7 +101,7 @@ class Features:
             raise ValueError("Expected rows that `find` gave; nothing has been computed yet.")
         if self._file is None:
             return self._array[rows]
-        found = np.empty((len(rows), *self.prefix.shape), self._array.dtype)
+        found = np.empty((len(rows), *self.part.shape), self._array.dtype)
         view = found.reshape(len(rows), -1).view("uint8")
         for place, row in zip(view, rows, strict=True):
             self._file.seek(int(row) * view.shape[1])
@@ -127,7 +127,7 @@ class Features:
         return np.asarray(self._model.predict_on_batch(padded))[:count]
 
     def _check(self, x: Any, outputs: np.ndarray) -> None:
-        """Raises NotExact if the prefix does something else in training, as layers of one's own
+        """Raises NotExact if the part does something else in training, as layers of one's own
         may without showing it."""
         few = keras.tree.map_structure(lambda array: array[:2], x)
         trained = keras.ops.convert_to_numpy(self._model(few, training=True)).astype("float32")
@@ -137,7 +137,7 @@ class Features:
 
     def _append(self, outputs: np.ndarray, expected: int) -> None:
         if self._array is None:
-            self._array = np.empty((0, *self.prefix.shape), outputs.dtype)
+            self._array = np.empty((0, *self.part.shape), outputs.dtype)
         start, self._count = self._count, self._count + len(outputs)
         if self._file is not None:
             self._file.seek(0, os.SEEK_END)
@@ -145,17 +145,17 @@ class Features:
             return
         if self._count > len(self._array):
             room = max(expected, len(outputs), len(self._array))
-            larger = np.empty((start + room, *self.prefix.shape), outputs.dtype)
+            larger = np.empty((start + room, *self.part.shape), outputs.dtype)
             larger[:start] = self._array[:start]
             self._array = larger
         self._array[start : self._count] = outputs
 
 
 class FeatureCache:
-    """Outputs of frozen prefixes, to be shared by stages, runs and evaluations.
+    """Outputs of frozen parts, to be shared by stages, runs and evaluations.
 
     Give one to several calls of `fit_stages` and `evaluate` and each example goes through a
-    frozen prefix once. Outputs are let go of with the cache.
+    frozen part once. Outputs are let go of with the cache.
 
     Args:
         limit: bytes of memory that outputs may take; what is more goes to a temporary file. None:
@@ -187,8 +187,8 @@ class FeatureCache:
         self._stores: dict[bytes, Features] = {}
         self._used = 0
 
-    def features(self, prefix: Prefix, rows: int, parent: Features | None = None) -> Features:
-        """Where the outputs of `prefix` are kept.
+    def features(self, part: FrozenPart, rows: int, parent: Features | None = None) -> Features:
+        """Where the outputs of `part` are kept.
 
         Args:
             rows: how many are expected to come.
@@ -197,31 +197,31 @@ class FeatureCache:
         Raises:
             NotExact: they fit neither in memory nor on the disk.
         """
-        if prefix.fingerprint not in self._stores:
-            size = rows * prefix.bytes_per_example
+        if part.fingerprint not in self._stores:
+            size = rows * part.bytes_per_example
             on_disk = self.disk or self._used + size > self.limit
             free = shutil.disk_usage(tempfile.gettempdir()).free
             if on_disk and size > 0.9 * free:
                 raise NotExact(
-                    f"the outputs of {prefix.block} take {in_bytes(size)}, more than memory (limit "
+                    f"the outputs of {part.block} take {in_bytes(size)}, more than memory (limit "
                     f"{in_bytes(self.limit)}) and the disk ({in_bytes(free)} free) hold"
                 )
             self._used += 0 if on_disk else size
             run = min(RUN, self.limit // 8) if on_disk else RUN
-            self._stores[prefix.fingerprint] = Features(prefix, on_disk, run)
-        store = self._stores[prefix.fingerprint]
-        store.go_on_from(prefix, parent)
+            self._stores[part.fingerprint] = Features(part, on_disk, run)
+        store = self._stores[part.fingerprint]
+        store.go_on_from(part, parent)
         return store
 
-    def fits(self, prefix: Prefix, rows: int) -> bool:
+    def fits(self, part: FrozenPart, rows: int) -> bool:
         """Whether the outputs are in memory or would go there."""
-        return prefix.fingerprint in self._stores or (
-            not self.disk and self._used + rows * prefix.bytes_per_example <= self.limit
+        return part.fingerprint in self._stores or (
+            not self.disk and self._used + rows * part.bytes_per_example <= self.limit
         )
 
-    def keep(self, prefixes: Sequence[Prefix]) -> None:
-        """Lets go of the outputs of all other prefixes."""
-        marks = {prefix.fingerprint for prefix in prefixes}
+    def keep(self, parts: Sequence[FrozenPart]) -> None:
+        """Lets go of the outputs of all other parts."""
+        marks = {part.fingerprint for part in parts}
         self._stores = {mark: store for mark, store in self._stores.items() if mark in marks}
         self._used = sum(s.nbytes for s in self._stores.values() if not s.on_disk)
 

@@ -11,8 +11,8 @@
 Learning rates are for AdamW. The head starts from nothing and learns fast; pretrained blocks
 learn 10 to 100 times slower, so that they adapt and do not forget.
 
-The accuracies are on `digits`, from the letters of `glyph_resnet`: mean and spread of three draws of
-30 labels a class, with the numbers of epochs and the rates that the command line hands over
+The accuracies are on `digits`, from the letters of `glyph_resnet`: mean and spread of three draws
+of 30 labels a class, with the numbers of epochs and the rates that the command line hands over
 (`tools/measure_recipes.py`). Where recipes differ by less than their spread, it is a tie.
 
 >>> tlk.recipes.two_stage(tune_lr=3e-5, patience=3)

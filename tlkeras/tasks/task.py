@@ -87,6 +87,10 @@ class Task:
         """A grid of images of a split with their classes, of as many classes as fit.
 
         Raises ValueError if the task has no such split.
+
+        >>> figure = tlk.load_task("digits").show(rows=1, columns=4)
+        >>> [axis.get_title() for axis in figure.axes]
+        ['0', '1', '2', '3']
         """
         from tlkeras.display import plots
 

@@ -26,7 +26,7 @@ class StageResult:
         stopped: why it ended before its last epoch, or "".
         failed: the same where the run ends with it: the loss became NaN, or Ctrl-C; else "".
         metrics: of the best epoch.
-        cache: where outputs of the frozen prefix were kept, or why not.
+        cache: where outputs of the frozen part were kept, or why not.
     """
 
     name: str

@@ -11,7 +11,7 @@ SEED = 0
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """`tfds.load("digits")` after `import tlkeras.tasks.builders`."""
+    """`tfds.load("digits")` after `import tlkeras.tasks`."""
 
     VERSION = tfds.core.Version("1.0.0")
     code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself

@@ -34,7 +34,7 @@ CONFIGS = {
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """`tfds.load("glyphs/letters")` after `import tlkeras.tasks.builders`."""
+    """`tfds.load("glyphs/letters")` after `import tlkeras.tasks`."""
 
     VERSION = tfds.core.Version("1.1.0")
     code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself

@@ -24,7 +24,7 @@ class LesionsConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """`tfds.load("lesions/64")` after `import tlkeras.tasks.builders`."""
+    """`tfds.load("lesions/64")` after `import tlkeras.tasks`."""
 
     VERSION = tfds.core.Version("1.0.0")
     code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself

@@ -18,7 +18,7 @@ STYLES = {
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """`tfds.load("scenes/plain")` after `import tlkeras.tasks.builders`."""
+    """`tfds.load("scenes/plain")` after `import tlkeras.tasks`."""
 
     VERSION = tfds.core.Version("1.0.0")
     code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself
