@@ -23,14 +23,11 @@ def join(
 
     Arguments and errors: those of `accelerate`. A process that was joined before stays as it is.
     """
-    given = {
-        "job_addresses": job_addresses or os.environ.get(f"{PREFIX}JOB_ADDRESSES"),
-        "num_processes": _number("num_processes", num_processes),
-        "process_id": _number("process_id", process_id),
-    }
-    if all(value is None for value in given.values()):
+    addresses = job_addresses or os.environ.get(f"{PREFIX}JOB_ADDRESSES")
+    count, index = _number("num_processes", num_processes), _number("process_id", process_id)
+    if addresses is None and count is None and index is None:
         return
-    address, count, index = _checked(**given)
+    address, count, index = _checked(addresses, count, index)
     if count == 1:
         return
     if processes.joined():
@@ -72,8 +69,8 @@ def _checked(
     if num_processes is None and len(addresses) > 1:
         num_processes = len(addresses)
     given = {"job_addresses": addresses, "num_processes": num_processes, "process_id": process_id}
-    missing = [name for name, value in given.items() if value in (None, [])]
-    if missing and (num_processes, missing) != (1, ["job_addresses"]):
+    if num_processes is None or process_id is None or not (addresses or num_processes == 1):
+        missing = [name for name, value in given.items() if value in (None, [])]
         raise ValueError(
             f"Expected job_addresses, num_processes and process_id together; found no "
             f"{' and no '.join(missing)}. Pass them to accelerate, or set {PREFIX}* for each."

@@ -88,6 +88,10 @@ def accelerate(
             incomplete or contradictory description, or after JAX has begun to work.
 
     Source: the guides "Mixed precision" and "Multi-GPU distributed training" of Keras.
+
+    >>> chosen = tlk.accelerate(precision="float32", strategy="none", quiet=True)
+    >>> chosen.precision, chosen.strategy, chosen.processes
+    ('float32', 'none', 1)
     """
     backend = keras.backend.backend()
     _check("precision", precision, PRECISIONS)
@@ -152,7 +156,7 @@ def _distribute_tensorflow(wanted: str | None) -> tuple[str, int]:
     return name, tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def _tpu_strategy():
+def _tpu_strategy() -> Any:
     import tensorflow as tf
 
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
@@ -216,4 +220,6 @@ def _jit(backend: str, device: str, strategy: str) -> bool:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

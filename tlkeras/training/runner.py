@@ -71,7 +71,7 @@ class Job:
         else:
             self._compile(stage)
             if self.saved:
-                self._restore(keeper)
+                self._restore(keeper, *self.saved)
             before = values(learns.held)
             try:
                 self._fit(number, stage, keeper)
@@ -113,7 +113,7 @@ class Job:
     def _fit(self, number: int, stage: Stage, keeper: Keeper) -> None:
         title = f"stage {number + 1}/{len(self.plan.stages)} {stage.name}"
         progress = [Progress(title)] if self.verbose and processes.index() == 0 else []
-        saver = [_Saver(self, keeper)] if self.backup else []
+        saver = [_Saver(self, keeper, self.backup)] if self.backup else []
         try:
             if not keeper.done:
                 self._epochs(number, stage, keeper, [*self.callbacks, keeper, *saver, *progress])
@@ -183,7 +183,7 @@ class Job:
             epochs = sum(len(past["logs"]) for past in [*self.finished, state["keeper"]])
             reading.reopen(self.data, 2 * epochs)  # `fit` opens them twice an epoch
 
-    def save(self, keeper: Keeper) -> None:
+    def save(self, keeper: Keeper, where: backup.Backup) -> None:
         """Writes the state after an epoch."""
         arrays = backup.named("weight", values(self._saved_weights()))
         arrays |= backup.named("optimizer", values(self.model.optimizer.variables))
@@ -196,11 +196,10 @@ class Job:
             "random": backup.random_state(),
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
         }
-        self.backup.save(state, arrays)
+        where.save(state, arrays)
 
-    def _restore(self, keeper: Keeper) -> None:
+    def _restore(self, keeper: Keeper, state: dict, arrays: dict[str, np.ndarray]) -> None:
         """The stage in which the state was saved: its optimizer, and its best weights."""
-        state, arrays = self.saved
         self.saved = None
         self._compile_with(keras.saving.deserialize_keras_object(state["optimizer"]))
         self.model.optimizer.build(self.model.trainable_variables)
@@ -226,12 +225,12 @@ class _Saver(keras.callbacks.Callback):
 
     async_safe = True
 
-    def __init__(self, job: Job, keeper: Keeper):
+    def __init__(self, job: Job, keeper: Keeper, where: backup.Backup):
         super().__init__()
-        self.job, self.keeper = job, keeper
+        self.job, self.keeper, self.where = job, keeper, where
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.job.save(self.keeper)
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.job.save(self.keeper, self.where)
 
 
 def _draw_seed() -> int:
