@@ -75,6 +75,18 @@ def fit_stages(
         ValueError: the plan, the data or a policy does not fit the model, or the backup is of
             other work.
         RuntimeError: a frozen weight changed during a stage, or another process is lost.
+
+    Source: section 1.6, the practical playbook.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
+    >>> y = np.arange(48) % 3  # brighter images in the higher classes
+    >>> x = 80 * y[:, None, None, None] + np.random.uniform(0, 80, (48, 32, 32, 3))
+    >>> plan = tlk.recipes.two_stage(head_epochs=2, tune_epochs=1)
+    >>> run = tlk.fit_stages(model, plan, (x, y), verbose=0, seed=0)
+    >>> run.history["stage"]
+    ['head', 'head', 'tune']
+    >>> [stage.cache for stage in run.stages]
+    ['after stack1, 24.6 KB in memory', 'after stack0, 786 KB in memory']
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     reading.fit_arguments(data, batch_size)

@@ -1,0 +1,56 @@
+"""Every public name has an example in its docstring, and the example shows what it says."""
+
+import doctest
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+
+import keras
+import numpy as np
+import pytest
+
+import tlkeras as tlk
+from tlkeras.advice.probing import Probe
+from tlkeras.blocks.find import Blocks
+from tlkeras.tasks.task import Task
+from tlkeras.training.rate_finder import LearningRates
+
+# What a user calls on the objects that public functions return.
+METHODS = [
+    *(Blocks.split, LearningRates.plot, Probe.plot, Task.arrays, Task.show),
+    *(tlk.Plan.to_dict, tlk.Plan.from_dict, tlk.Run.plot),
+]
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def public() -> Iterator[tuple[str, object]]:
+    """Names of the library with what they stand for; constants have no docstring of their own."""
+    for name in tlk.__all__:
+        thing = getattr(tlk, name)
+        yield f"tlk.{name}", thing
+        if isinstance(thing, ModuleType):
+            for inner, value in vars(thing).items():
+                here = getattr(value, "__module__", "").startswith(thing.__name__)
+                if here and not inner.startswith("_"):
+                    yield f"tlk.{name}.{inner}", value
+    for method in METHODS:
+        yield method.__qualname__, method
+
+
+PUBLIC = {
+    name: thing
+    for name, thing in public()
+    if isinstance(thing, ModuleType) or inspect.isclass(thing) or inspect.isroutine(thing)
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_example_of(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    finder = doctest.DocTestFinder(recurse=False)
+    [test] = finder.find(PUBLIC[name], name, globs={"tlk": tlk, "keras": keras, "np": np})
+    assert test.examples, f"{name} has no example: lines that begin with >>> in its docstring"
+    shown: list[str] = []
+    failed, _ = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=shown.append)
+    assert not failed, "".join(shown)
