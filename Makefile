@@ -46,9 +46,10 @@ test: lint ## lint, library tests, chapters
 	$(if $(NOTEBOOKS),$(TWO) $(RUN) -m pytest -n 2 --dist loadfile --nbval-lax $(NOTEBOOKS))
 
 .PHONY: lint
-lint: $(STAMP) ## style (ruff)
+lint: $(STAMP) ## style (ruff) and types (mypy)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 .PHONY: coverage
 coverage: $(STAMP) ## which lines of the library the tests run
@@ -94,7 +95,7 @@ wheel: $(STAMP) ## build the wheel into dist/
 
 .PHONY: clean
 clean: ## remove caches and built files (environments, prepared data and runs/ stay)
-	@rm -rf build dist .pytest_cache .ruff_cache
+	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache
 	@find tlkeras tests tools data chapters \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-prune -exec rm -rf {} + 2>/dev/null || true
 
