@@ -69,8 +69,8 @@ def carry(
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> head = tlk.freeze(model, tlk.policies.head_only())
     >>> old = tlk.optimizers.discriminative(keras.optimizers.Adam(1e-3), model)
-    >>> old.apply([0.1 * keras.ops.ones_like(v) for v in model.trainable_variables],
-    ...           model.trainable_variables)
+    >>> gradients = [keras.ops.ones(v.shape) for v in model.trainable_variables]
+    >>> old.apply(gradients, model.trainable_variables)
     >>> more = tlk.freeze(model, tlk.policies.last_blocks(1))
     >>> new = tlk.optimizers.discriminative(keras.optimizers.Adam(1e-4), model)
     >>> print(tlk.optimizers.carry(old, new, model.trainable_variables))
