@@ -12,12 +12,13 @@ import pytest
 import tlkeras as tlk
 from tlkeras.advice.probing import Probe
 from tlkeras.blocks.find import Blocks
+from tlkeras.freezing.flags import Learning
 from tlkeras.tasks.task import Task
 from tlkeras.training.rate_finder import LearningRates
 
-# What a user calls on the objects that public functions return.
-METHODS = [
-    *(Blocks.split, LearningRates.plot, Probe.plot, Task.arrays, Task.show),
+# What public functions return, and what a user calls on it.
+RETURNED = [
+    *(Blocks.split, Learning, LearningRates.plot, Probe.plot, Task.arrays, Task.show),
     *(tlk.Plan.to_dict, tlk.Plan.from_dict, tlk.Run.plot),
 ]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -33,8 +34,8 @@ def public() -> Iterator[tuple[str, object]]:
                 here = getattr(value, "__module__", "").startswith(thing.__name__)
                 if here and not inner.startswith("_"):
                     yield f"tlk.{name}.{inner}", value
-    for method in METHODS:
-        yield method.__qualname__, method
+    for thing in RETURNED:
+        yield thing.__qualname__, thing
 
 
 PUBLIC = {
