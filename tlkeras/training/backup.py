@@ -182,21 +182,21 @@ def state_of(model: keras.Model) -> list:
     return [*model.weights, *generators.values()]
 
 
-def identity(job: Any) -> dict[str, Any]:
+def identity(runner: Any) -> dict[str, Any]:
     """What must be the same for a training to go on from a"""
-    loss = job.objective["loss"]
-    plan = job.plan.to_dict()
+    loss = runner.objective["loss"]
+    plan = runner.plan.to_dict()
     for stage in plan["stages"]:
         stage["augment"] = unnumbered(stage["augment"])
     return {
         "plan": plan,
-        "model": unnumbered([[w.path, w.dtype, *w.shape] for w in job.model.weights]),
-        "weights that the plan leaves alone": digest(values(job.never_learning())),
-        "data": describe(job.data),
-        "validation data": describe(job.validation),
-        "batch size": job.batch_size,
-        "seed": job.seed if job.asked_seed else None,
-        "class weight": {str(k): v for k, v in (job.class_weight or {}).items()},
-        "optimizer": unnumbered(keras.saving.serialize_keras_object(job.pattern)),
+        "model": unnumbered([[w.path, w.dtype, *w.shape] for w in runner.model.weights]),
+        "weights that the plan leaves alone": digest(values(runner.never_learning())),
+        "data": describe(runner.data),
+        "validation data": describe(runner.validation),
+        "batch size": runner.batch_size,
+        "seed": runner.seed if runner.asked_seed else None,
+        "class weight": {str(k): v for k, v in (runner.class_weight or {}).items()},
+        "optimizer": unnumbered(keras.saving.serialize_keras_object(runner.pattern)),
         "loss": loss if isinstance(loss, str) else getattr(loss, "name", str(type(loss))),
     }

@@ -14,7 +14,7 @@ from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import together
 from tlkeras.training.backup import Backup, identity
 from tlkeras.training.run import Run
-from tlkeras.training.runner import Job
+from tlkeras.training.runner import Runner
 from tlkeras.utils import processes
 
 
@@ -97,24 +97,24 @@ def fit_stages(
     checks.check(model, data, objective["loss"])
     if seed is not None:
         keras.utils.set_random_seed(seed)
-    job = Job(
+    runner = Runner(
         model, plan, data, validation_data, objective, optimizer or keras.optimizers.AdamW(),
         batch_size, class_weight, cache, list(callbacks), seed, jit_compile, verbose,
     )  # fmt: skip
-    known = identity(job) if several or backup_dir is not None else {}
+    known = identity(runner) if several or backup_dir is not None else {}
     if backup_dir is not None:
-        job.open(Backup(backup_dir, known))
+        runner.open(Backup(backup_dir, known))
     if several:
-        together.agree(job, known)
+        together.agree(runner, known)
     run = Run(model, plan)
     with together.explained():
-        job.resume()
+        runner.resume()
         for number, stage in enumerate(plan.stages):
-            job.train(number, run)
+            runner.train(number, run)
             if run.stopped:
                 warnings.warn(f"Stage {stage.name!r}: {run.stopped}", RuntimeWarning, stacklevel=2)
                 break
-        job.finish()
+        runner.finish()
     return run
 
 

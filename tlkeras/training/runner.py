@@ -16,11 +16,11 @@ from tlkeras.inputs import order, reading, shares
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import backup
 from tlkeras.training.run import Run
-from tlkeras.training.stage_monitor import Keeper, values
+from tlkeras.training.stage_monitor import StageMonitor, values
 from tlkeras.utils import processes
 
 
-class Job:
+class Runner:
     """Trains the stages of a plan. Arguments: those of `fit_stages`, checked."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Job:
         self.blocks = find_blocks(model)
         self.learning = [_learning(stage, pattern, self.blocks) for stage in plan.stages]
         self.optimizer: keras.optimizers.Optimizer | None = None
-        self.finished: list[dict] = []  # states of keepers
+        self.finished: list[dict] = []  # states of monitors
         self.backup: backup.Backup | None = None
         self.saved: tuple[dict, dict] | None = None
 
@@ -64,29 +64,29 @@ class Job:
         )
         held = {id(weight) for weight in learns.held}
         changing = [weight for weight in backup.state_of(self.model) if id(weight) not in held]
-        keeper = Keeper(stage, changing, validated=self.validation is not None)
-        keeper.begin()
+        monitor = StageMonitor(stage, changing, validated=self.validation is not None)
+        monitor.begin()
         if number < len(self.finished):  # by an earlier process
-            keeper.restore(self.finished[number], [])
+            monitor.restore(self.finished[number], [])
         else:
             self._compile(stage)
             if self.saved:
-                self._restore(keeper, *self.saved)
+                self._restore(monitor, *self.saved)
             before = values(learns.held)
             try:
-                self._fit(number, stage, keeper)
+                self._fit(number, stage, monitor)
             except KeyboardInterrupt:
                 if processes.count() > 1:
                     raise  # the others wait for this one, so it cannot put weights back
-                keeper.interrupt()
-                keeper.finish()
+                monitor.interrupt()
+                monitor.finish()
                 for weight, value in zip(learns.held, before, strict=True):
                     weight.assign(value)  # in mid-step JAX has taken all state out of its variables
                 self.optimizer = None
                 self._compile(stage)
             _check_held(stage, learns.held, before)
-            self.finished.append(keeper.state())
-        run._add(keeper.result(learns), keeper.logs)
+            self.finished.append(monitor.state())
+        run._add(monitor.result(learns), monitor.logs)
 
     def finish(self) -> None:
         """Leaves the model with an optimizer that loads without tlkeras, where one will do."""
@@ -110,25 +110,27 @@ class Job:
         self.optimizer = optimizer
         self.model.compile(optimizer, **self.objective, jit_compile=self.jit_compile)
 
-    def _fit(self, number: int, stage: Stage, keeper: Keeper) -> None:
+    def _fit(self, number: int, stage: Stage, monitor: StageMonitor) -> None:
         title = f"stage {number + 1}/{len(self.plan.stages)} {stage.name}"
         progress = [Progress(title)] if self.verbose and processes.index() == 0 else []
-        saver = [_Saver(self, keeper, self.backup)] if self.backup else []
+        saver = [_Saver(self, monitor, self.backup)] if self.backup else []
         try:
-            if not keeper.done:
-                self._epochs(number, stage, keeper, [*self.callbacks, keeper, *saver, *progress])
-            keeper.finish()
+            if not monitor.done:
+                self._epochs(number, stage, monitor, [*self.callbacks, monitor, *saver, *progress])
+            monitor.finish()
         finally:
             for line in progress:
-                line.finish(keeper.epochs, keeper.logs[-1] if keeper.logs else {}, keeper.stopped)
+                line.finish(
+                    monitor.epochs, monitor.logs[-1] if monitor.logs else {}, monitor.stopped
+                )
 
-    def _epochs(self, number: int, stage: Stage, keeper: Keeper, callbacks: list) -> None:
+    def _epochs(self, number: int, stage: Stage, monitor: StageMonitor, callbacks: list) -> None:
         """`fit`, on cached outputs or on the data."""
         seed = (self.seed, number)
         data = order.ordered(self.data, self.batch_size, seed, stage.augment)
         if hasattr(data, "begin"):
-            data.begin(keeper.epochs)
-            keeper.ordered = data
+            data.begin(monitor.epochs)
+            monitor.ordered = data
         tell = next((c.computing for c in callbacks if isinstance(c, Progress)), None)
         try:
             if self.cache is None:
@@ -136,17 +138,17 @@ class Job:
             ready = eligibility.make_ready(
                 self.model, self.blocks, self.learning[number:], self.plan.stages[number:],
                 self.data, self.validation, self.looked, self.cache,
-                own=self.cache is not self.asked, epoch=keeper.epochs, tell=tell, order=data,
+                own=self.cache is not self.asked, epoch=monitor.epochs, tell=tell, order=data,
                 batch_size=self.batch_size, augment=stage.augment, views=stage.views,
                 class_weight=self.class_weight, seed=seed, strict=self.asked is True,
             )  # fmt: skip
         except NotExact as reason:
             if self.asked is True:
                 raise ValueError(f"Stage {stage.name!r}: cache=True, but {reason}.") from None
-            keeper.cache = f"off: {reason}"
+            monitor.cache = f"off: {reason}"
             validation = self.validation
             if processes.count() > 1:
-                data = keeper.ordered = shares.Share(data)
+                data = monitor.ordered = shares.Share(data)
                 validation = shares.share(validation, self.batch_size)
             arrays = isinstance(validation, tuple | list)
             self.model.fit(
@@ -154,17 +156,17 @@ class Job:
                 validation_data=validation,
                 validation_batch_size=self.batch_size if arrays else None,
                 epochs=stage.epochs,
-                initial_epoch=keeper.epochs,
+                initial_epoch=monitor.epochs,
                 callbacks=callbacks,
                 class_weight=self.class_weight,
                 shuffle=False,
                 verbose=0,
             )
             return
-        keeper.cache, keeper.ordered = ready.note, ready.source
+        monitor.cache, monitor.ordered = ready.note, ready.source
         cached_fit.fit(
             self.model, ready.above, ready.source, ready.validation, self.objective,
-            stage.epochs, keeper.epochs, callbacks,
+            stage.epochs, monitor.epochs, callbacks,
             each_batch=any(map(cached_fit.sees_batches, self.callbacks)),
         )  # fmt: skip
 
@@ -180,32 +182,32 @@ class Job:
             state, arrays = self.saved
             self.finished, self.seed = state["finished"], state["seed"]
             backup.assign(self._saved_weights(), arrays, "weight")
-            epochs = sum(len(past["logs"]) for past in [*self.finished, state["keeper"]])
+            epochs = sum(len(past["logs"]) for past in [*self.finished, state["monitor"]])
             reading.reopen(self.data, 2 * epochs)  # `fit` opens them twice an epoch
 
-    def save(self, keeper: Keeper, where: backup.Backup) -> None:
+    def save(self, monitor: StageMonitor, where: backup.Backup) -> None:
         """Writes the state after an epoch."""
         arrays = backup.named("weight", values(self._saved_weights()))
         arrays |= backup.named("optimizer", values(self.model.optimizer.variables))
-        if keeper.best_epoch != keeper.epochs:
-            arrays |= backup.named("best", keeper.weights)
+        if monitor.best_epoch != monitor.epochs:
+            arrays |= backup.named("best", monitor.weights)
         state = {
             "finished": self.finished,
-            "keeper": keeper.state(),
+            "monitor": monitor.state(),
             "seed": self.seed,
             "random": backup.random_state(),
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
         }
         where.save(state, arrays)
 
-    def _restore(self, keeper: Keeper, state: dict, arrays: dict[str, np.ndarray]) -> None:
+    def _restore(self, monitor: StageMonitor, state: dict, arrays: dict[str, np.ndarray]) -> None:
         """The stage in which the state was saved: its optimizer, and its best weights."""
         self.saved = None
         self._compile_with(keras.saving.deserialize_keras_object(state["optimizer"]))
         self.model.optimizer.build(self.model.trainable_variables)
         backup.assign(self.model.optimizer.variables, arrays, "optimizer")
         best = [v for name, v in arrays.items() if name.startswith("best")]
-        keeper.restore(state["keeper"], best or values(keeper.changing))
+        monitor.restore(state["monitor"], best or values(monitor.changing))
         backup.set_random_state(state["random"])
 
     def _saved_weights(self) -> list:
@@ -225,12 +227,12 @@ class _Saver(keras.callbacks.Callback):
 
     async_safe = True
 
-    def __init__(self, job: Job, keeper: Keeper, where: backup.Backup):
+    def __init__(self, runner: Runner, monitor: StageMonitor, where: backup.Backup):
         super().__init__()
-        self.job, self.keeper, self.where = job, keeper, where
+        self.runner, self.monitor, self.where = runner, monitor, where
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.job.save(self.keeper, self.where)
+        self.runner.save(self.monitor, self.where)
 
 
 def _draw_seed() -> int:

@@ -13,7 +13,7 @@ from tlkeras.plans.plan import Stage
 from tlkeras.training.run import StageResult
 
 
-class Keeper(keras.callbacks.Callback):
+class StageMonitor(keras.callbacks.Callback):
     """Keeps the weights of the best epoch and the history of a stage.
 
     Unlike `keras.callbacks.EarlyStopping` it never keeps weights of an epoch with a NaN loss.
@@ -33,7 +33,7 @@ class Keeper(keras.callbacks.Callback):
         super().__init__()
         self.stage, self.changing, self.cache = stage, weights, ""
         self.ordered: Any = None
-        self.monitor = stage.monitor if validated else None
+        self.watched = stage.monitor if validated else None
         self.lower = any(word in stage.monitor for word in ("loss", "error"))
         self.best, self.best_epoch = math.inf, 0
         self.logs: list[dict[str, float]] = []
@@ -76,17 +76,17 @@ class Keeper(keras.callbacks.Callback):
             )
             self.model.stop_training = True
             return
-        if self.monitor and self.monitor not in logs:
+        if self.watched and self.watched not in logs:
             raise ValueError(
-                f"Stage {self.stage.name!r} monitors {self.monitor!r}; found {', '.join(logs)}."
+                f"Stage {self.stage.name!r} monitors {self.watched!r}; found {', '.join(logs)}."
             )
-        value = logs[self.monitor] * (1 if self.lower else -1) if self.monitor else -epoch
+        value = logs[self.watched] * (1 if self.lower else -1) if self.watched else -epoch
         if value < self.best:
             self.best, self.best_epoch = float(value), epoch + 1
             self.weights = values(self.changing)
         elif self.stage.patience and self.epochs - self.best_epoch >= self.stage.patience:
             self.model.stop_training = True
-            self.stopped = f"no better {self.monitor} for {self.stage.patience} epochs"
+            self.stopped = f"no better {self.watched} for {self.stage.patience} epochs"
 
     def interrupt(self) -> None:
         """The user stopped training."""

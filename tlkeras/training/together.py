@@ -18,16 +18,16 @@ def check(data: Any, validation: Any, batch_size: int) -> None:
         shares.check(validation, batch_size, "validation data")
 
 
-def agree(job: Any, identity: dict[str, Any]) -> None:
+def agree(runner: Any, identity: dict[str, Any]) -> None:
     """Raises ValueError, in every process, unless they all do the same from the same beginning.
 
     Args:
-        job: about to start. identity: its own, as for a backup.
+        runner: about to start. identity: its own, as for a backup.
     """
     parts = identity | {
-        "seed": job.seed,
-        "weights": digest(values(job.model.weights)),
-        "backup": job.saved and job.saved[0],
+        "seed": runner.seed,
+        "weights": digest(values(runner.model.weights)),
+        "backup": runner.saved and runner.saved[0],
     }
     found = processes.differing({name: json.dumps(part) for name, part in parts.items()})
     if found:
