@@ -63,6 +63,10 @@ test-oldest: .venv-oldest/.installed ## the library's tests on the lower bounds 
 test-jax: .venv-jax/.installed ## the tests of the library's core with Keras on JAX
 	$(ON_JAX) .venv-jax/bin/python -m pytest $(CORE:%=tests/%)
 
+.PHONY: test-processes
+test-processes: .venv-jax/.installed ## two processes train one model, one is killed (docs/scale.md)
+	.venv-jax/bin/python -m pytest tests/devices/test_processes.py tests/devices/test_join.py
+
 .PHONY: test-nightly
 test-nightly: .venv-nightly/.installed ## the library's tests on tomorrow's Keras (keras-nightly)
 	$(TWO) .venv-nightly/bin/python -m pytest -n 2 --dist worksteal tests

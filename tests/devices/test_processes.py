@@ -124,6 +124,23 @@ def test_what_would_drift_apart_or_hang_is_refused_in_every_process(folder):
             assert re.search(message, said[name]), (name, said[name])
 
 
+def test_the_script_of_the_page_runs_on_two_virtual_devices(folder):
+    page = (TESTS.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    script = re.search("```python\n(.*?)```", page, re.DOTALL).group(1)
+    assert "tlk.accelerate()" in script
+    script = script.replace("tlk.accelerate()", 'tlk.accelerate(strategy="mirrored")')
+    env = os.environ | ON_JAX | {
+        "PYTHONPATH": str(TESTS.parent),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search("tlkeras: 2 CPU .* mirrored\n", done.stdout)
+    assert (folder / "digits.keras").exists()
+
+
 def test_joining_too_late_is_refused():
     code = (
         "import jax; jax.numpy.zeros(1) + 1; import tlkeras as tlk;"
