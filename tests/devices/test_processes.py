@@ -115,6 +115,7 @@ def test_what_would_drift_apart_or_hang_is_refused_in_every_process(folder):
         "another seed": "same call of fit_stages in each of the 2 processes; found others: seed",
         "other data": "found others: data",
         "other order": "found others: data",
+        "sweep": "Expected a process that is alone; found 2 joined",
         "cached": "cache=True, but several devices train together",
     }
     for number in (0, 1):

@@ -54,6 +54,10 @@ def refusals():
             tlk.fit_stages(model, plan, *given, **{"batch_size": 16, "seed": 1, **options})
         except ValueError as error:
             said[name] = str(error)
+    try:
+        tlk.find_learning_rate(model, data)
+    except ValueError as error:
+        said["sweep"] = str(error)
     return said
 
 

@@ -17,6 +17,7 @@ from tlkeras.freezing.batchnorm import batchnorm_layers
 from tlkeras.freezing.flags import freeze
 from tlkeras.inputs import checks
 from tlkeras.inputs.objective import default_loss
+from tlkeras.utils import processes
 from tlkeras.utils.tables import html_table, text_table
 
 KEEP = 0.8  # of the running average of the loss, from one batch to the next
@@ -115,7 +116,7 @@ def find_learning_rate(
 
     Raises:
         ValueError: rates or steps out of range, data that do not fit the model, or a generator,
-            which the sweep would use up.
+            which the sweep would use up; several processes.
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3 (the
     range test); the steepest slope as in fastai's `lr_find` (Howard & Gugger 2020, "fastai: A
@@ -137,6 +138,11 @@ def find_learning_rate(
         raise ValueError(
             "Expected data that can be begun again; found a generator, which the sweep would use "
             "up. Pass arrays, a tf.data.Dataset or a PyDataset."
+        )
+    if processes.count() > 1:
+        raise ValueError(
+            f"Expected a process that is alone; found {processes.count()} joined by accelerate(). "
+            "Look for the learning rate in a script of its own, in one process."
         )
     compiled = internals.compiled_with(model)
     if loss is None:
