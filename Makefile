@@ -15,7 +15,6 @@ endif
 
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-EXTRAS = test
 NOTEBOOKS = $(wildcard chapters/*.ipynb)
 # Two test processes, each with one thread of its own: as fast as two cores allow.
 TWO = OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
@@ -60,12 +59,12 @@ test-oldest: .venv-oldest/.installed ## the library's tests on the lower bounds 
 	$(TWO) .venv-oldest/bin/python -m pytest -n 2 --dist worksteal tests
 
 .PHONY: test-jax
-test-jax: .venv-jax/.installed ## the tests of the library's core with Keras on JAX
-	$(ON_JAX) .venv-jax/bin/python -m pytest $(CORE:%=tests/%)
+test-jax: $(STAMP) ## the tests of the library's core with Keras on JAX
+	$(ON_JAX) $(TWO) $(RUN) -m pytest -n 2 --dist worksteal $(CORE:%=tests/%)
 
 .PHONY: test-processes
-test-processes: .venv-jax/.installed ## two processes train one model, one is killed (docs/scale.md)
-	.venv-jax/bin/python -m pytest tests/devices/test_processes.py tests/devices/test_join.py
+test-processes: $(STAMP) ## two processes train one model, one is killed (docs/scale.md)
+	$(RUN) -m pytest tests/devices/test_processes.py tests/devices/test_join.py
 
 .PHONY: test-nightly
 test-nightly: .venv-nightly/.installed ## the library's tests on tomorrow's Keras (keras-nightly)
@@ -123,12 +122,10 @@ reinstall:
 	@rm -f $@
 	@$*/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $*
 	@$*/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
-		--editable '.[$(EXTRAS)]'
+		--editable '.[test]'
 	@test -z "$(INSTEAD)" || { $*/bin/python -m pip uninstall --quiet --yes keras && \
 		$*/bin/python -m pip install --quiet --no-deps --upgrade $(INSTEAD); }
 	@printf %s "$(CURDIR)" > $@
-
-.venv-jax/.installed: EXTRAS = test,jax
 
 .venv-nightly/.installed: INSTEAD = keras-nightly
 

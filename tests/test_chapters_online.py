@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import build_chapters
@@ -24,8 +25,14 @@ class FitReached(Exception):
     pass
 
 
+@pytest.fixture(scope="module")
+def read():
+    """What was read once for several chapters."""
+    return {}
+
+
 @pytest.fixture
-def online_world(monkeypatch, tmp_path):
+def online_world(monkeypatch, read):
     """What the chapters asked for: names of online tasks and of networks."""
     asked = []
 
@@ -34,8 +41,11 @@ def online_world(monkeypatch, tmp_path):
 
     def load(name, *arguments):
         asked.append(name)
-        with tfds.testing.mock_data(num_examples=IMAGES):
-            return real_load(name, *arguments)
+        if (name, *arguments) not in read:
+            with tfds.testing.mock_data(num_examples=IMAGES):
+                read[name, *arguments] = real_load(name, *arguments)
+        found = read[name, *arguments]  # whose splits the caller may cut down
+        return replace(found, splits=dict(found.splits))
 
     def application(function, size, weights, profile):
         asked.append(function.__name__)

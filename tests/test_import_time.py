@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from statistics import median
 
 import keras
 from small import small_backbone, with_head
@@ -19,13 +18,9 @@ print(*sorted({"tensorflow", "matplotlib", "sklearn"} & (set(sys.modules) - befo
 
 
 def test_import_adds_at_most_a_tenth_of_a_second_to_keras():
-    seconds = []
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", TIMED], capture_output=True, text=True)
-        took, loaded = done.stdout.splitlines()
-        seconds.append(float(took))
-        assert not loaded
-    assert median(seconds) <= 0.1
+    done = subprocess.run([sys.executable, "-c", TIMED], capture_output=True, text=True)
+    took, loaded = done.stdout.splitlines()
+    assert float(took) <= 0.1 and not loaded
 
 
 def test_import_loads_neither_keras_nor_tensorflow():
@@ -41,7 +36,6 @@ for module in list(pkgutil.walk_packages(tlkeras.__path__, "tlkeras.")):
         del sys.modules[name]
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-        importlib.import_module("tlkeras").find_blocks
 """
 
 

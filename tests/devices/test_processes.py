@@ -19,7 +19,13 @@ WORKER = Path(__file__).with_name("worker_jax.py")
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="needs jax (make test-processes)"
 )
-ON_JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
+ON_JAX = {
+    "KERAS_BACKEND": "jax",
+    "JAX_PLATFORMS": "cpu",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "XLA_FLAGS": QUICK,
+}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +138,7 @@ def test_the_script_of_the_page_runs_on_two_virtual_devices(folder):
     script = script.replace("tlk.accelerate()", 'tlk.accelerate(strategy="mirrored")')
     env = os.environ | ON_JAX | {
         "PYTHONPATH": str(TESTS.parent),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count=2",
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, env=env, capture_output=True, text=True

@@ -77,18 +77,11 @@ def test_a_bad_value_gets_the_choices(wrong):
 def test_two_devices_train_like_one(tmp_path):
     """Both stages, validation, predict and evaluate; a dataset, arrays, batches."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [TESTS, TESTS.parent]))}
-    started = {
-        devices: subprocess.Popen(
-            [sys.executable, WORKER, tmp_path / devices, devices],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for devices in ("one", "mirrored")
-    }  # fmt: skip
-    logs = {devices: process.communicate()[0] for devices, process in started.items()}
-    for devices, process in started.items():
-        assert process.returncode == 0, logs[devices]
-    assert re.search("tlkeras: 2 CPU.* mirrored", logs["mirrored"])
-    one, two = (dict(np.load(tmp_path / f"{devices}.npz")) for devices in started)
+    command = [sys.executable, WORKER, tmp_path]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search("tlkeras: 2 CPU.* mirrored", done.stdout)
+    one, two = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "mirrored"))
     assert one.keys() == two.keys()
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=2e-6, err_msg=name)

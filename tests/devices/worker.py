@@ -1,6 +1,6 @@
-"""Trains a small two-stage plan on one device or on two: `worker.py OUT one|mirrored`.
+"""Trains small plans on one device, then on two: `worker.py FOLDER`.
 
-Writes weights, losses and predictions to OUT.npz. Run by test_setup.py.
+Writes weights, losses and predictions to FOLDER/one.npz and mirrored.npz. Run by test_setup.py.
 """
 
 import sys
@@ -29,23 +29,7 @@ class Batches(keras.utils.PyDataset):
         return self.x[part], self.y[part]
 
 
-out, devices = Path(sys.argv[1]), sys.argv[2]
-if devices == "mirrored":
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-tlk.accelerate(strategy="mirrored" if devices == "mirrored" else None)
-
-keras.utils.set_random_seed(0)
-x, y = easy_data()
-validation = easy_data(n=24, seed=1)
-val_batches = Batches(*validation, 8)
-head = tlk.Stage("head", tlk.policies.head_only(), learning_rate=0.1, epochs=2)
-top = tlk.Stage("top", tlk.policies.last_blocks(1), learning_rate=0.05, epochs=2)
-sgd = keras.optimizers.SGD(momentum=0.9)
-results = {}
-
-
-def train(name, plan, data, validation_data, optimizer, **arguments):
+def train(results, name, plan, data, validation_data, optimizer, **arguments):
     model = with_head(small_backbone())
     run = tlk.fit_stages(
         model, plan, data, validation_data, optimizer=optimizer, seed=0, verbose=0, **arguments
@@ -57,9 +41,26 @@ def train(name, plan, data, validation_data, optimizer, **arguments):
     return model
 
 
-dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
-model = train("dataset", [head, top], dataset, val_batches, sgd)
-results["predicted"] = model.predict(val_batches, verbose=0)
-results["evaluated"] = model.evaluate(val_batches, verbose=0)
-train("arrays", [top], (x, y), validation, None, batch_size=8)  # shuffled, with AdamW
-np.savez(out.with_suffix(".npz"), **results)
+def everything():
+    """Two stages with a dataset, then arrays in an order of their own, with AdamW."""
+    keras.utils.set_random_seed(0)
+    x, y = easy_data()
+    validation = easy_data(n=24, seed=1)
+    val_batches = Batches(*validation, 8)
+    head = tlk.Stage("head", tlk.policies.head_only(), learning_rate=0.1, epochs=2)
+    top = tlk.Stage("top", tlk.policies.last_blocks(1), learning_rate=0.05, epochs=2)
+    sgd = keras.optimizers.SGD(momentum=0.9)
+    results = {}
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    model = train(results, "dataset", [head, top], dataset, val_batches, sgd)
+    results["predicted"] = model.predict(val_batches, verbose=0)
+    results["evaluated"] = model.evaluate(val_batches, verbose=0)
+    train(results, "arrays", [top], (x, y), validation, None, batch_size=8)
+    return results
+
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+for name, strategy in (("one", None), ("mirrored", "mirrored")):
+    tlk.accelerate(strategy=strategy)
+    np.savez(Path(sys.argv[1]) / f"{name}.npz", **everything())

@@ -59,16 +59,22 @@ def difference_of(one, other):
     return max(float(np.abs(a - b).max()) for a, b in pairs)
 
 
+@pytest.fixture(scope="module", params=["auto", False])
+def uninterrupted(request, tmp_path_factory):
+    """The whole training with the cache and without: how it was called, model and Run."""
+    how = {"cache": request.param}
+    return how, *train(tmp_path_factory.mktemp("whole"), **how)
+
+
 @pytest.mark.parametrize("die_at", [1, 3, 4, 6])
-@pytest.mark.parametrize("cache", ["auto", False])
-def test_a_rerun_ends_at_the_weights_of_the_uninterrupted_run(tmp_path, die_at, cache):
-    whole, uninterrupted = train(tmp_path / "a", cache=cache)
+def test_a_rerun_ends_at_the_weights_of_the_uninterrupted_run(tmp_path, die_at, uninterrupted):
+    how, whole, expected = uninterrupted
     with pytest.raises(OSError, match="power cut"):
-        train(tmp_path / "b", die_at=die_at, cache=cache)
-    resumed, run = train(tmp_path / "b", cache=cache)
+        train(tmp_path, die_at=die_at, **how)
+    resumed, run = train(tmp_path, **how)
     assert difference_of(whole, resumed) < 1e-6
     assert run.history["epoch"] == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_allclose(run.history["loss"], uninterrupted.history["loss"], rtol=1e-4)
+    np.testing.assert_allclose(run.history["loss"], expected.history["loss"], rtol=1e-4)
 
 
 def test_a_dataset_goes_on_in_its_order(tmp_path):
