@@ -17,7 +17,8 @@ from tlkeras.tasks import online
 from tlkeras.training import runner
 
 SOURCES = sorted(Path(__file__).resolve().parents[1].glob("chapters/source/*.py"))
-IMAGES = 400
+IMAGES = 200
+MORE = {"02_what_is_transfer_learning": 400, "07_choosing_layers": 400}  # enough of every class
 SHORTER = {"steps=80": "steps=2"}  # gradient ascent: more steps only make better pictures
 
 
@@ -32,7 +33,7 @@ def read():
 
 
 @pytest.fixture
-def online_world(monkeypatch, read):
+def online_world(source, monkeypatch, read):
     """What the chapters asked for: names of online tasks and of networks."""
     asked = []
 
@@ -41,10 +42,11 @@ def online_world(monkeypatch, read):
 
     def load(name, *arguments):
         asked.append(name)
-        if (name, *arguments) not in read:
-            with tfds.testing.mock_data(num_examples=IMAGES):
-                read[name, *arguments] = real_load(name, *arguments)
-        found = read[name, *arguments]  # whose splits the caller may cut down
+        count = MORE.get(source.stem, IMAGES)
+        if (count, name, *arguments) not in read:
+            with tfds.testing.mock_data(num_examples=count):
+                read[count, name, *arguments] = real_load(name, *arguments)
+        found = read[count, name, *arguments]  # whose splits the caller may cut down
         return replace(found, splits=dict(found.splits))
 
     def application(function, size, weights, profile):
