@@ -1,4 +1,4 @@
-"""A network as an ordered list of blocks, bottom to head (floor 0).
+"""A network as an ordered list of blocks, bottom to head.
 
 The one notion of depth that unfreezing, learning rates per block, caching and probing share
 (sections 1.5 and 1.6). Blocks come from the graph of the model, not from a list of architectures:
@@ -19,7 +19,7 @@ import keras
 
 from tlkeras.blocks import graph
 from tlkeras.blocks.names import block_names
-from tlkeras.blocks.parts import Unit, find_units
+from tlkeras.blocks.parts import Part, find_parts
 from tlkeras.utils.tables import html_table, text_table
 
 HEADER = ("block", "role", "layers", "parameters", "output")
@@ -164,74 +164,74 @@ def find_blocks(model: keras.Model) -> Blocks:
             f"Expected a model with weights; {model.name!r} has none, so there is "
             "nothing to freeze or to train. Pass the network, not the preprocessing."
         )
-    units, head = find_units(model)
-    head = _head(units) if head is None else head
-    runs = _runs(units[:head])
+    parts, head = find_parts(model)
+    head = _head(parts) if head is None else head
+    runs = _runs(parts[:head])
     blocks = [_block(_role(i, len(runs)), run) for i, run in enumerate(runs)]
-    if head < len(units):
-        blocks.append(_block("head", units[head:]))
+    if head < len(parts):
+        blocks.append(_block("head", parts[head:]))
     for block, name in zip(blocks, block_names(runs, len(blocks)), strict=True):
         block.name = name
     return Blocks(model, blocks)
 
 
-# From units to blocks ---------------------------------------------------------------------------
+# From parts to blocks ---------------------------------------------------------------------------
 
 
-def _head(units: Sequence[Unit]) -> int:
+def _head(parts: Sequence[Part]) -> int:
     """Where the head of a flat model begins: its pooling, or its last Dense, or its end."""
-    learning = [i for i, unit in enumerate(units) if unit.learns]
+    learning = [i for i, part in enumerate(parts) if part.learns]
     if not learning:
-        return len(units)
-    for i, unit in reversed(list(enumerate(units))):
-        if unit.positions > 1:
+        return len(parts)
+    for i, part in reversed(list(enumerate(parts))):
+        if part.positions > 1:
             break  # what is still an image or a sequence is no head
-        if unit.pools and learning[0] < i < learning[-1]:
+        if part.pools and learning[0] < i < learning[-1]:
             return i
-    last = units[learning[-1]]
+    last = parts[learning[-1]]
     if not (last.vector and [type(layer) for layer, _ in last.owners] == [keras.layers.Dense]):
-        return len(units)
+        return len(parts)
     head = learning[-1]
-    while head and _drops(units[head - 1]):
+    while head and _drops(parts[head - 1]):
         head -= 1
     return head
 
 
-def _drops(unit: Unit) -> bool:
-    return any(type(op).__name__.endswith("Dropout") for op in unit.ops) and not unit.owners
+def _drops(part: Part) -> bool:
+    return any(type(op).__name__.endswith("Dropout") for op in part.ops) and not part.owners
 
 
-def _runs(units: Sequence[Unit]) -> list[Sequence[Unit]]:
-    """Group the units of a backbone into blocks."""
+def _runs(parts: Sequence[Part]) -> list[Sequence[Part]]:
+    """Group the parts of a backbone into blocks."""
     for fineness in range(3):
-        joints = _joints(units, fineness)
-        runs = [units[a:b] for a, b in zip(joints, [*joints[1:], len(units)], strict=True)]
-        if len(runs) >= FEW or any(unit.attends for unit in units):
+        joints = _joints(parts, fineness)
+        runs = [parts[a:b] for a, b in zip(joints, [*joints[1:], len(parts)], strict=True)]
+        if len(runs) >= FEW or any(part.attends for part in parts):
             break
     return [run for run in runs if run]
 
 
-def _joints(units: Sequence[Unit], fineness: int) -> list[int]:
+def _joints(parts: Sequence[Part], fineness: int) -> list[int]:
     """Where blocks begin: at a change of size and at the next transformer layer. With fineness 1
     also after the first layer (the stem), with 2 at every layer with a kernel."""
     joints, previous = [0], None
-    for i, unit in enumerate(units):
-        if not unit.learns:
+    for i, part in enumerate(parts):
+        if not part.learns:
             continue
         if previous is not None:
-            block = units[joints[-1] : i]
+            block = parts[joints[-1] : i]
             stem = len(joints) == 1
-            resized = not 2 / 3 < unit.positions / units[previous].positions < 3 / 2
-            layer = unit.attends and (stem or any(u.attends for u in block))
-            finer = unit.kernels and any(u.kernels for u in block) and fineness > (not stem)
+            resized = not 2 / 3 < part.positions / parts[previous].positions < 3 / 2
+            layer = part.attends and (stem or any(u.attends for u in block))
+            finer = part.kernels and any(u.kernels for u in block) and fineness > (not stem)
             if resized or layer or finer:
-                joints.append(_joint(units, joints[-1], previous, i, resized))
+                joints.append(_joint(parts, joints[-1], previous, i, resized))
         previous = i
     return joints
 
 
-def _joint(units: Sequence[Unit], start: int, previous: int, following: int, resized: bool) -> int:
-    """The best place to cut between two units with weights: the smallest tensor, the later one
+def _joint(parts: Sequence[Part], start: int, previous: int, following: int, resized: bool) -> int:
+    """The best place to cut between two parts with weights: the smallest tensor, the later one
     among equals, never behind a Dropout, because what is random cannot be cached.
 
     The expansion of an inverted bottleneck goes with the stride that it feeds: up to four calls
@@ -239,21 +239,21 @@ def _joint(units: Sequence[Unit], start: int, previous: int, following: int, res
     """
 
     def cost(end: int) -> tuple[float, int]:
-        return (units[end].cost * (1 if end >= previous else 2), -end)
+        return (parts[end].cost * (1 if end >= previous else 2), -end)
 
-    gap = takewhile(lambda end: not _drops(units[end]), range(previous + 1, following))
-    ends, calls, end = [previous, *gap], units[previous].calls, previous - 1
-    while resized and calls <= 4 and any(unit.learns for unit in units[start : end + 1]):
+    gap = takewhile(lambda end: not _drops(parts[end]), range(previous + 1, following))
+    ends, calls, end = [previous, *gap], parts[previous].calls, previous - 1
+    while resized and calls <= 4 and any(part.learns for part in parts[start : end + 1]):
         ends.append(end)
-        calls, end = calls + units[end].calls, end - 1
+        calls, end = calls + parts[end].calls, end - 1
     return min(ends, key=cost) + 1
 
 
-def _block(role: str, units: Sequence[Unit]) -> Block:
-    held = [owner for unit in units for owner in unit.owners]
+def _block(role: str, parts: Sequence[Part]) -> Block:
+    held = [owner for part in parts for owner in part.owners]
     weights = [weight for _, ws in held for weight in ws]
     layers = list({id(layer): layer for layer, _ in held}.values())
-    return Block("", role, layers, weights, graph.params(weights), units[-1].cut)
+    return Block("", role, layers, weights, graph.params(weights), parts[-1].cut)
 
 
 def _role(i: int, n: int) -> str:

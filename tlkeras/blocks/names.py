@@ -8,10 +8,10 @@ from itertools import pairwise
 import keras
 
 from tlkeras.blocks import graph
-from tlkeras.blocks.parts import Unit, kernels
+from tlkeras.blocks.parts import Part, kernels
 
 
-def block_names(runs: Sequence[Sequence[Unit]], count: int) -> list[str]:
+def block_names(runs: Sequence[Sequence[Part]], count: int) -> list[str]:
     """Names for `count` blocks, of which the first are `runs` and one more is the head."""
     votes, anew = [_votes(run) for run in runs], {""}
     for (word, mine), (other, theirs) in pairwise(votes):
@@ -32,8 +32,8 @@ def block_names(runs: Sequence[Sequence[Unit]], count: int) -> list[str]:
     if runs and (
         not names[0]
         or words[0] not in words[1:]
-        or sum(unit.kernels for unit in runs[0]) < 2
-        or any("stem" in op.name for unit in runs[0] for op in unit.ops)
+        or sum(part.kernels for part in runs[0]) < 2
+        or any("stem" in op.name for part in runs[0] for op in part.ops)
     ):
         names[0] = "stem"
     # The same name twice: two towers (CLIP), or numbered anew.
@@ -53,7 +53,7 @@ def block_names(runs: Sequence[Sequence[Unit]], count: int) -> list[str]:
     return [f"{name}.{i}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-def _votes(run: Sequence[Unit]) -> tuple[str, Counter[int]]:
+def _votes(run: Sequence[Part]) -> tuple[str, Counter[int]]:
     """What most layer names of a block begin with, and a Counter of the numbers that follow it:
     ("conv", {3: 12}), ("block", {4: 9, 5: 15}), or ("", {}) where they agree on nothing.
 
@@ -62,7 +62,7 @@ def _votes(run: Sequence[Unit]) -> tuple[str, Counter[int]]:
     built a second time.
     """
     counts = {
-        op.name: kernels(graph.owners(op)) for unit in run for op in unit.ops if not _made_up(op)
+        op.name: kernels(graph.owners(op)) for part in run for op in part.ops if not _made_up(op)
     }
     if not any(counts.values()):
         counts = dict.fromkeys(counts, 1)

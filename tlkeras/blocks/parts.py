@@ -14,7 +14,7 @@ from tlkeras.blocks import graph, internals
 
 
 @dataclass
-class Unit:
+class Part:
     """What lies between two neighbouring narrow places of the graph, or one layer of a stack."""
 
     owners: list[graph.Owner]
@@ -43,24 +43,24 @@ def kernels(owners: Iterable[graph.Owner]) -> int:
     return sum(any(len(weight.shape) > 1 for weight in held) for _, held in owners)
 
 
-def find_units(model: keras.Model) -> tuple[list[Unit], int | None]:
-    """The units of `model`, every weight in one of them, and the number of the unit after its
+def find_parts(model: keras.Model) -> tuple[list[Part], int | None]:
+    """The parts of `model`, every weight in one of them, and the number of the part after its
     nested backbone (None where there is no such backbone or no head after it)."""
     whole, net = len(graph.owners(model)), internals.functional(model)
-    units, head = [], None
+    parts, head = [], None
     if net:
         flow = graph.Graph(net)
         end = _backbone_end(flow)
-        units = _from_graph(flow, whole, end)
-        head = next((i + 1 for i, unit in enumerate(units) if unit.end == end), None)
+        parts = _from_graph(flow, whole, end)
+        head = next((i + 1 for i, part in enumerate(parts) if part.end == end), None)
     else:
-        units = [Unit([owner]) for owner in graph.own(model)]
+        parts = [Part([owner]) for owner in graph.own(model)]
         for child in internals.children(model):
-            units += _from_layer(child, whole)
+            parts += _from_layer(child, whole)
             if isinstance(child, keras.Model) and 2 * len(graph.owners(child)) > whole:
-                head = len(units)
-    _share(model, units)
-    return units, head if head and any(unit.learns for unit in units[head:]) else None
+                head = len(parts)
+    _share(model, parts)
+    return parts, head if head and any(part.learns for part in parts[head:]) else None
 
 
 def _backbone_end(flow: graph.Graph) -> int | None:
@@ -87,17 +87,17 @@ def _sized(owner: graph.Owner) -> tuple[int, int]:
     return id(owner[0]), graph.params(owner[1])
 
 
-def _from_graph(flow: graph.Graph, whole: int, end: int | None = None) -> list[Unit]:
+def _from_graph(flow: graph.Graph, whole: int, end: int | None = None) -> list[Part]:
     runs = flow.narrow(0, len(flow.steps) - 1, 1, forced=(end,))
-    return [part for run in runs for part in _opened(_unit(flow, *run), whole)]
+    return [one for run in runs for one in _opened(_part(flow, *run), whole)]
 
 
-def _unit(flow: graph.Graph, first: int, last: int) -> Unit:
-    """The steps `first` to `last` as one unit."""
+def _part(flow: graph.Graph, first: int, last: int) -> Part:
+    """The steps `first` to `last` as one part."""
     steps, leaving = flow.steps[first : last + 1], flow.leaving(last)
     live = flow.live[last] - flow.beside or flow.outputs
     homes = [op.name for op, a, b in flow.spans if a <= last <= b]
-    unit = Unit(
+    part = Part(
         owners=[owner for held in flow.owners[first : last + 1] for owner in held],
         ops=[step.op for step in steps],
         calls=len(steps),
@@ -109,28 +109,28 @@ def _unit(flow: graph.Graph, first: int, last: int) -> Unit:
         vector=len(leaving) == 1 and len(flow.shapes[min(leaving)]) == 2,
     )
     if len(leaving) == 1:
-        unit.cut = flow.cut(*leaving)
+        part.cut = flow.cut(*leaving)
         rank = max(len(flow.shapes[key]) for key in steps[0].reads)
         pooling = any(type(step.op).__name__.startswith("Global") for step in steps)
-        unit.pools = not unit.owners and (pooling or (rank > 2 and unit.vector))
-    return unit
+        part.pools = not part.owners and (pooling or (rank > 2 and part.vector))
+    return part
 
 
-def _from_layer(layer: keras.Layer, whole: int) -> list[Unit]:
-    """The units of `layer` by its tracked layers: one, unless it is a stack. None has a cut."""
+def _from_layer(layer: keras.Layer, whole: int) -> list[Part]:
+    """The parts of `layer` by its tracked layers: one, unless it is a stack. None has a cut."""
     net = internals.functional(layer)
     if net:
-        units = _from_graph(graph.Graph(net), whole)
-        for unit in units:
-            unit.cut = None
-        return units
+        parts = _from_graph(graph.Graph(net), whole)
+        for part in parts:
+            part.cut = None
+        return parts
     if not _is_stack(layer, whole):
         held = graph.owners(layer)
-        return [Unit(held, [layer], attends=graph.attends(layer))] if held else []
-    units = [Unit([owner]) for owner in graph.own(layer)]
+        return [Part(held, [layer], attends=graph.attends(layer))] if held else []
+    parts = [Part([owner]) for owner in graph.own(layer)]
     for child in internals.children(layer):
-        units += _from_layer(child, whole)
-    return units
+        parts += _from_layer(child, whole)
+    return parts
 
 
 def _is_stack(layer: Any, whole: int) -> bool:
@@ -144,23 +144,23 @@ def _is_stack(layer: Any, whole: int) -> bool:
     return most
 
 
-def _opened(unit: Unit, whole: int) -> list[Unit]:
-    """`unit`, or the units of the stack in it; the last of these keeps the cut."""
-    stack = next((op for op in unit.ops if internals.children(op) and _is_stack(op, whole)), None)
+def _opened(part: Part, whole: int) -> list[Part]:
+    """`part`, or the parts of the stack in it; the last of these keeps the cut."""
+    stack = next((op for op in part.ops if internals.children(op) and _is_stack(op, whole)), None)
     if stack is None or internals.functional(stack):
-        return [unit]
-    parts = _from_layer(stack, whole)
-    for part in parts:
-        part.positions, part.cost, part.home = unit.positions, unit.cost, unit.home
-    at = unit.ops.index(stack)
-    parts[0].owners = [o for op in unit.ops[:at] for o in graph.owners(op)] + parts[0].owners
-    parts[-1].owners = parts[-1].owners + [o for op in unit.ops[at:] for o in graph.owners(op)]
-    parts[-1].cut, parts[-1].vector, parts[-1].end = unit.cut, unit.vector, unit.end
-    return parts
+        return [part]
+    inside = _from_layer(stack, whole)
+    for one in inside:
+        one.positions, one.cost, one.home = part.positions, part.cost, part.home
+    at = part.ops.index(stack)
+    inside[0].owners = [o for op in part.ops[:at] for o in graph.owners(op)] + inside[0].owners
+    inside[-1].owners = inside[-1].owners + [o for op in part.ops[at:] for o in graph.owners(op)]
+    inside[-1].cut, inside[-1].vector, inside[-1].end = part.cut, part.vector, part.end
+    return inside
 
 
-def _share(model: keras.Model, units: Sequence[Unit]) -> None:
-    """Leave every weight to the first unit that uses it; give the last unit what none uses."""
+def _share(model: keras.Model, parts: Sequence[Part]) -> None:
+    """Leave every weight to the first part that uses it; give the last part what none uses."""
     seen: set[int] = set()
 
     def first_use(owners: Iterable[graph.Owner]) -> Iterator[graph.Owner]:
@@ -170,6 +170,6 @@ def _share(model: keras.Model, units: Sequence[Unit]) -> None:
             if new:
                 yield layer, new
 
-    for unit in units:
-        unit.owners = list(first_use(unit.owners))
-    units[-1].owners += first_use(graph.owners(model))
+    for part in parts:
+        part.owners = list(first_use(part.owners))
+    parts[-1].owners += first_use(graph.owners(model))

@@ -1,4 +1,4 @@
-"""Which blocks learn: the options of section 1.6 as policies, and `freeze`, which applies one.
+"""Which blocks learn: the options of section 1.6 as policies.
 
 A policy is data: a kind and its arguments, so that a Plan can be printed and stored. Wherever
 a policy is expected, any function from the list of blocks to the blocks that learn will do too.
