@@ -40,9 +40,9 @@ demo: $(STAMP) ## the main job with nothing to click: tlkeras fit digits
 
 .PHONY: test
 test: lint ## lint, library tests, chapters
-	$(TWO) $(RUN) -m pytest -n 2 --dist worksteal tests
+	$(TWO) $(RUN) -m pytest -n 2 --dist worksteal tests --ignore=tests/course
 	$(RUN) tools/build_chapters.py --check
-	$(if $(NOTEBOOKS),$(TWO) $(RUN) -m pytest -n 2 --dist loadfile --nbval-lax $(NOTEBOOKS))
+	$(TWO) $(RUN) -m pytest -n 2 --dist loadfile --nbval-lax tests/course $(NOTEBOOKS)
 
 .PHONY: lint
 lint: $(STAMP) ## style (ruff) and types (mypy)

@@ -16,7 +16,7 @@ from tlkeras.backbones import load as backbones
 from tlkeras.tasks import online
 from tlkeras.training import runner
 
-SOURCES = sorted(Path(__file__).resolve().parents[1].glob("chapters/source/*.py"))
+SOURCES = sorted(Path(__file__).resolve().parents[2].glob("chapters/source/*.py"))
 IMAGES = 200
 MORE = {"02_what_is_transfer_learning": 400, "07_choosing_layers": 400}  # enough of every class
 SHORTER = {"steps=80": "steps=2"}  # gradient ascent: more steps only make better pictures
