@@ -12,6 +12,8 @@ import numpy as np
 
 from tlkeras.blocks.internals import all_layers
 from tlkeras.freezing.batchnorm import batchnorm_layers
+from tlkeras.inputs.activation import output_shapes
+from tlkeras.inputs.objective import cross_entropy
 from tlkeras.inputs.reading import first_batches
 
 
@@ -28,8 +30,16 @@ def check(model: keras.Model, data: Any, loss: Any) -> None:
     inputs = [batch[0] for batch in batches]
     _check_finite(inputs)
     labels = [batch[1] for batch in batches if len(batch) > 1]
-    if labels and isinstance(labels[0], np.ndarray) and _is_sparse(loss):
-        _check_labels(np.concatenate([y.reshape(-1) for y in labels]), model.output_shape[-1])
+    known, shapes = cross_entropy(loss), output_shapes(model)
+    if (
+        known
+        and known.family == "sparse"
+        and shapes
+        and labels
+        and isinstance(labels[0], np.ndarray)
+    ):
+        found = np.concatenate([y.reshape(-1) for y in labels])
+        _check_labels(found[found != known.ignore], shapes[0][-1])
     if inputs[0].ndim == 4:
         _check_pixels(model, inputs[0][:32].astype("float32"))
 
@@ -48,12 +58,9 @@ def _check_finite(inputs: list[np.ndarray]) -> None:
         )
 
 
-def _is_sparse(loss: Any) -> bool:
-    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
-    return "sparse_categorical" in (name or "")
-
-
-def _check_labels(labels: np.ndarray, classes: int) -> None:
+def _check_labels(labels: np.ndarray, classes: int | None) -> None:
+    if classes is None:
+        return
     outside = np.unique(labels[(labels < 0) | (labels >= classes)])
     if len(outside):
         raise ValueError(
@@ -93,7 +100,7 @@ def _scale_against_pretraining(model: keras.Model, images: np.ndarray) -> float:
 
     Compares standard deviations before the first BatchNormalization layer that has learned any.
     """
-    layers = batchnorm_layers(model)
+    layers = [layer for layer in batchnorm_layers(model) if layer.built]
     seen: list[tuple[keras.layers.Layer, np.ndarray]] = []
 
     def watch(layer: keras.layers.Layer) -> Callable:

@@ -1,39 +1,186 @@
-"""The loss that fits the labels and the model's last activation."""
+"""The loss and the metric that fit the labels and the model's last activation, where it is sure."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from tlkeras.inputs.activation import LOGITS, SIGMOID, SOFTMAX, endings, output_shapes
 from tlkeras.inputs.reading import first_batches
+
+SPARSE, ONE_HOT, SEVERAL, TWO = "class numbers", "one-hot rows", "rows of 0 and 1", "0 and 1"
+
+
+class CrossEntropy(NamedTuple):
+    """What is known of a cross-entropy of Keras.
+
+    Attributes:
+        family: "sparse", "categorical" or "binary". from_logits: what it takes.
+        ignore: the label that it leaves out, or None. name: of its class in Keras.
+    """
+
+    family: str
+    from_logits: bool
+    ignore: int | None
+    name: str
+
+
+def cross_entropy(loss: Any) -> CrossEntropy | None:
+    """What `loss` is, if it is one of Keras's own cross-entropies by name, function or object."""
+    settings: dict[str, Any] = {}
+    if isinstance(loss, keras.losses.Loss):
+        settings, name = loss.get_config(), type(loss).__name__
+        own = type(loss) is not getattr(keras.losses, name, None)
+    else:
+        name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
+        own = not isinstance(loss, str) and loss is not getattr(keras.losses, name, None)
+    short = name.lower().replace("_", "").replace("bce", "binarycrossentropy")
+    families = [f for f in ("sparse", "categorical", "binary") if short.startswith(f)]
+    if own or not families or not short.endswith("crossentropy"):
+        return None
+    start = "SparseCategorical" if families == ["sparse"] else families[0].capitalize()
+    name = f"{start}{'Focal' if 'focal' in short else ''}Crossentropy"
+    logits, ignore = bool(settings.get("from_logits")), settings.get("ignore_class")
+    return CrossEntropy(families[0], logits, ignore, name)
+
+
+def check_loss(model: keras.Model, loss: Any) -> None:
+    """Raises ValueError if a loss takes the outputs for what they are not.
+
+    Only Keras's own cross-entropies are looked at, and only outputs whose last activation the
+    graph shows.
+    """
+    outputs = list(zip(endings(model) or [], output_shapes(model) or [], strict=True))
+    for position, one in _by_output(model, loss).items():
+        known = cross_entropy(one)
+        if known is not None and position < len(outputs):
+            _check_one(known, *outputs[position])
+
+
+def _check_one(known: CrossEntropy, ending: str | None, shape: tuple[int | None, ...]) -> None:
+    if known.family != "binary" and shape[-1] == 1:
+        raise ValueError(
+            f"Expected two outputs or more for {known.name}, which of one is always 0; found one. "
+            f"Pass loss=keras.losses.BinaryCrossentropy(from_logits={ending == LOGITS}) for "
+            "labels 0 and 1."
+        )
+    if ending is None or known.from_logits == (ending == LOGITS):
+        return
+    name = known.name if ending != SIGMOID else "BinaryCrossentropy"
+    ends = "scores (no softmax, no sigmoid)" if ending == LOGITS else f"a {ending}"
+    raise ValueError(
+        f"Expected a loss for a model that ends in {ends}; found {known.name} with from_logits="
+        f"{known.from_logits}. Pass loss=keras.losses.{name}(from_logits={ending == LOGITS})."
+    )
+
+
+def _by_output(model: keras.Model, loss: Any) -> dict[int, Any]:
+    """The loss of each output, by the number of the output."""
+    if isinstance(loss, dict):
+        names = list(getattr(model, "output_names", None) or [])
+        return {names.index(name): one for name, one in loss.items() if name in names}
+    if isinstance(loss, list | tuple):
+        return dict(enumerate(loss))
+    return {0: loss}
 
 
 def default_loss(model: keras.Model, data: Any) -> keras.losses.Loss:
-    """The cross-entropy that fits the labels of the first batch and the model's last activation.
+    """The cross-entropy that fits the labels looked at and the model's last activation.
 
     Raises:
-        ValueError: more than one output, or labels that fit none.
+        ValueError: it is not sure which does; says what to pass.
     """
-    labels = [batch[1] for batch in first_batches(data)[:1] if len(batch) > 1]
-    outputs = model.output_shape
-    if not labels or not isinstance(labels[0], np.ndarray) or not isinstance(outputs[-1], int):
+    return default_objective(model, data)[0]
+
+
+def default_objective(model: keras.Model, data: Any) -> tuple[keras.losses.Loss, list[Any]]:
+    """That loss, and the metrics that count what it learns.
+
+    Whole numbers against several outputs are classes; rows of 0 and 1 that all sum to 1 are
+    classes, too; other rows of 0 and 1 are several labels at once; 0 and 1 against one output are
+    two classes. Everything else (measurements, boxes, probabilities) is not chosen for.
+    """
+    labels = [batch[1] for batch in first_batches(data) if len(batch) > 1]
+    shapes, found = output_shapes(model), endings(model)
+    if shapes is None or found is None:
+        raise ValueError(
+            "A loss can be chosen only where the model's graph shows its last activation; found "
+            f"{type(model).__name__}, whose call is its own. Pass loss=..., e.g. "
+            "keras.losses.SparseCategoricalCrossentropy(from_logits=True) for class numbers and "
+            "outputs without softmax."
+        )
+    arrays = all(isinstance(part, np.ndarray) for part in labels)
+    if not labels or not arrays or len(shapes) != 1 or not isinstance(shapes[0][-1], int):
         raise ValueError(
             "A loss can be chosen only for one output and one array of labels a batch; found "
-            f"outputs {outputs}. Pass loss=..., or compile the model first."
+            f"outputs {shapes if len(shapes) > 1 else shapes[0]}. Pass loss=..., or compile the "
+            "model first."
         )
-    shape, classes = labels[0].shape, outputs[-1]
-    last = model.layers[-1]
-    logits = getattr(last, "activation", None) not in (
-        keras.activations.softmax,
-        keras.activations.sigmoid,
-    )
-    if classes == 1:
-        return keras.losses.BinaryCrossentropy(from_logits=logits)
-    if len(shape) == 1 or shape[-1] == 1:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-    if shape[-1] == classes:
-        return keras.losses.CategoricalCrossentropy(from_logits=logits)
+    kind, [ending] = _kind(labels, shapes[0]), found
+    fitting = {SPARSE: (LOGITS, SOFTMAX), ONE_HOT: (LOGITS, SOFTMAX, SIGMOID)}
+    if ending not in fitting.get(kind, (LOGITS, SIGMOID)):
+        what = "a layer whose activation is not known" if ending is None else f"a {ending}"
+        raise ValueError(
+            f"Expected {' or '.join(fitting.get(kind, (LOGITS, SIGMOID)))} as the model's last "
+            f"activation, for the labels are {kind}; found {what}. Give the head such an "
+            "activation, or pass loss=... ."
+        )
+    logits = ending == LOGITS
+    if kind == SPARSE:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=logits), ["accuracy"]
+    if kind == ONE_HOT and ending != SIGMOID:
+        return keras.losses.CategoricalCrossentropy(from_logits=logits), ["accuracy"]
+    name = "accuracy" if kind == TWO else "binary_accuracy"
+    return keras.losses.BinaryCrossentropy(from_logits=logits), [_binary_accuracy(name, logits)]
+
+
+def _binary_accuracy(name: str, logits: bool) -> keras.metrics.Metric:
+    return keras.metrics.BinaryAccuracy(name, threshold=0.0 if logits else 0.5)
+
+
+def _kind(labels: Sequence[np.ndarray], output: tuple[int | None, ...]) -> str:
+    """What the labels are."""
+    shape, classes = labels[0].shape, output[-1]
+    single = len(shape) == len(output) - 1 or (len(shape) == len(output) and shape[-1] == 1)
+    values = np.concatenate([part.reshape(-1) for part in labels])
+    number = np.issubdtype(values.dtype, np.number) or values.dtype == bool
+    binary = number and bool(((values == 0) | (values == 1)).all())
+    if single and classes == 1 and binary:
+        return TWO
+    if single and classes != 1 and number and bool((values == np.floor(values)).all()):
+        return SPARSE
+    if not single and (len(shape) != len(output) or shape[-1] != classes):
+        raise ValueError(
+            f"Expected integer labels, or one-hot labels of {classes} classes as the model has "
+            f"outputs; found labels of shape {shape}. Give the head as many classes as there are."
+        )
+    if not single and binary:
+        rows = np.concatenate([part.sum(axis=-1).reshape(-1) for part in labels])
+        return ONE_HOT if bool((rows == 1).all()) else SEVERAL
     raise ValueError(
-        f"Expected integer labels, or one-hot labels of {classes} classes as the model has "
-        f"outputs; found labels of shape {shape}. Give the head as many classes as there are."
+        "Expected class numbers, one-hot rows, or 0 and 1, for which a loss can be chosen; found "
+        f"{values.dtype} labels of shape {shape} from {values.min():.4g} to {values.max():.4g}. "
+        "Pass loss=..., e.g. 'mse' for values that are measured."
     )
+
+
+def counted(model: keras.Model, loss: Any, metrics: Any) -> Any:
+    """`metrics` in which an accuracy given by name is counted at 0, where the loss takes scores.
+
+    Keras counts it at 0.5, which of a score means nothing.
+    """
+    known, shapes = cross_entropy(loss), output_shapes(model)
+    if known is None or known.family != "binary" or not known.from_logits:
+        return metrics
+    names = ["binary_accuracy", "BinaryAccuracy"]
+    if shapes is not None and len(shapes) == 1 and shapes[0][-1] == 1:
+        names += ["accuracy", "acc"]
+    if not isinstance(metrics, list | tuple):
+        return metrics
+    return [
+        _binary_accuracy(metric, logits=True)
+        if isinstance(metric, str) and metric in names
+        else metric
+        for metric in metrics
+    ]

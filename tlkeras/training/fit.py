@@ -6,10 +6,11 @@ from typing import Any
 
 import keras
 
+from tlkeras.blocks.find import find_blocks
 from tlkeras.blocks.internals import compiled_with
 from tlkeras.features.store import FeatureCache
 from tlkeras.inputs import checks, reading
-from tlkeras.inputs.objective import default_loss
+from tlkeras.inputs.objective import check_loss, counted, default_objective
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import together
 from tlkeras.training.backup import Backup, identity
@@ -51,7 +52,9 @@ def fit_stages(
         optimizer: a pattern for the optimizer of every stage, which takes the stage's learning
             rate; AdamW if None. What it remembers of a block (moments) goes on to the next stage.
         loss, metrics: as for `compile`. If None, those the model was compiled with; if it was
-            not, cross-entropy that fits labels and outputs, and accuracy.
+            not, cross-entropy and accuracy for class numbers, one-hot rows, several labels (rows
+            of 0 and 1) or 0 and 1. For other targets they must be given. The accuracy of one
+            score (no sigmoid) is counted at 0.
         batch_size: for arrays.
         class_weight: as for `fit`.
         cache: whether the outputs of frozen blocks are computed once and trained on. "auto":
@@ -93,6 +96,8 @@ def fit_stages(
     several = processes.count() > 1
     if several:
         together.check(data, validation_data, batch_size)
+    if not model.weights:
+        find_blocks(model)  # says what is missing
     objective = _objective(model, loss, metrics, data)
     checks.check(model, data, objective["loss"])
     if seed is not None:
@@ -121,8 +126,11 @@ def fit_stages(
 def _objective(model: keras.Model, loss: Any, metrics: Any, data: Any) -> dict[str, Any]:
     """What to compile every stage with, besides the optimizer."""
     if loss is None and model.compiled:
-        return compiled_with(model) | ({"metrics": metrics} if metrics else {})
-    if loss is None:
-        loss = default_loss(model, data)
-        metrics = ["accuracy"] if metrics is None else metrics
-    return {"loss": loss, "metrics": metrics}
+        found = compiled_with(model) | ({"metrics": metrics} if metrics else {})
+    elif loss is None:
+        loss, fitting = default_objective(model, data)
+        found = {"loss": loss, "metrics": fitting if metrics is None else metrics}
+    else:
+        found = {"loss": loss, "metrics": metrics}
+    check_loss(model, found["loss"])
+    return found | {"metrics": counted(model, found["loss"], found["metrics"])}

@@ -16,7 +16,7 @@ from tlkeras.display import plots
 from tlkeras.freezing.batchnorm import batchnorm_layers
 from tlkeras.freezing.flags import freeze
 from tlkeras.inputs import checks
-from tlkeras.inputs.objective import default_loss
+from tlkeras.inputs.objective import check_loss, default_loss
 from tlkeras.utils import processes
 from tlkeras.utils.tables import html_table, text_table
 
@@ -147,6 +147,7 @@ def find_learning_rate(
     compiled = internals.compiled_with(model)
     if loss is None:
         loss = compiled["loss"] or default_loss(model, data)
+    check_loss(model, loss)
     checks.check(model, data, loss)
     if optimizer is None and model.compiled:
         optimizer = model.optimizer
