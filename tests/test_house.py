@@ -33,8 +33,8 @@ PRIVATE = {
         *("_update_model_variables_moving_average", "_use_weight_decay"),
     },
     "optimizers.state": {
-        *("_accumulated_gradients", "_get_current_learning_rate", "_momentums"),
-        *("_trainable_variables", "_variables"),
+        *("_accumulated_gradients", "_get_current_learning_rate"),
+        *("_model_variables_moving_average", "_momentums", "_trainable_variables", "_variables"),
     },
     "features.cached_fit": {"_get_metrics_result_or_logs", "_initial_epoch", "_symbolic_build"},
 }

@@ -72,7 +72,9 @@ def history(run_history: dict[str, list]) -> Figure:
     """
     epochs, stages = run_history["epoch"], run_history["stage"]
     others = [n for n in run_history if n not in ("stage", "epoch", "loss", "learning_rate")]
-    measures = ["loss", *[n for n in others if not n.startswith("val_")][:1]]
+    numbers = [n for n in others if not any(isinstance(v, list) for v in run_history[n])]
+    measures = ["loss"] if "loss" in run_history or not numbers else []
+    measures += [n for n in numbers if not n.startswith("val_")][: 2 - len(measures)]
     with canvas(1, len(measures), (4.6 * len(measures), 3.4), squeeze=False) as (figure, axes):
         for axis, measure in zip(axes[0], measures, strict=True):
             _shade_stages(axis, stages)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 REFRESH = 0.2  # seconds
 
@@ -53,7 +54,9 @@ class Progress(keras.callbacks.Callback):
         self.line(f"{text}  {remark}".rstrip(), last=True)
 
     def _summary(self, values: dict) -> str:
-        shown = "  ".join(f"{name} {float(value):.3f}" for name, value in values.items())
+        shown = "  ".join(
+            f"{name} {float(value):.3f}" for name, value in values.items() if np.ndim(value) == 0
+        )
         return f"{shown}  {time.monotonic() - self.start:.0f} s"
 
 

@@ -194,6 +194,7 @@ def fit(
         epochs, initial_epoch, callbacks: as for `fit`. One of them begins the epochs of `source`.
         each_batch: call the callbacks at every batch, which is slower.
     """
+    _build_metrics(model, above, source)
     mirror = _Mirror(above)
     listed = keras.callbacks.CallbackList(
         [*callbacks, mirror], add_history=True, model=model, epochs=epochs, steps=len(source)
@@ -212,6 +213,14 @@ def fit(
         source, validation_data=validation, epochs=epochs, initial_epoch=initial_epoch,
         callbacks=listed, shuffle=False, verbose=0,
     )  # fmt: skip
+
+
+def _build_metrics(model: keras.Model, above: keras.Model, source: Source) -> None:
+    """So that `model` has the metrics it has in `fit`: EarlyStopping asks them for a direction."""
+    x, *rest = source[0]
+    prediction = above(x, training=False)
+    model.compute_metrics(None, rest[0] if rest else None, prediction, *rest[1:2])
+    model.reset_metrics()
 
 
 class _Mirror(keras.callbacks.Callback):

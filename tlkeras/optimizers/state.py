@@ -163,6 +163,20 @@ def _count(optimizer: keras.optimizers.Optimizer) -> int:
     return int(np.asarray(keras.ops.convert_to_numpy(optimizer.iterations)))
 
 
+def averages(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, keras.Variable]]:
+    """Each variable whose moving average an optimizer keeps (`use_ema=True`), and that average."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return [
+        (variable, average)
+        for one in getattr(inner, "optimizers", [inner])
+        if one.built and getattr(one, "use_ema", False)
+        for variable, average in zip(
+            one._trainable_variables, one._model_variables_moving_average, strict=True
+        )
+        if average is not None
+    ]
+
+
 def plain(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
 ) -> keras.optimizers.Optimizer:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import keras
@@ -11,6 +11,8 @@ from tlkeras.freezing.batchnorm import MODES
 from tlkeras.freezing.policies import Policy
 from tlkeras.optimizers.rates import rates_from_dict, rates_to_dict, shown
 from tlkeras.utils.tables import html_table, text_table
+
+VERSION = 2  # of a stored plan: 1 had no mode and no min_delta
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,18 @@ class Stage:
         epochs: at most.
         batchnorm: mode of the BatchNorm layers in learning backbone blocks.
         patience: epochs without a better `monitor` after which the stage ends; None: never.
-        monitor: decides which epoch was the best, at whose weights the stage ends. Higher is
-            better unless its name contains "loss" or "error". Without validation data the
-            last epoch is kept.
+        monitor: decides which epoch was the best, at whose weights the stage ends. Without
+            validation data the last epoch is kept.
         rates: multiplies the learning rate block by block: see `tlk.optimizers`. None: the
             same for all that learn.
         augment: a Keras layer or model, called on every batch of training inputs.
         views: with `augment`, how many augmented views of an image are drawn once and cached;
             None draws anew every epoch, which cannot be cached.
+        mode: "min" or "max": whether a lower or a higher `monitor` is better. "auto": as the
+            metric of that name says, or lower for a name that ends in "loss" or "error"; what
+            does not say is refused.
+        min_delta: a smaller change of `monitor` is no improvement, as in
+            `keras.callbacks.EarlyStopping`.
 
     Raises:
         TypeError: `policy` is none. ValueError: a number out of range, an unknown mode.
@@ -52,6 +58,8 @@ class Stage:
     rates: Any = None
     augment: Callable | None = None
     views: int | None = None
+    mode: str = "auto"
+    min_delta: float = 0.0
 
     def __post_init__(self) -> None:
         if not callable(self.policy):
@@ -80,6 +88,24 @@ class Stage:
                 f"Stage {self.name!r}: batchnorm must be one of {', '.join(MODES)}; "
                 f"found {self.batchnorm!r}."
             )
+        if self.mode not in ("auto", "min", "max"):
+            raise ValueError(
+                f"Stage {self.name!r}: mode must be 'auto', 'min' or 'max'; found {self.mode!r}."
+            )
+        if not self.min_delta >= 0:
+            raise ValueError(
+                f"Stage {self.name!r}: min_delta must be 0 or more, found {self.min_delta}."
+            )
+
+    def replace(self, **changes: Any) -> "Stage":
+        """A stage like this one but for what is given.
+
+        >>> stage = tlk.Stage("head", tlk.policies.head_only(), epochs=5)
+        >>> longer = stage.replace(epochs=20, patience=3)
+        >>> longer.name, longer.epochs, stage.epochs
+        ('head', 20, 5)
+        """
+        return replace(self, **changes)
 
     @property
     def rate_text(self) -> str:
@@ -129,16 +155,24 @@ class Plan:
         >>> stored["stages"][0]["policy"], stored["stages"][0]["epochs"]
         (['head_only', []], 3)
         """
-        return {"stages": [_stage_to_dict(stage) for stage in self.stages]}
+        return {"version": VERSION, "stages": [_stage_to_dict(stage) for stage in self.stages]}
 
     @classmethod
     def from_dict(cls, stored: dict) -> "Plan":
-        """The plan that `to_dict` stored. Raises ValueError if it names an unknown policy.
+        """The plan that `to_dict` stored, in this version of tlkeras or an older one.
+
+        Raises ValueError if it names an unknown policy, or a newer tlkeras stored it.
 
         >>> plan = tlk.recipes.head_only(epochs=3)
         >>> tlk.Plan.from_dict(plan.to_dict()) == plan
         True
         """
+        version = stored.get("version", 1)  # the first had none
+        if version > VERSION:
+            raise ValueError(
+                f"Expected a plan of version {VERSION} or older; found {version}, which a newer "
+                "tlkeras stored. Update tlkeras."
+            )
         return cls([_stage_from_dict(stage) for stage in stored["stages"]])
 
     def _rows(self) -> list[tuple]:
@@ -167,6 +201,11 @@ def _stage_to_dict(stage: Stage) -> dict:
 
 
 def _stage_from_dict(stored: dict) -> Stage:
+    unknown = set(stored) - {field.name for field in fields(Stage)}
+    if unknown:
+        raise ValueError(
+            f"Stage {stored.get('name')!r}: unknown in a stored plan: {', '.join(sorted(unknown))}."
+        )
     made = stored | {"policy": Policy.of(*stored["policy"])}
     for name in ("learning_rate", "augment"):
         made[name] = keras.saving.deserialize_keras_object(stored[name])

@@ -1,10 +1,12 @@
 """What a staged training did: a result a stage, and one history over all of them."""
 
+import html
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 from matplotlib.figure import Figure
 
 from tlkeras.display import plots
@@ -24,9 +26,11 @@ class StageResult:
         seconds: wall time of `fit`, validation included.
         learns: the table of what learned.
         stopped: why it ended before its last epoch, or "".
-        failed: the same where the run ends with it: the loss became NaN, or Ctrl-C; else "".
+        failed: the same where the run ends with it: a loss that became NaN, Ctrl-C, an error;
+            else "".
         metrics: of the best epoch.
         cache: where outputs of the frozen part were kept, or why not.
+        monitor, mode: by which the best epoch was chosen, "min" or "max"; "" for the last epoch.
     """
 
     name: str
@@ -37,8 +41,10 @@ class StageResult:
     learns: Learning = field(repr=False)
     stopped: str
     failed: str
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     cache: str = ""
+    monitor: str = ""
+    mode: str = ""
 
 
 @dataclass
@@ -77,6 +83,24 @@ class Run:
         """Why the run ended before its plan did, or ""."""
         return self.stages[-1].failed if self.stages else ""
 
+    @property
+    def worse(self) -> str:
+        """Where the last stage ended worse than an earlier one: which, and by how much; else ""."""
+        last = self.stages[-1] if self.stages else None
+        if last is None or not last.mode:
+            return ""
+        sign, name = -1 if last.mode == "max" else 1, last.monitor
+        judged = [s for s in self.stages if s.monitor == name]
+        judged = [s for s in judged if math.isfinite(s.metrics.get(name, math.nan))]
+        best = min(judged, key=lambda s: sign * s.metrics[name], default=last)
+        if last not in judged or best.metrics[name] == last.metrics[name]:
+            return ""
+        reached, now = best.metrics[name], last.metrics[name]
+        return (
+            f"stage {last.name!r} ended at {last.monitor} {now:.4f}, worse than stage "
+            f"{best.name!r} at {reached:.4f}: the model would be better without what came after it"
+        )
+
     def plot(self) -> Figure:
         """Curves of loss and metrics over all epochs, stage boundaries marked: a Figure.
 
@@ -104,7 +128,7 @@ class Run:
             (
                 s.name, shown(s.learning_rate), f"{s.learns.trainable_params:,}", s.epochs,
                 s.best_epoch, f"{s.seconds:.1f}",
-                *(f"{s.metrics.get(name, math.nan):.4f}" for name in names), s.cache, s.stopped,
+                *(_shown(s.metrics.get(name, math.nan)) for name in names), s.cache, s.stopped,
             )
             for s in self.stages
         ]  # fmt: skip
@@ -114,7 +138,13 @@ class Run:
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        return text_table(*self._rows())
+        return text_table(*self._rows()) + (f"\n{self.worse}" if self.worse else "")
 
     def _repr_html_(self) -> str:
-        return html_table(*self._rows())
+        said = f"<p>{html.escape(self.worse)}</p>" if self.worse else ""
+        return html_table(*self._rows()) + said
+
+
+def _shown(value: Any) -> str:
+    """A metric in a table; of a vector, each number."""
+    return " ".join(f"{number:.4f}" for number in np.ravel(value))

@@ -1,5 +1,6 @@
 """Follows a stage: keeps the best weights, and ends a stage that is stuck or diverges."""
 
+import contextlib
 import math
 import time
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from tlkeras.freezing.flags import Learning
 from tlkeras.optimizers.rates import shown
+from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Stage
 from tlkeras.training.run import StageResult
 
@@ -16,7 +18,9 @@ from tlkeras.training.run import StageResult
 class StageMonitor(keras.callbacks.Callback):
     """Keeps the weights of the best epoch and the history of a stage.
 
-    Unlike `keras.callbacks.EarlyStopping` it never keeps weights of an epoch with a NaN loss.
+    What is better, and when to stop, is as in `keras.callbacks.EarlyStopping`; but an epoch whose
+    loss or `monitor` is not a number never counts as the best. Where the optimizer averages the
+    weights (`use_ema`) the averages are kept, as at the end of `fit`.
 
     Args:
         stage: being trained.
@@ -24,7 +28,8 @@ class StageMonitor(keras.callbacks.Callback):
         validated: whether there are validation data, so that `stage.monitor` can be followed.
 
     `ordered` is the data if their order depends on the epoch, `cache` what the Run says of the
-    cache. `state()` and `restore()` carry it over to another process.
+    cache, `swapped` whether a callback has put the averages into the model at the end of an epoch.
+    `state()` and `restore()` carry it over to another process.
     """
 
     async_safe = True
@@ -33,12 +38,14 @@ class StageMonitor(keras.callbacks.Callback):
         super().__init__()
         self.stage, self.changing, self.cache = stage, weights, ""
         self.ordered: Any = None
+        self.swapped = False
         self.watched = stage.monitor if validated else None
-        self.lower = any(word in stage.monitor for word in ("loss", "error"))
+        self.mode = ""  # "min" or "max" once it is known
         self.best, self.best_epoch = math.inf, 0
-        self.logs: list[dict[str, float]] = []
+        self.logs: list[dict[str, Any]] = []
         self.stopped, self.failed, self.before = "", "", 0.0
         self.weights = values(weights)
+        self.start = time.perf_counter()
 
     @property
     def epochs(self) -> int:
@@ -62,36 +69,61 @@ class StageMonitor(keras.callbacks.Callback):
             self.ordered.begin(epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if not math.isfinite(float((logs or {}).get("loss", 0))):
+        if not _finite((logs or {}).get("loss", 0)):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        logs = logs or {}
-        self.logs.append({name: float(value) for name, value in logs.items()})
-        if not math.isfinite(logs["loss"]):
-            self.failed = self.stopped = (
+        logs = {name: np.asarray(value).tolist() for name, value in (logs or {}).items()}
+        self.logs.append(logs)
+        if not _finite(logs.get("loss", 0)):
+            self._fail(
                 f"the loss became {logs['loss']} in epoch {epoch + 1}; the weights are those of "
                 f"{self._kept()}. Lower the learning rate ({shown(self.stage.learning_rate)}), "
                 "and look for extreme inputs."
             )
-            self.model.stop_training = True
             return
-        if self.watched and self.watched not in logs:
-            raise ValueError(
-                f"Stage {self.stage.name!r} monitors {self.watched!r}; found {', '.join(logs)}."
+        value = self._judged(logs) if self.watched else -epoch
+        odd = next((n for n in (self.watched, "val_loss") if n and not _finite(logs.get(n, 0))), "")
+        if odd:
+            if not self.best_epoch and all(map(_finite, weights := self._now())):
+                self.best_epoch, self.weights = self.epochs, weights
+            self._fail(
+                f"{odd} became {logs[odd]} in epoch {epoch + 1}, while the loss is a number; the "
+                f"weights are those of {self._kept()}. Look for labels and inputs of the "
+                "validation data that are no numbers, or lower the learning rate "
+                f"({shown(self.stage.learning_rate)})."
             )
-        value = logs[self.watched] * (1 if self.lower else -1) if self.watched else -epoch
-        if value < self.best:
-            self.best, self.best_epoch = float(value), epoch + 1
-            self.weights = values(self.changing)
+        elif value + (self.stage.min_delta if self.watched else 0) < self.best:
+            self.best, self.best_epoch, self.weights = value, self.epochs, self._now()
         elif self.stage.patience and self.epochs - self.best_epoch >= self.stage.patience:
             self.model.stop_training = True
             self.stopped = f"no better {self.watched} for {self.stage.patience} epochs"
 
-    def interrupt(self) -> None:
-        """The user stopped training."""
+    def _judged(self, logs: dict[str, Any]) -> float:
+        """What is watched, as a number of which less is better."""
+        where, value = f"Stage {self.stage.name!r} monitors {self.watched!r}", None
+        if self.watched not in logs:
+            raise ValueError(f"{where}; found {', '.join(logs)}.")
+        value = logs[self.watched]
+        if isinstance(value, list):
+            raise ValueError(f"{where}: expected one number; found {np.size(value)} numbers.")
+        self.mode = self.mode or better(self.stage, self.model)
+        return -value if self.mode == "max" else value
+
+    def _now(self) -> list[np.ndarray]:
+        """The weights at the end of an epoch; averages, where the optimizer makes them."""
+        pairs = [] if self.swapped else averages(self.model.optimizer)
+        kept = {id(variable): average for variable, average in pairs}
+        return values([kept.get(id(weight), weight) for weight in self.changing])
+
+    def _fail(self, why: str) -> None:
+        self.failed = self.stopped = why
+        self.model.stop_training = True
+
+    def interrupt(self, how: str = "interrupted") -> None:
+        """The user, or an error, stopped training."""
         self.failed = self.stopped = (
-            f"interrupted in epoch {self.epochs + 1}; the weights are those of {self._kept()}"
+            f"{how} in epoch {self.epochs + 1}; the weights are those of {self._kept()}"
         )
 
     def finish(self) -> None:
@@ -106,7 +138,7 @@ class StageMonitor(keras.callbacks.Callback):
         metrics = self.logs[self.best_epoch - 1] if self.best_epoch else {}
         return StageResult(
             self.stage.name, self.stage.learning_rate, self.epochs, self.best_epoch, self.seconds,
-            learns, self.stopped, self.failed, metrics, self.cache,
+            learns, self.stopped, self.failed, metrics, self.cache, self.watched or "", self.mode,
         )  # fmt: skip
 
     def state(self) -> dict:
@@ -114,14 +146,46 @@ class StageMonitor(keras.callbacks.Callback):
         return {
             "best": self.best, "best_epoch": self.best_epoch, "logs": self.logs,
             "stopped": self.stopped, "failed": self.failed, "seconds": self.seconds,
-            "cache": self.cache,
+            "cache": self.cache, "mode": self.mode,
         }  # fmt: skip
 
     def restore(self, state: dict, weights: list[np.ndarray]) -> None:
         self.best, self.best_epoch, self.logs = state["best"], state["best_epoch"], state["logs"]
         self.stopped, self.failed, self.before = state["stopped"], state["failed"], state["seconds"]
-        self.cache, self.weights = state["cache"], weights
+        self.cache, self.mode, self.weights = state["cache"], state["mode"], weights
 
 
 def values(weights: list) -> list[np.ndarray]:
     return [np.array(keras.ops.convert_to_numpy(weight)) for weight in weights]
+
+
+def better(stage: Stage, model: keras.Model) -> str:
+    """ "min" or "max": whether less of `stage.monitor` is better, or more.
+
+    As `keras.callbacks.EarlyStopping` has it, from the direction of the metric of that name; also
+    where the name of an output stands before it; and less of what ends in "loss" or "error".
+
+    Raises:
+        ValueError: nothing of this says it.
+    """
+    if stage.mode != "auto":
+        return stage.mode
+    name = stage.monitor.removeprefix("val_")
+    outputs = [f"{output}_" for output in getattr(model, "output_names", None) or ()]
+    for known in [name, *(name.removeprefix(o) for o in outputs if name.startswith(o))]:
+        with contextlib.suppress(ValueError):  # Keras cannot tell
+            judge = keras.callbacks.EarlyStopping(known, patience=2)
+            judge.set_model(model)
+            judge.on_epoch_end(0, {known: 1.0})
+            judge.on_epoch_end(0, {known: 0.0})
+            return "min" if judge.best == 0 else "max"
+    if name.endswith(("loss", "error")):
+        return "min"
+    raise ValueError(
+        f"Stage {stage.name!r} monitors {stage.monitor!r}, and no metric of that name says whether "
+        "less or more of it is better. Pass Stage(mode='min') or Stage(mode='max')."
+    )
+
+
+def _finite(value: Any) -> bool:
+    return bool(np.isfinite(np.asarray(value, "float64")).all())
