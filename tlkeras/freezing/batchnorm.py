@@ -5,12 +5,12 @@ the outer model hands its own `training=True` down and the moving statistics mov
 here hold whatever `training` a layer is called with.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import keras
 
 from tlkeras.blocks.internals import all_layers
+from tlkeras.freezing.inference import as_always, as_in_inference
 
 MODES = ("frozen", "affine", "train")
 
@@ -42,21 +42,8 @@ def set_batchnorm(layers: Iterable[keras.layers.BatchNormalization], mode: str) 
     if mode not in MODES:
         raise ValueError(f"batchnorm must be one of {', '.join(MODES)}; found {mode!r}.")
     for layer in layers:
-        if "call" in vars(layer):
-            del layer.call
+        as_always(layer)
         if mode == "affine":
-            layer.call = _with_stored_statistics(layer)
+            as_in_inference(layer)
         if mode == "frozen":
             layer.trainable = False
-
-
-def _with_stored_statistics(layer: keras.layers.BatchNormalization) -> Callable:
-    """The layer's own `call`, told that it is not training whatever it is told.
-
-    Put on the instance rather than in a subclass, so that a saved model needs only Keras.
-    """
-
-    def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        return type(layer).call(layer, inputs, training=False, mask=mask)
-
-    return call

@@ -8,6 +8,8 @@ import keras
 from tlkeras.blocks import internals
 from tlkeras.blocks.find import Block, find_blocks
 from tlkeras.freezing.batchnorm import MODES, batchnorm_layers, set_batchnorm
+from tlkeras.freezing.closed import closed_by_user, remember
+from tlkeras.freezing.inference import hold_state
 from tlkeras.freezing.policies import Policy
 from tlkeras.utils.tables import html_table, text_table
 
@@ -21,6 +23,8 @@ class Learning:
             block has none).
         blocks: names of the blocks that learn.
         trainable_params, params: parameters that learn, and all of them.
+        kept: of each block that learns in part or not at all because the user closed weights of
+            it, how many these are.
         held: the weights that training must leave bit-identical.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
@@ -31,21 +35,30 @@ class Learning:
 
     header = ("block", "role", "state", "weights", "parameters", "BatchNorm")
 
-    def __init__(self, rows: list[tuple], held: list[keras.Variable]):
+    def __init__(
+        self, rows: list[tuple], held: list[keras.Variable], kept: dict[str, int] | None = None
+    ):
         self.rows = rows
         self.held = held
+        self.kept = kept or {}
         self.blocks = [row[0] for row in rows if row[2] == "learns"]
         self.trainable_params = sum(row[5] for row in rows)
         self.params = sum(row[6] for row in rows)
 
     def _cells(self) -> list[tuple]:
         cells = [
-            (name, role, state, f"{some_w} of {all_w}", f"{some:,} of {all_:,}", batchnorm)
+            (
+                name, role, self._state(name, state), f"{some_w} of {all_w}",
+                f"{some:,} of {all_:,}", batchnorm,
+            )
             for name, role, state, some_w, all_w, some, all_, batchnorm in self.rows
-        ]
+        ]  # fmt: skip
         total = f"{self.trainable_params:,} of {self.params:,}"
         weights = f"{sum(r[3] for r in self.rows)} of {sum(r[4] for r in self.rows)}"
         return [*cells, ("all", "", "", weights, total, "")]
+
+    def _state(self, name: str, state: str) -> str:
+        return f"{state}, {self.kept[name]} closed by user" if name in self.kept else state
 
     def __repr__(self) -> str:
         return text_table(self._cells(), self.header)
@@ -58,10 +71,20 @@ def freeze(
     model: keras.Model,
     policy: Policy | Callable[[Sequence[Block]], Sequence[Block]],
     batchnorm: str = "frozen",
+    reopen: bool = False,
 ) -> Learning:
     """Lets the blocks a policy chooses learn, and freezes every other weight.
 
     `model.compile(...)` must follow before the next `fit`: Keras keeps the old set until then.
+
+    What the user closed stays closed, and the table says so: the weights that `enable_lora`
+    closed, layers made with `trainable=False`, layers and variables closed by hand. Where all of
+    the backbone is closed (`backbone.trainable = False`, as guides have it), and with BatchNorm
+    that is closed in all of it, policy and mode decide. A model read from a file does not know who
+    closed what: if its backbone is closed in part, this stays so.
+
+    Layers of frozen blocks that update a state of their own in training (SpectralNormalization)
+    run as in inference.
 
     Args:
         model: any built Keras model with weights.
@@ -69,12 +92,14 @@ def freeze(
         batchnorm: "frozen", "affine" or "train" (see `tlkeras.freezing.batchnorm`), for the
             BatchNorm layers of learning backbone blocks. Those of frozen blocks are frozen
             whatever is asked for; those of the head are new and train in the ordinary way.
+        reopen: opens what the user closed, too, where the policy chooses it, now and from now on.
 
     Returns:
         A table of what learns.
 
     Raises:
-        ValueError: the policy fits none of the model's blocks, or the mode is unknown.
+        ValueError: the policy fits none of the model's blocks, the mode is unknown, or the user
+            closed all that the policy chooses.
 
     Source: section 1.6; section 1.9 on BatchNorm with small batches.
 
@@ -95,29 +120,49 @@ def freeze(
     chosen = {block.name for block in learning_blocks}
     if not chosen:
         raise ValueError(f"The policy {policy} chose no block: nothing would learn.")
-    set_trainable(model, {id(w) for block in learning_blocks for w in block.weights})
+    kept = [] if reopen else closed_by_user(blocks)
+    closed = {id(variable) for variable in kept}
+    kept_in = {b.name: len(closed & {id(w) for w in b.weights}) for b in learning_blocks}
+    learning = {id(w) for block in learning_blocks for w in block.weights} - closed
+    if kept and not any(id(v) in learning for v in _made_to_learn(model)):
+        raise ValueError(
+            f"Expected a weight that may learn in {', '.join(sorted(chosen))}; found all of them "
+            "closed by hand, by their layers' trainable=False or by enable_lora. "
+            "freeze(..., reopen=True) opens them."
+        )
+    set_trainable(model, learning)
 
     modes = {}  # of each BatchNorm layer, by the id of one of its weights
     home = {id(weight): block for block in blocks for weight in block.weights}
     held = [w for block in blocks if block.name not in chosen for w in block.weights]
+    held += [variable for variable in kept if home[id(variable)].name in chosen]
     for layer in batchnorm_layers(model):
         key = id(layer.moving_mean)
         if home[key].name not in chosen:
             modes[key] = "frozen"
         else:
-            modes[key] = "train" if home[key].role == "head" else batchnorm
+            mode = "train" if home[key].role == "head" else batchnorm
+            modes[key] = "frozen" if closed & {id(w) for w in layer.weights} else mode
             held += [] if modes[key] == "train" else layer.non_trainable_weights
             held += layer.trainable_weights if modes[key] == "frozen" else []
         set_batchnorm([layer], modes[key])
-    return Learning([_row(block, block.name in chosen, modes) for block in blocks], held)
+    held += hold_state(model, learning)
+    remember(model, kept, reopen)
+    rows = [_row(block, block.name in chosen, modes) for block in blocks]
+    unique = list({id(weight): weight for weight in held}.values())
+    return Learning(rows, unique, {name: count for name, count in kept_in.items() if count})
+
+
+def _made_to_learn(model: keras.Model) -> list[keras.Variable]:
+    return [v for layer in internals.all_layers(model) for v in internals.trainable_kind(layer)]
 
 
 def set_trainable(model: keras.Model, learning: set[int]) -> None:
     """Lets exactly the weights with these ids learn.
 
-    Containers stay open, because one whose flag is False hides its children. A layer of which
-    nothing learns is closed. What a composite layer holds itself (a class token) is set variable
-    by variable, for its own flag would reach into its children.
+    Models stay open, because one whose flag is False hides its children. A layer of which nothing
+    learns is closed, as only that is saved. What a composite layer holds itself (a class token)
+    is set variable by variable, for its own flag would reach into its children.
     """
     layers = internals.all_layers(model)
     for layer in layers:  # one by one: setting a flag to what it is reaches no child (TensorFlow)
@@ -126,12 +171,13 @@ def set_trainable(model: keras.Model, learning: set[int]) -> None:
         for variable in internals.trainable_kind(layer):
             variable.trainable = id(variable) in learning
         mine = {id(weight) for weight in layer.weights}
-        if not internals.children(layer) and mine and not mine & learning:
-            layer.trainable = False
+        if mine and not mine & learning and not isinstance(layer, keras.Model):
+            internals.set_flag(layer, False)
 
 
 def _row(block: Block, learns: bool, modes: dict[int, str]) -> tuple:
     trainable = [weight for weight in block.weights if weight.trainable]
+    learns = learns and bool(trainable)
     batchnorm = {modes[id(weight)] for weight in block.weights if id(weight) in modes}
     return (
         block.name,

@@ -13,8 +13,10 @@ import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
 from tlkeras.blocks import internals
-from tlkeras.blocks.find import Block, find_blocks
+from tlkeras.blocks.find import Block, Blocks, find_blocks
 from tlkeras.freezing.batchnorm import set_batchnorm
+from tlkeras.freezing.closed import closed_by_user, remember
+from tlkeras.freezing.inference import hold_state
 from tlkeras.optimizers.rates import Rate, block_rates, rate_from_json, rate_to_json, shown
 
 
@@ -258,8 +260,8 @@ def discriminative(
     held = [b for b in blocks if b.name in learning and of_block[b.name] == 0]
     if len(held) == len(learning):
         raise ValueError("Expected a block that learns; found none with a rate above 0.")
+    _hold(held, blocks, learning)
     for block in held:
-        _hold(block)
         warnings.warn(f"Block {block.name!r} is frozen by its rate of 0.", stacklevel=2)
     home = {id(weight): block.name for block in blocks for weight in block.weights}
     undecayed = {share.path for share in getattr(optimizer, "shares", ()) if not share.decays}
@@ -272,15 +274,24 @@ def discriminative(
     return SUBCLASSES[base](**_settings(optimizer) | {"shares": shares})
 
 
-def _hold(block: Block) -> None:
-    """Freezes one block and touches no other; a layer is closed too, for only that is saved."""
-    for weight in block.weights:
-        weight.trainable = False
-    for layer in block.layers:
-        if not internals.children(layer):
-            layer.trainable = False
-    normalising = keras.layers.BatchNormalization
-    set_batchnorm([x for x in block.layers if isinstance(x, normalising)], "frozen")
+def _hold(held: Sequence[Block], blocks: Blocks, learning: set[str]) -> None:
+    """Freezes these blocks and touches no other; a layer is closed too, for only that is saved."""
+    if not held:
+        return
+    kept = closed_by_user(blocks)
+    for block in held:
+        for weight in block.weights:
+            weight.trainable = False
+        for layer in block.layers:
+            if not internals.children(layer):
+                layer.trainable = False
+        normalising = keras.layers.BatchNormalization
+        set_batchnorm([x for x in block.layers if isinstance(x, normalising)], "frozen")
+    left = [b for b in blocks if b.name in learning and b not in held]
+    hold_state(
+        blocks.model, {id(w) for block in left for w in block.weights} - {id(v) for v in kept}
+    )
+    remember(blocks.model, kept)
 
 
 def _settings(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tlkeras.blocks import internals
 from tlkeras.display import plots
-from tlkeras.freezing.batchnorm import batchnorm_layers
+from tlkeras.freezing.closed import forget_open
 from tlkeras.freezing.flags import freeze
 from tlkeras.inputs import checks
 from tlkeras.inputs.objective import check_loss, default_loss
@@ -227,13 +227,13 @@ def _batches(data: Any, batch_size: int, seed: int) -> Iterator[tuple]:
 
 @contextmanager
 def as_found(model: keras.Model) -> Iterator[None]:
-    """Puts variables, trainable flags and BatchNorm modes of a model back at the end."""
-    layers, norms = internals.all_layers(model), batchnorm_layers(model)
+    """Puts variables, trainable flags and the modes of layers back at the end."""
+    layers = internals.all_layers(model)
     variables = list({id(v): v for v in [*model.variables, *model.weights]}.values())
     values = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
     flags = [variable.trainable for variable in variables]
     opened = [internals.flag(layer) for layer in layers]
-    calls = [vars(layer).get("call") for layer in norms]
+    calls = [vars(layer).get("call") for layer in layers]
     try:
         yield
     finally:
@@ -242,10 +242,11 @@ def as_found(model: keras.Model) -> Iterator[None]:
         for variable, flag, value in zip(variables, flags, values, strict=True):
             variable.trainable = flag
             variable.assign(value)
-        for layer, call in zip(norms, calls, strict=True):
+        for layer, call in zip(layers, calls, strict=True):
             vars(layer).pop("call", None)
             if call is not None:
                 layer.call = call
+        forget_open(model)
 
 
 def _smooth(losses: np.ndarray) -> np.ndarray:

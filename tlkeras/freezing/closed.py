@@ -1,0 +1,117 @@
+"""Whose a closed flag is: the user's, which stays closed, or tlkeras's, which the next plan opens.
+
+A flag does not say who set it, so `freeze` leaves a mark on every variable that it closes. What is
+closed without a mark was closed by the user, with one exception: guides set
+`backbone.trainable = False` on a whole backbone, and there the plan decides.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import keras
+
+from tlkeras.blocks import internals
+from tlkeras.blocks.find import Block, Blocks
+
+OURS, THEIRS, REOPENED = "tlkeras", "user", "reopened"
+
+
+def closed_by_user(blocks: Blocks) -> list[keras.Variable]:
+    """The variables that no policy may open.
+
+    Those that enable_lora closed, and those closed by hand, in a layer's constructor, or in the
+    file that the model is from. Not: a backbone or a model that is closed as a whole, and
+    BatchNorm that is closed in all of the backbone, for that is a mode.
+    """
+    layers = internals.all_layers(blocks.model)
+    bases = {id(v): v for layer in layers for v in lora_bases(layer)}
+    backbone = [block for block in blocks if block.role != "head"]
+    free = next((part for part in (blocks, backbone) if _closed_whole(blocks.model, part)), [])
+    free_ids = {id(weight) for block in free for weight in block.weights}
+    free_ids |= {id(variable) for variable in _closed_norms(backbone)}
+    free_ids |= {id(variable) for layer in layers for variable in _new_factors(layer)}
+    made = {id(v): v for layer in layers for v in internals.trainable_kind(layer)}
+    return [
+        variable
+        for key, variable in made.items()
+        if not variable.trainable
+        and (
+            _mark(variable) != REOPENED
+            if key in bases
+            else _mark(variable) != OURS and key not in free_ids
+        )
+    ]
+
+
+def lora_bases(layer: keras.Layer) -> list[keras.Variable]:
+    """The weights of `layer` that enable_lora closed, to train two small factors instead."""
+    held = internals.trainable_kind(layer) if getattr(layer, "lora_enabled", False) else []
+    names = {variable.name for variable in held}
+    return [variable for variable in held if f"lora_{variable.name}_a" in names]
+
+
+def _new_factors(layer: keras.Layer) -> list[keras.Variable]:
+    """The factors of LoRA that were made closed, because tlkeras had closed the layer before."""
+    if not any(_mark(base) == OURS for base in lora_bases(layer)):
+        return []
+    held = internals.trainable_kind(layer)
+    return [v for v in held if v.name.startswith("lora_") and not _mark(v)]
+
+
+def remember(
+    model: keras.Model, kept: Iterable[keras.Variable] = (), reopened: bool = False
+) -> None:
+    """Marks whose the closed flags of `model` are now: the user's if in `kept`, else tlkeras's."""
+    theirs = {id(variable) for variable in kept}
+    for layer in internals.all_layers(model):
+        bases = {id(variable) for variable in lora_bases(layer)}
+        for variable in internals.trainable_kind(layer):
+            if id(variable) in bases and (reopened or _mark(variable) == REOPENED):
+                variable.closed_by = REOPENED
+            elif variable.trainable:
+                variable.closed_by = ""
+            else:
+                variable.closed_by = THEIRS if id(variable) in theirs else OURS
+
+
+def forget_open(model: keras.Model) -> None:
+    """Takes the marks off what is open: for whoever puts flags back by hand."""
+    for layer in internals.all_layers(model):
+        for variable in internals.trainable_kind(layer):
+            if variable.trainable and _mark(variable) != REOPENED:
+                variable.closed_by = ""
+
+
+def _mark(variable: keras.Variable) -> str:
+    return getattr(variable, "closed_by", "")
+
+
+def _closed_whole(model: keras.Model, blocks: Sequence[Block]) -> bool:
+    """Whether all of `blocks` was closed at once: by one flag of a model around them, or layer
+    after layer: two or more, or some that have no weights (which tlkeras leaves alone)."""
+    held = [(layer, v) for b in blocks for layer in b.layers for v in _learnable(b, layer)]
+    if not held or any(variable.trainable for _, variable in held):
+        return False
+    wanted = {id(variable) for _, variable in held}
+    shut = [layer for layer in internals.all_layers(model) if not internals.flag(layer)]
+    for layer in shut:
+        around = isinstance(layer, keras.Model) and wanted <= {id(w) for w in layer.weights}
+        if around or not layer.weights:
+            return True
+    return len({id(layer) for layer, variable in held if not _mark(variable)}) > 1
+
+
+def _learnable(block: Block, layer: keras.Layer) -> list[keras.Variable]:
+    """What `layer` holds of `block` that is made to learn, but for the bases of LoRA."""
+    mine = {id(weight) for weight in block.weights}
+    mine -= {id(variable) for variable in lora_bases(layer)}
+    return [v for v in internals.trainable_kind(layer) if id(v) in mine]
+
+
+def _closed_norms(blocks: Sequence[Block]) -> list[keras.Variable]:
+    """Gammas and betas, if the user closed those of two layers or more, and none is open."""
+    layers = [layer for block in blocks for layer in block.layers]
+    norms = [x for x in layers if isinstance(x, keras.layers.BatchNormalization)]
+    held = [(norm, v) for norm in norms for v in internals.trainable_kind(norm)]
+    anew = {id(norm) for norm, variable in held if not _mark(variable)}
+    closed = len(anew) > 1 and not any(variable.trainable for _, variable in held)
+    return [variable for _, variable in held] if closed else []
