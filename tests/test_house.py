@@ -23,8 +23,9 @@ MODULES = {
 # tests/test_keras_contract.py.
 PRIVATE = {
     "blocks.internals": {
-        *("_compile_config", "_flatten_layers", "_functional", "_is_default", "_keras_mask"),
-        *("_layers", "_nodes_by_depth", "_non_trainable_variables", "_seed_generators"),
+        *("_auto_config", "_compile_config", "_flatten_layers", "_functional", "_inbound_nodes"),
+        *("_is_default", "_keras_mask", "_layers", "_lock", "_nodes_by_depth"),
+        *("_non_trainable_variables", "_outbound_nodes", "_seed_generators"),
         *("_trainable", "_trainable_variables"),
     },
     "optimizers.blockwise": {

@@ -147,6 +147,29 @@ def test_a_compiled_model_gives_back_the_objects_it_was_compiled_with(model):
 # Layers and `fit` ----------------------------------------------------------------------------
 
 
+def test_a_call_of_a_layer_is_noted_on_it_and_on_what_it_reads():
+    """`_inbound_nodes` and `_outbound_nodes`: lists that a new call is put at the end of."""
+    model = with_head(small_backbone())
+    calls = internals.nodes(model)
+    for node in calls:
+        assert node in node.operation._inbound_nodes
+    assert calls[1] in calls[0].operation._outbound_nodes
+    before = [len(node.operation._inbound_nodes) for node in calls]
+    with internals.Traces(model):
+        keras.Model(calls[0].outputs[0], model.output)
+        assert [len(node.operation._inbound_nodes) for node in calls[1:]] > before[1:]
+    assert [len(node.operation._inbound_nodes) for node in calls] == before
+    x = np.ones((2, 16, 16, 3), "float32")
+    assert model(x).shape == keras.Model.from_config(model.get_config())(x).shape
+
+
+def test_an_operation_holds_its_arguments_itself():
+    """`_auto_config` and `_lock` are Keras's own; all else says what an operation does."""
+    flipped = keras.ops.flip(keras.Input((3,)), axis=-1)
+    assert {"_auto_config", "_lock"} <= set(vars(flipped._keras_history.operation))
+    assert internals.settings(flipped._keras_history.operation)["axis"] == -1
+
+
 def test_a_call_put_on_the_instance_is_honoured_in_fit(model, data):
     """How BatchNorm keeps its statistics while gamma and beta learn ("affine")."""
     seen = []

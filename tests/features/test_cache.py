@@ -179,7 +179,9 @@ def test_an_output_is_that_of_the_prefix(on_disk):
     freeze(model, policies.head_only())
     blocks = find_blocks(model)
     part = find_frozen_part(model, blocks, 2)
-    features = Features(part, on_disk)
+    features = Features(part)
+    if on_disk:
+        features.to_disk()
     features.go_on_from(part, None)
     x, _ = uneven()
     rows = features.find(x[[3, 1, 3]])

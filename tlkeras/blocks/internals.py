@@ -86,3 +86,39 @@ def compiled_with(model: keras.Model) -> dict[str, Any]:
     names = ("loss", "loss_weights", "metrics", "weighted_metrics")
     config = model._compile_config.config if model.compiled else {}
     return {name: config.get(name) for name in names}
+
+
+def settings(op: keras.Operation) -> dict[str, Any]:
+    """What a call of `op` may depend on beside its arguments: all it was given and has set."""
+    ours = ("name", "_inbound_nodes", "_outbound_nodes", "_auto_config", "_lock")
+    return {name: value for name, value in vars(op).items() if name not in ours}
+
+
+class Traces:
+    """Takes back what cutting a model leaves on its layers: every call made of them since.
+
+    As long as the layers live, they would keep each model that was ever cut out of theirs.
+    """
+
+    def __init__(self, net: keras.Model | None):
+        self._lists: list[tuple[list, int]] = []
+        for op in {} if net is None else _operations(net):
+            for calls in (op._inbound_nodes, op._outbound_nodes):
+                self._lists.append((calls, len(calls)))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: Any) -> None:
+        for calls, count in self._lists:
+            del calls[count:]
+
+
+def _operations(net: keras.Model) -> list[keras.Operation]:
+    """All that is called in `net` and in the models nested in it, themselves included."""
+    found = [net, *net.operations]
+    for op in net.operations:
+        inner = functional(op)
+        if inner is not None:
+            found += [op, *_operations(inner)]
+    return found

@@ -4,10 +4,11 @@ from typing import Any
 
 import keras
 
+from tlkeras.blocks import internals
 from tlkeras.blocks.find import find_blocks
-from tlkeras.blocks.internals import compiled_with
 from tlkeras.features.cached_fit import Source
-from tlkeras.features.frozen_part import NotExact, find_frozen_part
+from tlkeras.features.exactness import NotExact
+from tlkeras.features.frozen_part import find_frozen_part
 from tlkeras.features.store import FeatureCache
 from tlkeras.inputs import reading
 
@@ -44,11 +45,14 @@ def evaluate(
     try:
         if examples is None:
             raise NotExact("the data do not say how many batches they have")
-        part = find_frozen_part(model, blocks, min(learning, default=len(blocks)), shapes)
+        with internals.Traces(internals.functional(model)):
+            part = find_frozen_part(model, blocks, min(learning, default=len(blocks)), shapes)
+        cache.keep(blocks)
+        source = Source(data, cache.features(part, examples), batch_size=batch_size)
+        source.begin(0)
     except NotExact:
         arrays = isinstance(data, tuple | list)
         given = reading.fit_arguments(data, batch_size) if arrays else {"x": data}
         return model.evaluate(**given, verbose=0, return_dict=True)
-    source = Source(data, cache.features(part, examples), batch_size=batch_size)
-    part.above.compile(**compiled_with(model))
+    part.above.compile(**internals.compiled_with(model))
     return part.above.evaluate(source, verbose=0, return_dict=True)

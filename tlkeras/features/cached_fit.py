@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tlkeras.blocks import internals
-from tlkeras.features.frozen_part import NotExact
+from tlkeras.features.exactness import NotExact
 from tlkeras.features.store import Features
 from tlkeras.inputs import reading
 
@@ -28,9 +28,11 @@ class Source(keras.utils.PyDataset):
     Args:
         data: arrays (x, y) or (x, y, sample_weight), or what comes in batches and says how many.
         features: where the outputs are kept.
-        order: the data as `fit` would get them (`inputs.order.ordered`); None: arrays in order.
+        order: the data as `fit` would get them (`inputs.order.ordered`); None: in their own
+            order, to validate on.
         batch_size: for arrays.
         augment, views: as in a Stage; each epoch takes one view of each example.
+        mark: tells `augment` from others (`FeatureCache.mark`).
         class_weight: as for `fit`.
         seed: numbers that fix which view is taken.
         strict: data that change from epoch to epoch are an error, not a warning.
@@ -44,6 +46,7 @@ class Source(keras.utils.PyDataset):
         order: Any = None,
         augment: Callable | None = None,
         views: int | None = None,
+        mark: bytes = b"",
         class_weight: dict[int, float] | None = None,
         seed: Sequence[int] = (0,),
         strict: bool = False,
@@ -52,44 +55,74 @@ class Source(keras.utils.PyDataset):
         self.data, self.features, self.order = data, features, order
         self.batch_size, self.augment, self.views = batch_size, augment, views or 1
         self.class_weight, self.seed, self.strict = class_weight, seed, strict
-        self.epoch, self._read, self._changes = 0, list[tuple](), ""
+        self.mark, self.epoch, self.changes = mark, 0, ""
+        self._read, self._generation, self._known, self._new = list[tuple](), -1, False, 0
         self._arrays = isinstance(data, tuple | list)
         if self._arrays:
-            x, *self._rest = keras.tree.map_structure(reading.as_numpy, reading.without_none(data))
-            self._rows = self._find(x)
+            arrays = keras.tree.map_structure(reading.as_numpy, reading.without_none(data))
+            self._x, *self._rest = arrays
+            self._rows = np.empty(0, "int64")
         elif isinstance(data, keras.utils.PyDataset):
             data.on_epoch_end()  # as `fit` does before its first epoch
 
     def __len__(self) -> int:
         if self._arrays:
-            return -(-len(self._rows) // self.batch_size)
+            return -(-len(keras.tree.flatten(self._x)[0]) // self.batch_size)
         return len(self.data)
 
     def __getitem__(self, number: int) -> tuple:
         self.begin(self.epoch)
         rows, *rest = self._read[number]
-        return (self.features.read(rows), *rest)
+        return (self._outputs(rows), *rest)
+
+    def on_epoch_end(self) -> None:
+        if self.order is None and not self._arrays:  # nobody begins its epochs
+            self.epoch, self._read = self.epoch + 1, []
 
     def begin(self, epoch: int) -> None:
         """Reads the batches of an epoch, and computes the outputs that are missing."""
-        if self._read and epoch == self.epoch:
+        if self._read and epoch == self.epoch and self._generation == self.features.generation:
             return
-        if self._changes:
+        if self.changes and epoch != self.epoch:
             self.features.clear()  # nothing in it will come again
-        self.epoch, known = epoch, self.features.computed
-        first = not self._read
+        kept = self._known and self._generation == self.features.generation
+        known, in_memory = self.features.computed, not self.features.on_disk
+        self.epoch = epoch
         if hasattr(self.order, "begin"):
             self.order.begin(epoch)
-        self._read = list(self._batches())
-        new = self.features.computed - known
-        if not first and not self._changes and new > sum(len(rows) for rows, *_ in self._read) / 2:
-            self._changes = (
-                f"{new} examples of epoch {epoch + 1} were not in the epoch before, so nothing is "
-                "saved. Move augmentation from the data to Stage(augment=..., views=...)"
+        if self._arrays and self._generation != self.features.generation:
+            self._rows = self._find(self._x)
+        self._generation = self.features.generation
+        self._read, self._known = list(self._batches()), True
+        if kept and not self.changes:
+            moved = in_memory and self.features.on_disk
+            self._look_for_changes(self.features.computed - known, moved)
+
+    def _look_for_changes(self, new: int, moved: bool) -> None:
+        """Notices data that are new in every epoch: keeping their outputs saves nothing.
+
+        Args:
+            new: examples that no epoch before had; moved: with them memory did not do.
+        """
+        self._new += new
+        count = sum(len(rows) for rows, *_ in self._read)
+        if new <= count / 2 and self._new <= count and not (new and moved):
+            return
+        self.changes = (
+            f"{new} examples of epoch {self.epoch + 1} were not in the epoch before, so nothing is "
+            "saved. Move augmentation from the data to Stage(augment=..., views=...)"
+        )
+        if self.strict:
+            raise NotExact(f"cache=True, but {self.changes}.")
+        warnings.warn(self.changes, RuntimeWarning, stacklevel=3)
+
+    def _outputs(self, rows: np.ndarray) -> np.ndarray:
+        if self._generation != self.features.generation:
+            raise RuntimeError(
+                "Expected the cached outputs of this epoch; they were cleared while it ran. Clear "
+                "a cache between calls of fit_stages."
             )
-            if self.strict:
-                raise NotExact(f"cache=True, but {self._changes}.")
-            warnings.warn(self._changes, RuntimeWarning, stacklevel=2)
+        return self.features.read(rows)
 
     def _batches(self) -> Iterator[tuple]:
         rng = np.random.default_rng([*self.seed, self.epoch, 1])
@@ -112,7 +145,7 @@ class Source(keras.utils.PyDataset):
             reading.reopen(data, 1)  # `fit` opens them once more at the end of an epoch
 
     def _find(self, x: Any) -> np.ndarray:
-        return self.features.find(x, self.augment, self.views)
+        return self.features.find(x, self.augment, self.views, self.mark)
 
     def _weighted(self, rows: np.ndarray, *rest: Any) -> tuple:
         if self.class_weight is None or len(rest) != 1:
@@ -146,19 +179,25 @@ class Source(keras.utils.PyDataset):
         filled = np.arange(max(count, most // size * size))
         filled[count:] = 0
         rows, *rest = keras.tree.map_structure(lambda part: part[filled], parts)
-        return np.int32(size), np.int32(count), (self.features.read(rows), *rest)
+        return np.int32(size), np.int32(count), (self._outputs(rows), *rest)
 
 
-class Looped(keras.Model):
-    """Trains and tests on a run of batches in one call."""
+class Above(keras.Model):
+    """What comes after the cut; `looping`, it trains and tests on a run of batches in one call."""
+
+    looping = False
 
     def train_step(self, data: tuple) -> dict[str, Any]:
-        return self._over(super().train_step, *data)
+        return self._over(super().train_step, data)
 
     def test_step(self, data: tuple) -> dict[str, Any]:
-        return self._over(super().test_step, *data)
+        return self._over(super().test_step, data)
 
-    def _over(self, step: Callable, size: Any, count: Any, data: tuple) -> dict[str, Any]:
+    def _over(self, step: Callable, data: tuple) -> dict[str, Any]:
+        if not self.looping:
+            return step(data)
+        size, count, data = data
+
         def one(number: Any, done: Any) -> Any:
             start = number * size
             end = keras.ops.minimum(start + size, count)
@@ -176,7 +215,7 @@ def sees_batches(callback: keras.callbacks.Callback) -> bool:
 
 def fit(
     model: keras.Model,
-    above: keras.Model,
+    above: Above,
     source: Source,
     validation: Source | None,
     objective: dict[str, Any],
@@ -201,11 +240,10 @@ def fit(
     )
     initial_epoch = getattr(model, "_initial_epoch", 0) or initial_epoch
     objective = {"optimizer": model.optimizer, **objective}
-    if keras.backend.backend() == "tensorflow" and not each_batch:
-        looped = Looped(above.input, above.output)
-        looped.output_names = above.output_names
-        looped.compile(**objective, jit_compile=False)  # XLA: ten times slower here, and no slices
-        _loop(looped, model, source, validation, range(initial_epoch, epochs), listed)
+    above.looping = keras.backend.backend() == "tensorflow" and not each_batch
+    if above.looping:
+        above.compile(**objective, jit_compile=False)  # XLA: ten times slower here, and no slices
+        _loop(above, model, source, validation, range(initial_epoch, epochs), listed)
         return
     above.compile(**objective)
     above.history = model.history
@@ -240,7 +278,7 @@ class _Mirror(keras.callbacks.Callback):
 
 
 def _loop(
-    looped: Looped,
+    above: Above,
     model: keras.Model,
     source: Source,
     validation: Source | None,
@@ -248,31 +286,32 @@ def _loop(
     callbacks: keras.callbacks.CallbackList,
 ) -> None:
     """`keras.Model.fit` with one call a run of batches."""
-    looped._symbolic_build(data_batch=source[0])
-    looped.make_train_function()
-    looped.make_test_function()
+    above._symbolic_build(data_batch=source[0])
+    above.make_train_function()
+    above.make_test_function()
     model.stop_training = False
     callbacks.on_train_begin()
     logs: dict[str, Any] = {}
     for epoch in epochs:
         callbacks.on_epoch_begin(epoch)
-        looped.reset_metrics()
-        logs = _through(looped, looped.train_function, source)
+        above.reset_metrics()
+        logs = _through(above, above.train_function, source)
         if validation is not None:
-            looped.reset_metrics()
+            above.reset_metrics()
             callbacks.on_test_begin()
-            tested = _through(looped, looped.test_function, validation)
+            tested = _through(above, above.test_function, validation)
+            validation.on_epoch_end()
             callbacks.on_test_end(tested)
             logs |= {f"val_{name}": value for name, value in tested.items()}
         callbacks.on_epoch_end(epoch, logs)
         if model.stop_training:
             break
-    model.optimizer.finalize_variable_values(looped.trainable_weights)
+    model.optimizer.finalize_variable_values(above.trainable_weights)
     callbacks.on_train_end(logs)
 
 
-def _through(looped: Looped, function: Callable, source: Source) -> dict[str, Any]:
+def _through(above: Above, function: Callable, source: Source) -> dict[str, Any]:
     logs = {}
     for run in source.runs():
         logs = function(iter([run]))
-    return dict(looped._get_metrics_result_or_logs(logs))
+    return dict(above._get_metrics_result_or_logs(logs))

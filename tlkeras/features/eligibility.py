@@ -6,9 +6,11 @@ from typing import Any
 
 import keras
 
+from tlkeras.blocks import internals
 from tlkeras.blocks.find import Blocks
-from tlkeras.features.cached_fit import Source
-from tlkeras.features.frozen_part import NotExact, find_frozen_part
+from tlkeras.features.cached_fit import Above, Source
+from tlkeras.features.exactness import NotExact
+from tlkeras.features.frozen_part import FrozenPart, find_frozen_part
 from tlkeras.features.store import FeatureCache, Features, in_bytes
 from tlkeras.plans.plan import Stage
 
@@ -22,7 +24,7 @@ class Ready:
         note: what was done, for the Run.
     """
 
-    above: keras.Model
+    above: Above
     source: Source
     validation: Source | None
     note: str
@@ -68,11 +70,43 @@ def make_ready(
         raise NotExact("the data do not say how many batches an epoch has")
     rows = examples[0] * (stage.views or 1) + sum(examples[1:])
 
+    with internals.Traces(internals.functional(model)):
+        chain = _chain(model, blocks, learning, stages, shapes)
+        cache.keep(blocks, chain if own else None)
+        parent: Features | None = None
+        for earlier in reversed(chain[1:]):
+            if cache.fits(earlier, rows):
+                parent = cache.features(earlier, rows, parent)
+        features = cache.features(chain[0], rows, parent)
+        above = Above(chain[0].above.input, chain[0].above.output)
+        above.output_names = chain[0].above.output_names
+    features.tell = tell
+
+    mark = cache.mark(stage.augment, blocks)
+    source = Source(data, features, mark=mark, **how)
+    source.begin(epoch)
+    tested = None
+    if validation is not None:
+        tested = Source(validation, features, batch_size=how["batch_size"])
+    size = in_bytes(rows * chain[0].bytes_per_example)
+    place = "on disk" if features.on_disk else "in memory"
+    return Ready(above, source, tested, f"after {chain[0].block}, {size} {place}")
+
+
+def _chain(
+    model: keras.Model,
+    blocks: Blocks,
+    learning: Sequence[set[str]],
+    stages: Sequence[Stage],
+    shapes: Sequence[tuple],
+) -> list[FrozenPart]:
+    """The frozen part of the first stage, and those of later ones that the same pass can serve."""
     lowest = [min(map(blocks.names.index, names)) for names in learning]
     chain = [find_frozen_part(model, blocks, lowest[0], shapes)]
     reached = lowest[0]
+    drawn = (stages[0].augment, stages[0].views)
     for later, low in zip(stages[1:], lowest[1:], strict=True):
-        if low == 0 or (later.augment, later.views) != (stage.augment, stage.views):
+        if low == 0 or (later.augment, later.views) != drawn:
             break
         if low < reached:
             try:
@@ -81,20 +115,4 @@ def make_ready(
                 break
             if earlier.fingerprint != chain[-1].fingerprint:
                 chain.append(earlier)
-    if own:
-        cache.keep(chain)
-    parent: Features | None = None
-    for earlier in reversed(chain[1:]):
-        if cache.fits(earlier, rows):
-            parent = cache.features(earlier, rows, parent)
-    features = cache.features(chain[0], rows, parent)
-    features.tell = tell
-
-    source = Source(data, features, **how)
-    source.begin(epoch)
-    tested = None
-    if validation is not None:
-        tested = Source(validation, features, batch_size=how["batch_size"])
-    size = in_bytes(rows * chain[0].bytes_per_example)
-    place = "on disk" if features.on_disk else "in memory"
-    return Ready(chain[0].above, source, tested, f"after {chain[0].block}, {size} {place}")
+    return chain

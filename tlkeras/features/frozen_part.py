@@ -4,7 +4,6 @@ While a stage trains, the blocks below the lowest learning one are a fixed funct
 example, as long as nothing in them is random and their BatchNorm is frozen.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +13,10 @@ import numpy as np
 
 from tlkeras.blocks import graph, internals
 from tlkeras.blocks.find import Blocks
+from tlkeras.features import exactness, identity
+from tlkeras.features.exactness import NotExact
 
 STEPS = ("fit", "evaluate", "train_step", "test_step", "compute_loss", "compute_metrics")
-
-
-class NotExact(ValueError):
-    """Training on cached outputs would not be the same as training without; says why."""
 
 
 @dataclass
@@ -32,7 +29,10 @@ class FrozenPart:
         block: name of the last block in `below`.
         shape: of one example's output at the cut.
         cut: the tensor between them; shape: of one example there.
-        fingerprint: changes with the weights, the layers and the cut.
+        fingerprint: changes with the weights, the graph and the cut.
+        doubt: what in `below` is to be tried before it is believed, or "".
+        call: the blocks of the one call of `fit_stages` that may use the outputs, where `below`
+            cannot be described; else None.
     """
 
     below: keras.Model
@@ -41,11 +41,13 @@ class FrozenPart:
     cut: keras.KerasTensor
     shape: tuple[int, ...]
     fingerprint: bytes
+    doubt: str
+    call: Blocks | None
 
     @property
     def bytes_per_example(self) -> int:
-        bits = int("".join(filter(str.isdigit, keras.backend.standardize_dtype(self.cut.dtype))))
-        return math.prod(self.shape) * bits // 8
+        name = keras.backend.standardize_dtype(self.cut.dtype)
+        return math.prod(self.shape) * max(8, int("0" + "".join(filter(str.isdigit, name)))) // 8
 
 
 def find_frozen_part(
@@ -79,12 +81,14 @@ def find_frozen_part(
             continue
         below, above = halves
         shape = _shape(below, shapes)
-        problem = _problem(below)
+        problem = exactness.problem(below)
         if shape is None:
             problem = f"the image size is open after the frozen block {block.name}"
         elif not problem:
             above.output_names = getattr(model, "output_names", above.output_names)
-            return FrozenPart(below, above, block.name, cut, shape, _fingerprint(below, cut))
+            mark, call = _fingerprint(below, cut, blocks)
+            doubt = exactness.doubt(below)
+            return FrozenPart(below, above, block.name, cut, shape, mark, doubt, call)
         reason = reason or problem
     raise NotExact(reason)
 
@@ -100,7 +104,7 @@ def _past_pooling(net: keras.Model, cut: keras.KerasTensor) -> keras.KerasTensor
         if len(readers) != 1 or len(readers[0].input_tensors) != 1 or len(readers[0].outputs) != 1:
             break
         op = readers[0].operation
-        if isinstance(op, keras.Layer) and (op.variables or _problem(op)):
+        if isinstance(op, keras.Layer) and (op.variables or exactness.problem(op)):
             break
         tensor = readers[0].outputs[0]
         if None in tensor.shape[1:] or internals.mask_of(tensor) is not None:
@@ -125,27 +129,11 @@ def _shape(below: keras.Model, shapes: Sequence[tuple]) -> tuple[int, ...] | Non
     return None if None in shape else shape
 
 
-def _problem(part: keras.Layer) -> str:
-    """Why the output of a frozen part may differ from one pass in training to the next, or ""."""
-    for layer in internals.all_layers(part):
-        kind = f"the frozen {type(layer).__name__} {layer.name!r}"
-        if internals.seed_generators(layer):
-            return f"{kind} is random in training"
-        if getattr(layer, "activity_regularizer", None) is not None:
-            return f"{kind} adds to the loss"
-        fixed = (keras.layers.BatchNormalization, keras.layers.Normalization)
-        state = [w for w in internals.fixed_kind(layer) if "float" in w.dtype]
-        if state and not isinstance(layer, fixed):
-            return f"{kind} keeps a state that training may change"
-    return ""
-
-
-def _fingerprint(below: keras.Model, cut: keras.KerasTensor) -> bytes:
-    digest = hashlib.sha256(repr((cut.shape, cut.dtype)).encode())
-    for layer in internals.all_layers(below):
-        config = layer.get_config() if not isinstance(layer, keras.Model) else {}
-        config.pop("name", None)
-        digest.update(repr((type(layer), config)).encode())
-    for weight in below.weights:
-        digest.update(keras.ops.convert_to_numpy(weight).tobytes())
-    return digest.digest()
+def _fingerprint(
+    below: keras.Model, cut: keras.KerasTensor, blocks: Blocks
+) -> tuple[bytes, Blocks | None]:
+    """What names the outputs at the cut, and whose alone they are."""
+    try:
+        return identity.of_part(below, cut), None
+    except Exception:  # whatever is among its settings
+        return identity.of_weights(below, (id(blocks), id(cut))), blocks

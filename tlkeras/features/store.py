@@ -4,7 +4,7 @@ Outputs are kept by the content of the example (SHA-256), so it does not matter 
 or how often an example comes; one that was never seen, or was augmented anew, is computed.
 """
 
-import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -15,7 +15,10 @@ import keras
 import numpy as np
 
 from tlkeras.blocks import graph
-from tlkeras.features.frozen_part import FrozenPart, NotExact
+from tlkeras.blocks.find import Blocks
+from tlkeras.features import exactness, identity
+from tlkeras.features.exactness import NotExact
+from tlkeras.features.frozen_part import FrozenPart
 from tlkeras.inputs import order
 
 CHUNK = 64  # examples computed at a time
@@ -25,28 +28,35 @@ RUN = 32 * 2**20  # bytes of outputs handed over in one call, of which a few cop
 class Features:
     """The outputs of one frozen part, kept by content of the example, in memory or in a file.
 
-    The file has no name in the file system, so nothing is left behind by a crash.
+    The file has no name in the file system, so nothing is left behind by a crash. Rows belong to
+    a `generation`: after `clear`, those found before are nobody's.
 
     `computed` counts the examples that went through that part; `tell` is called with it. `run`
     is how many bytes of outputs to take out at a time.
     """
 
-    def __init__(self, part: FrozenPart, on_disk: bool = False, run: int = RUN):
-        self.part, self.computed, self.run = part, 0, run
+    def __init__(self, part: FrozenPart, rows: int = 0, room: Callable | None = None):
+        """
+        Args:
+            rows: how many are expected.
+            room: says how many bytes of memory the outputs may take; None: any number.
+        """
+        self.part, self.computed, self.run, self.generation = part, 0, RUN, 0
         self.parent: Features | None = None
         self.tell: Callable[[int], None] | None = None
-        self._model = part.below
+        self._model, self._tried = part.below, False
         self._rows: dict[bytes, int] = {}  # content of an example -> the first of its views
         self._count, self._chunk = 0, 0
+        self._expected, self._room = rows, room
         self._array: np.ndarray | None = None
-        self._file = tempfile.TemporaryFile() if on_disk else None  # noqa: SIM115
+        self._file: Any = None
 
     def go_on_from(self, part: FrozenPart, parent: "Features | None") -> None:
         """Computes with this part from now on, from outputs at an earlier cut if there are any.
 
         The model that outputs were first computed with may have been trained since.
         """
-        self.part, self.parent, self._model = part, parent, part.below
+        self.part, self.parent, self._model, self._tried = part, parent, part.below, False
         if parent is not None:
             self._model = graph.split(part.below, parent.part.cut)[1]
 
@@ -58,38 +68,65 @@ class Features:
         return self._count * self.part.bytes_per_example
 
     @property
+    def held(self) -> int:
+        """Bytes of memory that are taken or promised."""
+        if self.on_disk:
+            return 0
+        rows = self._expected if self._array is None else len(self._array)
+        return rows * self.part.bytes_per_example
+
+    @property
     def on_disk(self) -> bool:
         return self._file is not None
 
     def clear(self) -> None:
-        """Lets go of all outputs."""
-        self._rows, self._count = {}, 0
+        """Lets go of all outputs; who has rows must find them again."""
+        self._rows, self._count, self.generation = {}, 0, self.generation + 1
+        if self.parent is not None:
+            self.parent.clear()
         if self._file is not None:
-            self._file.truncate(0)
+            self._file.seek(0)
+            self._file.truncate()
 
-    def find(self, x: Any, augment: Callable | None = None, views: int = 1) -> np.ndarray:
+    def to_disk(self) -> None:
+        """Keeps outputs in a file from now on."""
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self.run = min(RUN, self._room() // 8) if self._room else RUN
+        if self._array is not None:
+            self._file.write(self._array[: self._count].reshape(-1).view("uint8").data)
+            self._array = self._array[:0].copy()
+
+    def find(
+        self, x: Any, augment: Callable | None = None, views: int = 1, mark: bytes = b""
+    ) -> np.ndarray:
         """The rows of some examples, computed where they are new.
 
         Args:
             x: what the model takes: NumPy arrays (examples, ...).
             augment: called on x in training mode, once a view, before the model.
             views: how many augmented versions of an example are kept, in consecutive rows.
+            mark: tells `augment` from others (`FeatureCache.mark`).
 
         Returns:
             (examples,) integers: the first row of each.
+
+        Raises:
+            NotExact: examples cannot be told apart, or the part fails its trial.
         """
-        keys = _contents(x, (id(augment), views) if augment else ())
+        try:
+            keys = identity.of_examples(x, repr((mark, views)).encode() if augment else b"")
+        except identity.Unknown as error:
+            raise NotExact(str(error)) from None
         new = list({key: i for i, key in enumerate(keys) if key not in self._rows}.values())
         self._chunk = self._chunk or min(CHUNK, len(new))
         for start in range(0, len(new), self._chunk or 1):
             part = new[start : start + self._chunk]
             some = keras.tree.map_structure(lambda array, part=part: array[part], x)
-            seen = [self._compute(given) for given in self._inputs(some, augment, views)]
-            if not self._count and self.parent is None and augment is None:
-                self._check(some, seen[0])
+            given = self._inputs(some, augment, views, mark)
+            seen = [self._compute(inputs) for inputs in given]
             for number, i in enumerate(part):
                 self._rows[keys[i]] = self._count + views * number
-            self._append(np.stack(seen, 1).reshape(-1, *self.part.shape), views * len(new))
+            self._append(np.stack(seen, 1).reshape(-1, *self.part.shape))
             self.computed += len(part)
             if self.tell is not None:
                 self.tell(self.computed)
@@ -97,21 +134,22 @@ class Features:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The outputs in these rows: (rows, ...)."""
-        if self._array is None:
-            raise ValueError("Expected rows that `find` gave; nothing has been computed yet.")
+        if self._array is None or (len(rows) and rows.max() >= self._count):
+            raise ValueError(f"Expected rows that `find` gave, below {self._count}; found {rows}.")
         if self._file is None:
             return self._array[rows]
         found = np.empty((len(rows), *self.part.shape), self._array.dtype)
         view = found.reshape(len(rows), -1).view("uint8")
         for place, row in zip(view, rows, strict=True):
             self._file.seek(int(row) * view.shape[1])
-            self._file.readinto(place.data)
+            if self._file.readinto(place.data) != len(place):
+                raise OSError("The file of cached outputs ends early: was it cut off?")
         return found
 
-    def _inputs(self, x: Any, augment: Callable | None, views: int) -> Iterator[Any]:
+    def _inputs(self, x: Any, augment: Callable | None, views: int, mark: bytes) -> Iterator[Any]:
         """What the model is given for each view of these examples."""
         if self.parent is not None:
-            rows = self.parent.find(x, augment, views)
+            rows = self.parent.find(x, augment, views, mark)
             yield from (self.parent.read(rows + view) for view in range(views))
         elif augment is None:
             yield x
@@ -121,34 +159,38 @@ class Features:
     def _compute(self, x: Any) -> np.ndarray:
         """The model's output for at most a chunk, always computed in batches of one size, since
         another size would be traced anew."""
+        if self.part.doubt and not self._tried:
+            exactness.check(self._model, x, self.part.doubt)
+        self._tried = True
         count = len(keras.tree.flatten(x)[0])
         rows = np.arange(self._chunk) % count
         padded = keras.tree.map_structure(lambda array: array[rows], x) if count < len(rows) else x
         return np.asarray(self._model.predict_on_batch(padded))[:count]
 
-    def _check(self, x: Any, outputs: np.ndarray) -> None:
-        """Raises NotExact if the part does something else in training, as layers of one's own
-        may without showing it."""
-        few = keras.tree.map_structure(lambda array: array[:2], x)
-        trained = keras.ops.convert_to_numpy(self._model(few, training=True)).astype("float32")
-        tested = outputs[:2].astype("float32")
-        if not np.allclose(trained, tested, rtol=0.01, atol=0.01 * np.abs(tested).max()):
-            raise NotExact("the frozen blocks put out something else in training than otherwise")
-
-    def _append(self, outputs: np.ndarray, expected: int) -> None:
+    def _append(self, outputs: np.ndarray) -> None:
         if self._array is None:
             self._array = np.empty((0, *self.part.shape), outputs.dtype)
-        start, self._count = self._count, self._count + len(outputs)
+        end = self._count + len(outputs)
+        if self._file is None and end > len(self._array):
+            self._grow(end)
         if self._file is not None:
             self._file.seek(0, os.SEEK_END)
-            self._file.write(np.ascontiguousarray(outputs).view("uint8").data)
-            return
-        if self._count > len(self._array):
-            room = max(expected, len(outputs), len(self._array))
-            larger = np.empty((start + room, *self.part.shape), outputs.dtype)
-            larger[:start] = self._array[:start]
-            self._array = larger
-        self._array[start : self._count] = outputs
+            self._file.write(np.ascontiguousarray(outputs).reshape(-1).view("uint8").data)
+        else:
+            self._array[self._count : end] = outputs
+        self._count = end
+
+    def _grow(self, rows: int) -> None:
+        """Makes room for so many rows, in memory or else in a file."""
+        assert self._array is not None
+        room = self._room() // self.part.bytes_per_example if self._room else math.inf
+        for size in (max(rows, self._expected, 2 * len(self._array)), rows):
+            if size + len(self._array) <= room:  # both are there for a moment
+                larger = np.empty((size, *self.part.shape), self._array.dtype)
+                larger[: self._count] = self._array[: self._count]
+                self._array = larger
+                return
+        self.to_disk()
 
 
 class FeatureCache:
@@ -185,7 +227,7 @@ class FeatureCache:
         self.limit = _memory() // 4 if limit is None else limit
         self.disk = disk
         self._stores: dict[bytes, Features] = {}
-        self._used = 0
+        self._marks: list[tuple[Blocks, Callable, bytes]] = []
 
     def features(self, part: FrozenPart, rows: int, parent: Features | None = None) -> Features:
         """Where the outputs of `part` are kept.
@@ -199,16 +241,16 @@ class FeatureCache:
         """
         if part.fingerprint not in self._stores:
             size = rows * part.bytes_per_example
-            on_disk = self.disk or self._used + size > self.limit
             free = shutil.disk_usage(tempfile.gettempdir()).free
-            if on_disk and size > 0.9 * free:
+            if not self.fits(part, rows) and size > 0.9 * free:
                 raise NotExact(
                     f"the outputs of {part.block} take {in_bytes(size)}, more than memory (limit "
                     f"{in_bytes(self.limit)}) and the disk ({in_bytes(free)} free) hold"
                 )
-            self._used += 0 if on_disk else size
-            run = min(RUN, self.limit // 8) if on_disk else RUN
-            self._stores[part.fingerprint] = Features(part, on_disk, run)
+            store = Features(part, rows, lambda: self._left(part.fingerprint))
+            if not self.fits(part, rows):
+                store.to_disk()
+            self._stores[part.fingerprint] = store
         store = self._stores[part.fingerprint]
         store.go_on_from(part, parent)
         return store
@@ -216,14 +258,43 @@ class FeatureCache:
     def fits(self, part: FrozenPart, rows: int) -> bool:
         """Whether the outputs are in memory or would go there."""
         return part.fingerprint in self._stores or (
-            not self.disk and self._used + rows * part.bytes_per_example <= self.limit
+            not self.disk and rows * part.bytes_per_example <= self._left(part.fingerprint)
         )
 
-    def keep(self, parts: Sequence[FrozenPart]) -> None:
-        """Lets go of the outputs of all other parts."""
-        marks = {part.fingerprint for part in parts}
-        self._stores = {mark: store for mark, store in self._stores.items() if mark in marks}
-        self._used = sum(s.nbytes for s in self._stores.values() if not s.on_disk)
+    @property
+    def _used(self) -> int:
+        return sum(store.held for store in self._stores.values())
+
+    def _left(self, mark: bytes) -> int:
+        """Bytes of memory that the outputs of one part may take beside those of all others."""
+        own = self._stores.get(mark)
+        return self.limit - self._used + (0 if own is None else own.held)
+
+    def mark(self, augment: Callable | None, call: Blocks) -> bytes:
+        """What tells the views that `augment` draws from those of others, all through one call
+        of `fit_stages`."""
+        if augment is None:
+            return b""
+        for blocks, known, mark in self._marks:
+            if blocks is call and known is augment:
+                return mark
+        try:
+            mark = identity.of_augmentation(augment)
+        except Exception:  # whatever is among its settings
+            mark = os.urandom(32)
+        self._marks = [(b, a, m) for b, a, m in self._marks if b is call] + [(call, augment, mark)]
+        return mark
+
+    def keep(self, call: Blocks, parts: Sequence[FrozenPart] | None = None) -> None:
+        """Lets go of outputs that only another call could use, and of those of all but `parts`."""
+        marks = None if parts is None else {part.fingerprint for part in parts}
+        self._stores = {
+            mark: store
+            for mark, store in self._stores.items()
+            if len(store)
+            and (store.part.call is None or store.part.call is call)
+            and (marks is None or mark in marks)
+        }
 
 
 def _memory() -> int:
@@ -240,14 +311,3 @@ def in_bytes(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
-
-
-def _contents(x: Any, salt: tuple) -> list[bytes]:
-    """A digest of each example."""
-    parts = [np.ascontiguousarray(array) for array in keras.tree.flatten(x)]
-    start = hashlib.sha256(repr(salt).encode())
-    digests = [start.copy() for _ in range(len(parts[0]))]
-    for array in parts:
-        for digest, example in zip(digests, array, strict=True):
-            digest.update(example)
-    return [digest.digest() for digest in digests]
