@@ -9,8 +9,9 @@ import keras
 from tlkeras.blocks.find import find_blocks
 from tlkeras.blocks.internals import compiled_with
 from tlkeras.features.store import FeatureCache
-from tlkeras.inputs import checks, reading
+from tlkeras.inputs import checks, intake
 from tlkeras.inputs.objective import check_loss, counted, default_objective
+from tlkeras.optimizers import Discriminative
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import together
 from tlkeras.training.backup import Backup, identity
@@ -25,14 +26,17 @@ def fit_stages(
     data: Any,
     validation_data: Any = None,
     *,
-    optimizer: keras.optimizers.Optimizer | None = None,
+    optimizer: keras.optimizers.Optimizer | str | None = None,
     loss: Any = None,
     metrics: Sequence[Any] | None = None,
     batch_size: int = 32,
+    validation_split: float = 0.0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
     class_weight: dict[int, float] | None = None,
     cache: str | bool | FeatureCache = "auto",
     backup_dir: str | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Sequence[keras.callbacks.Callback] | None = None,
     seed: int | None = None,
     jit_compile: bool | str = "auto",
     verbose: int = 1,
@@ -47,15 +51,19 @@ def fit_stages(
         plan: a Plan or a list of stages.
         data: a tf.data.Dataset, (x, y) or (x, y, sample_weight) arrays, or a PyDataset. With
             several processes (`tlk.accelerate`) not the first: each is given the whole data, and
-            takes its part of every batch.
+            takes its part of every batch. A KerasHub task with a preprocessor is given what
+            its own `fit` takes.
         validation_data: the same; chooses the best epoch.
         optimizer: a pattern for the optimizer of every stage, which takes the stage's learning
-            rate; AdamW if None. What it remembers of a block (moments) goes on to the next stage.
+            rate. If None, that of a compiled model, without rates by block, or AdamW. What it
+            remembers of a block (moments) goes on to the next stage.
         loss, metrics: as for `compile`. If None, those the model was compiled with; if it was
             not, cross-entropy and accuracy for class numbers, one-hot rows, several labels (rows
             of 0 and 1) or 0 and 1. For other targets they must be given. The accuracy of one
             score (no sigmoid) is counted at 0.
         batch_size: for arrays.
+        validation_split, steps_per_epoch, validation_steps: as for `fit`; the last two switch
+            the cache off. A new stage begins the data anew.
         class_weight: as for `fit`.
         cache: whether the outputs of frozen blocks are computed once and trained on. "auto":
             where that gives the same weights; the Run says where, and where not why. True:
@@ -65,10 +73,14 @@ def fit_stages(
             there, and calling this again with the same arguments goes on from it, also when the
             process was killed. Data must come in the same order each time they are made: arrays
             do, and datasets shuffled with a seed.
-        callbacks: given to the `fit` of every stage.
+        callbacks: they see one `fit`: epochs count on over the stages, and training begins and
+            ends once. EarlyStopping and ReduceLROnPlateau begin anew with each stage, and end
+            no more than that. After an error in one the model holds the best weights so far, and
+            the error's attribute `run` is the Run so far.
         seed: for `keras.utils.set_random_seed`, before the first stage, and for the order of
             arrays; None leaves the first alone, and is refused with several processes.
-        jit_compile: as for `compile`, for stages without the cache.
+        jit_compile: as for `compile`, for stages without the cache. "auto": as a compiled model
+            has it, which keeps its `run_eagerly` and `steps_per_execution` as well.
         verbose: 0 shows no progress.
 
     Returns:
@@ -92,19 +104,33 @@ def fit_stages(
     ['after stack1, 24.6 KB in memory', 'after stack0, 786 KB in memory']
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
-    reading.fit_arguments(data, batch_size)
+    passes = sum(stage.epochs for stage in plan.stages)
+    data = intake.taken(model, data, steps=steps_per_epoch, passes=passes)
+    if validation_split:
+        data, validation_data = intake.divided(data, validation_data, validation_split)
+    if validation_data is not None:
+        validation_data = intake.taken(
+            model, validation_data, "validation data", validation_steps, passes
+        )
+    if backup_dir is not None and steps_per_epoch and not intake.indexed(data):
+        raise ValueError(
+            "Expected data whose batches can be asked for by number, for a backup in the middle of "
+            f"them (steps_per_epoch); found {type(data).__name__}. Pass arrays or a PyDataset, or "
+            "leave out steps_per_epoch or backup_dir."
+        )
     several = processes.count() > 1
     if several:
         together.check(data, validation_data, batch_size)
     if not model.weights:
         find_blocks(model)  # says what is missing
     objective = _objective(model, loss, metrics, data)
-    checks.check(model, data, objective["loss"])
+    checks.check(model, data, objective["loss"], validation_data)
     if seed is not None:
         keras.utils.set_random_seed(seed)
     runner = Runner(
-        model, plan, data, validation_data, objective, optimizer or keras.optimizers.AdamW(),
-        batch_size, class_weight, cache, list(callbacks), seed, jit_compile, verbose,
+        model, plan, data, validation_data, objective, _pattern(model, optimizer), batch_size,
+        class_weight, cache, list(callbacks or ()), seed, _running(model, jit_compile), verbose,
+        (steps_per_epoch, validation_steps),
     )  # fmt: skip
     known = identity(runner) if several or backup_dir is not None else {}
     if backup_dir is not None:
@@ -120,7 +146,35 @@ def fit_stages(
                 warnings.warn(f"Stage {stage.name!r}: {run.stopped}", RuntimeWarning, stacklevel=2)
                 break
         runner.finish()
+        runner.end()
     return run
+
+
+def _pattern(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer | str | None
+) -> keras.optimizers.Optimizer:
+    """What the optimizers of the stages are made like."""
+    if optimizer is not None:
+        return keras.optimizers.get(optimizer)
+    found = model.optimizer if model.compiled else None
+    if found is None:
+        return keras.optimizers.AdamW()
+    inner = getattr(found, "inner_optimizer", found)  # `compile` wraps it again where it should
+    if isinstance(inner, Discriminative):  # its rates were those of other stages
+        config = inner.get_config()
+        return inner.base.from_config({k: v for k, v in config.items() if k != "shares"})
+    return inner
+
+
+def _running(model: keras.Model, jit_compile: bool | str) -> dict[str, Any]:
+    """How to run the steps: options of `compile`."""
+    if not model.compiled:
+        return {"jit_compile": jit_compile}
+    return {
+        "jit_compile": model.jit_compile if jit_compile == "auto" else jit_compile,
+        "run_eagerly": model.run_eagerly,
+        "steps_per_execution": model.steps_per_execution,
+    }
 
 
 def _objective(model: keras.Model, loss: Any, metrics: Any, data: Any) -> dict[str, Any]:

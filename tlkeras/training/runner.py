@@ -11,10 +11,10 @@ from tlkeras.display.progress import Progress
 from tlkeras.features import cached_fit, eligibility
 from tlkeras.features.frozen_part import NotExact
 from tlkeras.features.store import FeatureCache
-from tlkeras.freezing.flags import freeze
-from tlkeras.inputs import order, reading, shares
+from tlkeras.freezing.flags import Learning, freeze
+from tlkeras.inputs import intake, order, reading, shares
 from tlkeras.plans.plan import Plan, Stage
-from tlkeras.training import backup
+from tlkeras.training import backup, one_run
 from tlkeras.training.run import Run
 from tlkeras.training.stage_monitor import StageMonitor, values
 from tlkeras.utils import processes
@@ -36,13 +36,17 @@ class Runner:
         cache: str | bool | FeatureCache,
         callbacks: list[keras.callbacks.Callback],
         seed: int | None,
-        jit_compile: bool | str,
+        running: dict[str, Any],
         verbose: int,
+        steps: tuple[int | None, int | None] = (None, None),
     ):
         self.model, self.plan, self.data, self.validation = model, plan, data, validation
-        self.objective, self.pattern, self.callbacks = objective, pattern, callbacks
+        self.objective, self.pattern = objective, pattern
+        one_run.refuse(callbacks, backup=False)
+        self.callbacks = [one_run.OneRun(callback) for callback in callbacks]
         self.batch_size, self.class_weight = batch_size, class_weight
-        self.jit_compile, self.verbose = jit_compile, verbose
+        self.running, self.steps, self.verbose = running, steps, verbose
+        self.prepare = model.preprocess_samples if intake.preprocesses(model) else None
         given = [part for part in (data, validation) if part is not None]
         self.looked = [reading.look(part) for part in given]
         self.asked, self.cache = cache, _open_cache(cache)
@@ -65,6 +69,9 @@ class Runner:
         held = {id(weight) for weight in learns.held}
         changing = [weight for weight in backup.state_of(self.model) if id(weight) not in held]
         monitor = StageMonitor(stage, changing, validated=self.validation is not None)
+        monitor.swapped = any(one_run.swaps(one.callback) for one in self.callbacks)
+        for one in self.callbacks:
+            one.before = sum(len(past["logs"]) for past in self.finished)
         monitor.begin()
         if number < len(self.finished):  # by an earlier process
             monitor.restore(self.finished[number], [])
@@ -79,14 +86,38 @@ class Runner:
                 if processes.count() > 1:
                     raise  # the others wait for this one, so it cannot put weights back
                 monitor.interrupt()
-                monitor.finish()
-                for weight, value in zip(learns.held, before, strict=True):
-                    weight.assign(value)  # in mid-step JAX has taken all state out of its variables
-                self.optimizer = None
-                self._compile(stage)
+                self._put_back(stage, monitor, learns, before)
+            except Exception as error:
+                if processes.count() > 1:
+                    raise
+                monitor.interrupt(type(error).__name__)
+                self._put_back(stage, monitor, learns, before)
+                self.finish()
+                run._add(monitor.result(learns), monitor.logs)
+                error.run = run  # type: ignore[attr-defined]
+                error.add_note(
+                    f"Stage {stage.name!r}: {monitor.failed}. This error's attribute `run` is the "
+                    "Run so far."
+                )
+                raise
             _check_held(stage, learns.held, before)
             self.finished.append(monitor.state())
         run._add(monitor.result(learns), monitor.logs)
+
+    def _put_back(
+        self, stage: Stage, monitor: StageMonitor, learns: Learning, before: list[np.ndarray]
+    ) -> None:
+        """The best weights, and an optimizer, after a stop in mid-step."""
+        monitor.finish()
+        for weight, value in zip(learns.held, before, strict=True):
+            weight.assign(value)  # in mid-step JAX has taken all state out of its variables
+        self.optimizer = None
+        self._compile(stage)
+
+    def end(self) -> None:
+        """Tells the callbacks that the run is over."""
+        for one in self.callbacks:
+            one.end()
 
     def finish(self) -> None:
         """Leaves the model with an optimizer that loads without tlkeras, where one will do."""
@@ -108,7 +139,10 @@ class Runner:
 
     def _compile_with(self, optimizer: keras.optimizers.Optimizer) -> None:
         self.optimizer = optimizer
-        self.model.compile(optimizer, **self.objective, jit_compile=self.jit_compile)
+        kind, plain = type(self.model), keras.Model
+        if self.model.compiled:  # what a `compile` of its own was given besides stays as it is
+            kind = plain
+        kind.compile(self.model, optimizer, **self.objective, **self.running)
 
     def _fit(self, number: int, stage: Stage, monitor: StageMonitor) -> None:
         title = f"stage {number + 1}/{len(self.plan.stages)} {stage.name}"
@@ -127,7 +161,7 @@ class Runner:
     def _epochs(self, number: int, stage: Stage, monitor: StageMonitor, callbacks: list) -> None:
         """`fit`, on cached outputs or on the data."""
         seed = (self.seed, number)
-        data = order.ordered(self.data, self.batch_size, seed, stage.augment)
+        data = order.ordered(self.data, self.batch_size, seed, stage.augment, self.steps[0])
         if hasattr(data, "begin"):
             data.begin(monitor.epochs)
             monitor.ordered = data
@@ -135,6 +169,7 @@ class Runner:
         try:
             if self.cache is None:
                 raise NotExact("not asked for")
+            self._check_cacheable()
             ready = eligibility.make_ready(
                 self.model, self.blocks, self.learning[number:], self.plan.stages[number:],
                 self.data, self.validation, self.looked, self.cache,
@@ -146,15 +181,23 @@ class Runner:
             if self.asked is True:
                 raise ValueError(f"Stage {stage.name!r}: cache=True, but {reason}.") from None
             monitor.cache = f"off: {reason}"
-            validation = self.validation
+            validation, kind = self.validation, type(self.model)
+            if self.prepare:
+                data = order.prepared(data, self.batch_size, self.prepare)
+                if validation is not None:
+                    validation = order.prepared(validation, self.batch_size, self.prepare)
+                kind = keras.Model  # whose `fit` does not prepare them once more
             if processes.count() > 1:
                 data = monitor.ordered = shares.Share(data)
                 validation = shares.share(validation, self.batch_size)
             arrays = isinstance(validation, tuple | list)
-            self.model.fit(
+            kind.fit(
+                self.model,
                 data,
                 validation_data=validation,
                 validation_batch_size=self.batch_size if arrays else None,
+                steps_per_epoch=None if monitor.ordered is not None else self.steps[0],
+                validation_steps=self.steps[1],
                 epochs=stage.epochs,
                 initial_epoch=monitor.epochs,
                 callbacks=callbacks,
@@ -170,10 +213,25 @@ class Runner:
             each_batch=any(map(cached_fit.sees_batches, self.callbacks)),
         )  # fmt: skip
 
+    def _check_cacheable(self) -> None:
+        """Raises NotExact where the caller wants what a cached stage does not do."""
+        wanted = {
+            "the model preprocesses what it is given": self.prepare is not None,
+            "steps_per_epoch or validation_steps is given": any(self.steps),
+            "the model is compiled with run_eagerly": self.running.get("run_eagerly"),
+            "the model is compiled with steps_per_execution": (
+                self.running.get("steps_per_execution", 1) != 1
+            ),
+        }
+        for reason, applies in wanted.items():
+            if applies:
+                raise NotExact(reason)
+
     # Backup -------------------------------------------------------------------------------------
 
     def open(self, where: backup.Backup) -> None:
         """Saves there from now on, and reads what is there."""
+        one_run.refuse([one.callback for one in self.callbacks], backup=True)
         self.backup, self.saved = where, where.load()
 
     def resume(self) -> None:

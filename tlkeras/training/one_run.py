@@ -1,0 +1,83 @@
+"""What the user's callbacks see of a staged training: one `fit`."""
+
+from typing import Any
+
+import keras
+
+# What to do at each stage for itself: they compare epochs that train alike.
+JUDGES = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
+OURS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end")
+HOOKS = {name for name in dir(keras.callbacks.Callback) if name.startswith("on_")} - set(OURS)
+
+
+class OneRun(keras.callbacks.Callback):
+    """Stands for a callback in the `fit` of every stage.
+
+    Epochs count on over the stages, and training begins once and ends once, so that a CSVLogger
+    keeps all its lines. EarlyStopping and ReduceLROnPlateau begin anew with every stage.
+
+    Args:
+        callback: the user's.
+
+    `before` is how many epochs the stages before this one had.
+    """
+
+    def __init__(self, callback: keras.callbacks.Callback):
+        super().__init__()
+        self.callback, self.before = callback, 0
+        self.async_safe = getattr(callback, "async_safe", False)
+        self._begun = False
+        self._logs: dict | None = None
+        for name in HOOKS:  # its own, marked as Keras marks those that do nothing
+            setattr(self, name, getattr(callback, name))
+
+    def set_model(self, model: keras.Model) -> None:
+        if not self._begun:  # a TensorBoard would open its files again
+            self.callback.set_model(model)
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        self.callback.set_params(params | {"epochs": self.before + params["epochs"]})
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if not self._begun or isinstance(self.callback, JUDGES):
+            self._begun = True
+            self.callback.on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.callback.on_epoch_begin(self.before + epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.callback.on_epoch_end(self.before + epoch, logs)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self._logs = logs
+        if isinstance(self.callback, JUDGES):
+            self.callback.on_train_end(logs)
+        if isinstance(self.callback, keras.callbacks.SwapEMAWeights):
+            self.callback.on_test_end()  # takes averages out: the next stage has other ones
+
+    def end(self) -> None:
+        """The run is over."""
+        if self._begun and not isinstance(self.callback, JUDGES):
+            self.callback.on_train_end(self._logs)
+
+
+def swaps(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback leaves the averages of the weights in the model between two epochs."""
+    return isinstance(callback, keras.callbacks.SwapEMAWeights) and callback.swap_on_epoch
+
+
+def refuse(callbacks: list[keras.callbacks.Callback], backup: bool) -> None:
+    """Raises ValueError for callbacks that would undo what `fit_stages` does itself."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ValueError(
+                "Expected callbacks that leave going on after a crash to fit_stages; found "
+                "BackupAndRestore, which knows of no stages. Pass backup_dir=... instead."
+            )
+        if backup and swaps(callback):
+            raise ValueError(
+                "Expected no SwapEMAWeights(swap_on_epoch=True) with backup_dir: what would be "
+                "saved is the averages, and training could not go on from them. Pass "
+                "SwapEMAWeights(), which swaps for validation alone."
+            )
