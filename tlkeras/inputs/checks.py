@@ -13,20 +13,39 @@ import numpy as np
 from tlkeras.blocks.internals import all_layers
 from tlkeras.freezing.batchnorm import batchnorm_layers
 from tlkeras.inputs.activation import output_shapes
+from tlkeras.inputs.intake import preprocesses
 from tlkeras.inputs.objective import cross_entropy
 from tlkeras.inputs.reading import first_batches
 
 
-def check(model: keras.Model, data: Any, loss: Any) -> None:
+def check(model: keras.Model, data: Any, loss: Any, validation: Any = None) -> None:
     """Raises ValueError if the first batches cannot be what the model should be trained on.
 
     Looked for: NaN or infinite inputs; class labels outside the model's outputs; pixels in
     0..1 for a model that divides by 255 itself, and pixels far from the scale that the model
-    was pretrained on. Only models with one input and one output are looked into.
+    was pretrained on; validation data of which that holds, or whose pixels are on another scale
+    than those of the training data. Only one input and one output are looked into.
     """
+    spread = _check(model, data, loss)
+    if validation is None:
+        return
+    try:
+        other = _check(model, validation, loss)
+    except ValueError as error:
+        raise ValueError(f"Of the validation data: {error}") from None
+    if spread and other and not 1 / 30 < other / spread < 30:
+        raise ValueError(
+            "Expected validation data on the scale of the training data; found pixels that vary "
+            f"{other / spread:.3g} times as much (standard deviation {other:.3g} against "
+            f"{spread:.3g}). Prepare both in the same way."
+        )
+
+
+def _check(model: keras.Model, data: Any, loss: Any) -> float:
+    """Looks at one kind of data: how much their pixels vary, or 0 where there are none."""
     batches = first_batches(data)
     if not batches or not isinstance(batches[0][0], np.ndarray):
-        return
+        return 0.0
     inputs = [batch[0] for batch in batches]
     _check_finite(inputs)
     labels = [batch[1] for batch in batches if len(batch) > 1]
@@ -40,8 +59,10 @@ def check(model: keras.Model, data: Any, loss: Any) -> None:
     ):
         found = np.concatenate([y.reshape(-1) for y in labels])
         _check_labels(found[found != known.ignore], shapes[0][-1])
-    if inputs[0].ndim == 4:
-        _check_pixels(model, inputs[0][:32].astype("float32"))
+    if inputs[0].ndim != 4 or preprocesses(model):
+        return 0.0
+    _check_pixels(model, inputs[0][:32].astype("float32"))
+    return float(inputs[0][:256].std(dtype="float64"))
 
 
 def _check_finite(inputs: list[np.ndarray]) -> None:

@@ -35,12 +35,13 @@ def first_batches(data: Any) -> list[tuple]:
     if isinstance(data, tuple | list):
         batches: Iterator = iter([data])
     elif isinstance(data, keras.utils.PyDataset):
-        batches = (data[i] for i in range(min(len(data), BATCHES)))
+        count = length(data)
+        batches = (data[i] for i in range(BATCHES if count is None else min(count, BATCHES)))
     elif hasattr(data, "__next__"):
         return []  # a generator: looking would use it up
     else:
         batches = itertools.islice(iter(data), BATCHES)
-    found = [keras.tree.map_structure(np.asarray, tuple(batch)) for batch in batches]
+    found = [keras.tree.map_structure(np.asarray, _parts(batch)) for batch in batches]
     if not found or (len(found[0]) and np.size(keras.tree.flatten(found[0])[0]) == 0):
         raise ValueError("Expected at least one batch of training data; found none.")
     return found
@@ -49,8 +50,8 @@ def first_batches(data: Any) -> list[tuple]:
 def length(data: Any) -> int | None:
     """Batches in an epoch of data that come in batches; None if they do not say."""
     try:
-        return len(data)
-    except TypeError:  # no length, unknown, or infinite
+        return data.num_batches if isinstance(data, keras.utils.PyDataset) else len(data)
+    except (TypeError, NotImplementedError):  # no length, unknown, or infinite
         return None
 
 
@@ -69,10 +70,14 @@ def look(data: Any) -> tuple[int | None, list[tuple[int, ...]]]:
 
 def opened(data: Any) -> Iterator[tuple]:
     """One pass over data that come in batches, as tuples of NumPy arrays."""
-    batches = (data[i] for i in range(len(data))) if hasattr(data, "__getitem__") else iter(data)
+    indexed = isinstance(data, keras.utils.PyDataset)
+    batches = (data[i] for i in range(length(data) or 0)) if indexed else iter(data)
     for batch in batches:
-        batch = without_none(batch if isinstance(batch, tuple | list) else (batch,))
-        yield keras.tree.map_structure(as_numpy, tuple(batch))
+        yield keras.tree.map_structure(as_numpy, without_none(_parts(batch)))
+
+
+def _parts(batch: Any) -> tuple:
+    return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
 
 
 def reopen(data: Any, times: int) -> None:

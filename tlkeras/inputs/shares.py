@@ -19,7 +19,7 @@ class Share(keras.utils.PyDataset):
     the first takes rows 0 to 3 and the second rows 4 to 7."""
 
     def __init__(self, data: keras.utils.PyDataset):
-        super().__init__()
+        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
         self.data = data
         self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
 

@@ -1,0 +1,240 @@
+"""What `fit` takes, made ready: lists of numbers become arrays, and mistakes are named.
+
+Everything is looked at before training starts, and nothing that shuffles itself is opened.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkeras.blocks.internals import functional
+from tlkeras.inputs import reading
+
+INFINITE = -1  # what tf.data says of its cardinality
+
+
+def taken(
+    model: keras.Model,
+    data: Any,
+    what: str = "training data",
+    steps: int | None = None,
+    passes: int = 1,
+) -> Any:
+    """`data`, with lists of numbers and tables as arrays.
+
+    Args:
+        model: that shall be fed.
+        data: as for `fit_stages`. what: they are, for messages.
+        steps: batches that shall be taken of it in an epoch, if that is said.
+        passes: how many epochs there will be.
+
+    Raises:
+        ValueError: it cannot be trained on; says what was expected, found, and what to do.
+    """
+    data = as_arrays(data)
+    _check_end(data, what, steps, passes)
+    example = _example(data)
+    if example is None:
+        return data
+    batches = not isinstance(data, tuple | list)
+    parts = _parts(model, example, what)
+    if batches and any(_shape(leaf) == () for leaf in keras.tree.flatten(parts)):
+        raise ValueError(_unbatched(what))
+    _check_lengths(parts, what)
+    if not preprocesses(model):
+        if len(parts) > 1:
+            _check_labels(parts[1], what)
+        _check_inputs(model, parts[0], what, batches)
+    return data
+
+
+def as_arrays(data: Any) -> Any:
+    """A tuple of arrays where `data` is one of lists, arrays or tables; other data as they are."""
+    return tuple(map(_as_array, data)) if isinstance(data, tuple | list) else data
+
+
+def _as_array(part: Any) -> Any:
+    if hasattr(part, "to_numpy"):  # a table or a column of one
+        return part.to_numpy()
+    if isinstance(part, dict):
+        return {name: _as_array(inner) for name, inner in part.items()}
+    if not isinstance(part, tuple | list):
+        return part
+    if all(np.isscalar(leaf) for leaf in keras.tree.flatten(part)):
+        return np.asarray(part)
+    return type(part)(map(_as_array, part))
+
+
+def divided(data: Any, validation: Any, part: float) -> tuple[Any, Any]:
+    """Arrays for training and, the last ones, for validation, as `fit(validation_split=)` does."""
+    if validation is not None or not isinstance(data, tuple | list):
+        found = "validation_data as well" if validation is not None else type(data).__name__
+        raise ValueError(
+            f"Expected arrays (x, y), and no validation_data, for validation_split; found {found}."
+        )
+    arrays = reading.without_none(data)
+    count = len(keras.tree.flatten(arrays)[0])
+    at = math.floor(count * (1 - part)) if 0 < part < 1 else 0
+    if not 0 < at < count:
+        raise ValueError(
+            f"Expected a validation_split between 0 and 1 that leaves examples on both sides; "
+            f"found {part} of {count} examples."
+        )
+    return (
+        keras.tree.map_structure(lambda array: array[:at], arrays),
+        keras.tree.map_structure(lambda array: array[at:], arrays),
+    )
+
+
+def indexed(data: Any) -> bool:
+    """Whether a batch can be asked for by its number."""
+    return isinstance(data, tuple | list | keras.utils.PyDataset)
+
+
+def preprocesses(model: keras.Model) -> bool:
+    """Whether `fit` of the model itself prepares what it is given, as a KerasHub task does."""
+    own = callable(getattr(model, "preprocess_samples", None))
+    return own and getattr(model, "preprocessor", None) is not None
+
+
+def learns_alone(model: keras.Model) -> bool:
+    """Whether the model may learn without labels: by its own step or loss, or one in a layer."""
+    kind, plain = type(model), keras.Model
+    own = kind.train_step is not plain.train_step or kind.compute_loss is not plain.compute_loss
+    return own or bool(model.losses)
+
+
+def _check_end(data: Any, what: str, steps: int | None, passes: int) -> None:
+    name = "steps_per_epoch" if what == "training data" else "validation_steps"
+    if steps is not None:
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"Expected {name} of 1 or more; found {steps!r}.")
+        return
+    if endless(data):
+        raise ValueError(
+            f"Expected {what} that come to an end; found {type(data).__name__} without one. Pass "
+            f"{name}=..., how many batches make an epoch."
+        )
+    if hasattr(data, "__next__") and passes > 1:
+        raise ValueError(
+            f"Expected {what} that can be begun again in each of {passes} epochs; found a "
+            "generator, which the first epoch uses up. Pass arrays, a tf.data.Dataset or a "
+            f"PyDataset, or {name}=... if it goes on for ever."
+        )
+
+
+def endless(data: Any) -> bool:
+    """Whether data say that they have no end."""
+    if isinstance(data, keras.utils.PyDataset):
+        return reading.length(data) is None
+    count = getattr(data, "cardinality", None)
+    return callable(count) and int(count()) == INFINITE
+
+
+def _example(data: Any) -> Any:
+    """A batch, or what has its shapes and types; None where looking would count as an opening."""
+    if isinstance(data, tuple | list):
+        return data
+    if isinstance(data, keras.utils.PyDataset):
+        return data[0] if reading.length(data) != 0 else None
+    return getattr(data, "element_spec", None)
+
+
+def _parts(model: keras.Model, example: Any, what: str) -> tuple:
+    """(x, y) or (x, y, sample_weight); (x,) for a model that needs no labels."""
+    if isinstance(example, dict):
+        names = list(example)
+        x, y = [*names, "label"][:2]
+        raise ValueError(
+            f"Expected {what} as pairs (x, y); found dictionaries with {', '.join(map(str, names))}"
+            f". Map them first: data.map(lambda d: (d[{x!r}], d[{y!r}]))."
+        )
+    whole = isinstance(example, tuple | list)
+    parts = reading.without_none(tuple(example)) if whole else (example,)
+    alone = len(parts) == 1 and (learns_alone(model) or preprocesses(model))
+    if len(parts) not in (2, 3) and not alone:
+        raise ValueError(
+            f"Expected {what} as (x, y) or (x, y, sample_weight), inputs with their labels; found "
+            f"{len(parts)} item(s)" + (": inputs without labels." if len(parts) == 1 else ".")
+        )
+    return parts
+
+
+def _shape(leaf: Any) -> tuple[int | None, ...] | None:
+    try:
+        return tuple(np.shape(leaf) if not hasattr(leaf, "shape") else leaf.shape)
+    except (TypeError, ValueError):  # not even the number of its axes is known
+        return None
+
+
+def _unbatched(what: str) -> str:
+    return f"Expected {what} in batches; found single examples. Batch them first: data.batch(32)."
+
+
+def _check_lengths(parts: tuple, what: str) -> None:
+    lengths: dict[str, int] = {}
+    for name, part in zip(("x", "y", "sample_weight"), parts, strict=False):
+        shapes = [shape for leaf in keras.tree.flatten(part) if (shape := _shape(leaf))]
+        found = {shape[0] for shape in shapes if shape[0] is not None}
+        if len(found) > 1:
+            raise ValueError(
+                f"Expected parts of one length in {name} of the {what}, for a list or a dict "
+                f"stands for several inputs or outputs; found {sorted(found)}. Make one array of "
+                f"examples of one kind: np.stack({name})."
+            )
+        if found:
+            lengths[name] = found.pop()
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"Expected {what} with a label for every example; found "
+            f"{', '.join(f'{count} in {name}' for name, count in lengths.items())}. Pair them up "
+            "first."
+        )
+
+
+def _check_labels(labels: Any, what: str) -> None:
+    for leaf in keras.tree.flatten(labels):
+        kind = str(getattr(leaf, "dtype", "")).removeprefix("<dtype: '").rstrip("'>")
+        if kind.startswith(("<U", "|S", "S", "string", "str", "object")):
+            first = (
+                repr(str(np.ravel(leaf)[0])) if isinstance(leaf, np.ndarray) and leaf.size else kind
+            )
+            raise ValueError(
+                f"Expected numbers as labels of the {what}; found names ({first}). Number them "
+                "first: names, y = np.unique(y, return_inverse=True)."
+            )
+
+
+def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
+    """One array for a model with one input: has it the shape that the model expects?"""
+    net, leaves = functional(model), keras.tree.flatten(x)
+    if net is None or len(net.inputs) != 1 or len(leaves) != 1:
+        return
+    expected, found = tuple(net.inputs[0].shape), _shape(leaves[0])
+    if found is None or _fits(found, expected):
+        return
+    if batches and _fits((None, *found), expected):
+        raise ValueError(_unbatched(what))
+    shape = f"{found[1:]}" if len(found) > 1 else "one number"
+    advice = "Resize or reshape them first."
+    if len(expected) == 4 and len(found) == 3:
+        advice = "Give grey pictures a channel axis, x[..., None]"
+        advice += f", repeated: np.repeat(x[..., None], {expected[-1]}, -1)."
+    elif len(expected) == len(found) == 4 and found[-1] == 1:
+        advice = f"Repeat the grey channel: np.repeat(x, {expected[-1]}, -1)."
+    raise ValueError(
+        f"Expected {what} with examples of shape {expected[1:]}, as the model has its input; found "
+        f"{shape}. {advice}"
+    )
+
+
+def _fits(found: tuple[int | None, ...], expected: tuple[int | None, ...]) -> bool:
+    """Whether Keras feeds the one to the other; it adds and drops a last axis of 1."""
+    if len(found) == len(expected) - 1 and expected[-1] == 1:
+        found = (*found, 1)
+    if len(found) == len(expected) + 1 and found[-1] == 1:
+        found = found[:-1]
+    pairs = zip(found[1:], expected[1:], strict=False)
+    return len(found) == len(expected) and all(a == b or None in (a, b) for a, b in pairs)
