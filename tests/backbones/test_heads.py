@@ -83,6 +83,27 @@ def test_classes_may_be_counted_with_numpy(tmp_path):
     assert model.output_shape == (None, 3)
 
 
+def test_a_sequential_backbone_takes_a_head_and_is_frozen_as_any_other(tmp_path):
+    parts = [keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.Conv2D(6, 3)]
+    model = tlk.add_head(keras.Sequential(parts), 3)
+    assert tlk.freeze(model, tlk.policies.head_only()).blocks == ["head"]
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert len(again.trainable_variables) == len(model.trainable_variables) == 2
+
+
+def test_a_list_of_inputs_stays_a_list():
+    a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
+    x = keras.layers.Dense(3)(keras.layers.Concatenate()([a, b]))
+    model = tlk.add_head(keras.Model([a, b], x), 3)
+    assert model.predict([np.ones((2, 4)), np.ones((2, 2))], verbose=0).shape == (2, 3)
+
+
+def test_a_backbone_that_does_not_know_its_inputs_is_refused():
+    with pytest.raises(ValueError, match=r"Begin it with keras.Input"):
+        tlk.add_head(keras.Sequential([keras.layers.Dense(3)]), 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -263,13 +263,62 @@ def test_only_the_outermost_head_is_head():
     assert blocks[-1].params == 3 * 2 + 2
 
 
+def image_and(branch, shape=(8,), order=1):
+    """An image through a nested backbone, joined by what `branch` makes of a second input."""
+    image, other = keras.Input((32, 32, 3), name="image"), keras.Input(shape, name="other")
+    joined = [layers.GlobalAveragePooling2D()(residual_net()(image)), branch(other)][::order]
+    x = layers.Dense(4, name="fusion")(layers.Concatenate()(joined))
+    return keras.Model({"image": image, "other": other}, layers.Dense(2, name="out")(x))
+
+
+def table(other):
+    return layers.Dense(4, name="table1")(layers.Dense(8, name="table0")(other))
+
+
+def nested_table(other):
+    return keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8, name="table0"), layers.Dense(4, name="table1")]
+    )(other)
+
+
+@pytest.mark.parametrize("branch", [table, nested_table])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_branch_beside_the_nested_backbone_and_their_fusion_are_head(branch, order):
+    model = image_and(branch, order=order)
+    blocks = find_blocks(model)
+    names = [layer.name for layer in blocks["head"].layers]
+    assert names == ["table0", "table1", "fusion", "out"]
+    assert [b.name for b in blocks][:-1] == find_blocks(residual_net()).names
+
+
 def test_a_second_tower_is_no_head():
-    a, b = keras.Input((32, 32, 3)), keras.Input((8,))
-    image = layers.GlobalAveragePooling2D()(residual_net()(a))
-    words = layers.Dense(4, name="words")(layers.Dense(8)(b))
-    blocks = find_blocks(keras.Model([a, b], layers.Dense(2)(layers.Add()([image, words]))))
-    assert [layer.name for layer in blocks[-2].layers][-1] == "words"
-    assert blocks["head"].params == 4 * 2 + 2
+    def words(tokens):
+        ids = keras.Input((5,))
+        x = layers.GlobalAveragePooling1D()(layers.Embedding(9, 4, name="words")(ids))
+        return keras.Model(ids, layers.Dense(4)(x), name="tower")(tokens)
+
+    blocks = find_blocks(image_and(words, (5,)))
+    assert [layer.name for layer in blocks["head"].layers] == ["fusion", "out"]
+    assert any(layer.name == "words" for block in blocks[:-1] for layer in block.layers)
+
+
+def test_the_head_of_a_subclassed_model_is_all_but_its_backbone():
+    class Joined(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = layers.Dense(4, name="table")
+            self.backbone = residual_net()
+            self.out = layers.Dense(2, name="out")
+
+        def call(self, inputs):
+            image, other = inputs
+            pooled = keras.ops.mean(self.backbone(image), (1, 2))
+            return self.out(keras.ops.concatenate([pooled, self.table(other)], -1))
+
+    model = Joined()
+    model((np.zeros((1, 32, 32, 3)), np.zeros((1, 8))))
+    blocks = find_blocks(model)
+    assert [layer.name for layer in blocks["head"].layers] == ["table", "out"]
 
 
 def test_a_small_nested_part_is_no_backbone():

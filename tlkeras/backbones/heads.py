@@ -37,7 +37,8 @@ def add_head(
 
     Raises:
         ValueError: an argument out of range, several outputs and none chosen, an output that
-            cannot be pooled, or a backbone that still has its own classifier.
+            cannot be pooled, a backbone that still has its own classifier, or one that does not
+            know its inputs.
 
     Source: section 1.5: the backbone is reused, the head is always replaced.
 
@@ -55,13 +56,25 @@ def add_head(
     _refuse_classifier(backbone)
     inputs = keras.tree.map_structure(
         lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name),
-        backbone.input,
+        _inputs(backbone),
     )
     features = _choose(backbone(inputs), output, backbone.name)
     x = _pool(features, pooling)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     x = keras.layers.Dense(int(classes), activation, dtype="float32", name=name)(x)
     return keras.Model(inputs, x, name=f"{backbone.name}_{name}")
+
+
+def _inputs(backbone: keras.Model) -> Any:
+    """The tensors the backbone takes, in the structure in which it takes them."""
+    inputs = getattr(backbone, "inputs", None)
+    if not inputs:
+        raise ValueError(
+            f"Expected a backbone that knows the shape of its inputs; {backbone.name} does not. "
+            "Begin it with keras.Input(...), or make a functional model of it: "
+            "keras.Model(x, backbone(x)) with x = keras.Input(...)."
+        )
+    return inputs[0] if isinstance(backbone, keras.Sequential) else backbone.input
 
 
 def _choose(outputs: Any, wanted: str | None, name: str) -> keras.KerasTensor:

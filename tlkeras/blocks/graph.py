@@ -97,13 +97,47 @@ class Graph:
             inputs.append(self._add(tensor, shape, net))
         self.inputs = set(inputs)
         self.outputs = set(self._walk(net, inputs))
+        # What runs beside the network and does not make it wide: inputs read later, and masks.
+        masks = {id(mask_of(tensor)) for tensor in self.tensors}
+        self.beside = self.inputs | {k for k, t in enumerate(self.tensors) if id(t) in masks}
+        self._look()
+
+    def _look(self) -> None:
+        """All that depends on the order of the steps."""
         self.spans.sort(key=lambda span: (span[1], -span[2]))
         self.owners = [owners(step.op) for step in self.steps]
         self.attends = [attends(step.op) for step in self.steps]
         self.live = self._live()
-        # What runs beside the network and does not make it wide: inputs read later, and masks.
-        masks = {id(mask_of(tensor)) for tensor in self.tensors}
-        self.beside = self.inputs | {k for k, t in enumerate(self.tensors) if id(t) in masks}
+
+    def before(self, steps: Collection[int]) -> set[int]:
+        """These steps, and all whose outputs they need."""
+        found, wanted = set(steps), {key for i in steps for key in self.steps[i].reads}
+        for i in reversed(range(len(self.steps))):
+            if i in found or wanted.intersection(self.steps[i].writes):
+                found.add(i)
+                wanted.update(self.steps[i].reads)
+        return found
+
+    def after(self, steps: Collection[int]) -> set[int]:
+        """All steps that need the outputs of these, but for these themselves."""
+        found, known = set[int](), {key for i in steps for key in self.steps[i].writes}
+        for i, step in enumerate(self.steps):
+            if i not in steps and known.intersection(step.reads):
+                found.add(i)
+                known.update(step.writes)
+        return found
+
+    def put_first(self, chosen: set[int]) -> None:
+        """Moves the steps `chosen`, and all that they need, before the others."""
+        order = sorted(range(len(self.steps)), key=lambda i: i not in chosen)
+        place = {old: new for new, old in enumerate(order)}
+        self.steps = [self.steps[i] for i in order]
+        self.made = [
+            made if key in self.inputs else place[made] for key, made in enumerate(self.made)
+        ]
+        spans = [(net, [place[i] for i in range(a, b + 1)]) for net, a, b in self.spans]
+        self.spans = [(net, min(at), max(at)) for net, at in spans if at]
+        self._look()
 
     def _add(self, tensor: keras.KerasTensor, shape: Shape, net: keras.Model) -> int:
         self.tensors.append(tensor)

@@ -50,37 +50,61 @@ def find_parts(model: keras.Model) -> tuple[list[Part], int | None]:
     parts, head = [], None
     if net:
         flow = graph.Graph(net)
-        end = _backbone_end(flow)
+        end = _backbone_first(flow)
         parts = _from_graph(flow, whole, end)
         head = next((i + 1 for i, part in enumerate(parts) if part.end == end), None)
     else:
-        parts = [Part([owner]) for owner in graph.own(model)]
-        for child in internals.children(model):
+        layers = internals.children(model)
+        big = [x for x in layers if isinstance(x, keras.Model) and 2 * len(graph.owners(x)) > whole]
+        for child in big:
             parts += _from_layer(child, whole)
-            if isinstance(child, keras.Model) and 2 * len(graph.owners(child)) > whole:
-                head = len(parts)
+        head = len(parts) or None  # the rest lies outside, whenever it was made
+        parts += [Part([owner]) for owner in graph.own(model)]
+        for child in layers:
+            parts += [] if child in big else _from_layer(child, whole)
     _share(model, parts)
     return parts, head if head and any(part.learns for part in parts[head:]) else None
 
 
-def _backbone_end(flow: graph.Graph) -> int | None:
-    """The last step of the nested backbone, None where there is none with a head after it.
+def _backbone_first(flow: graph.Graph) -> int | None:
+    """Puts the steps of the nested backbone first, with all that they read; the last of them, or
+    None where there is no such backbone, or nothing that learns after it.
 
-    That is a nested model with most of the layers or most of the parameters, from whose tensors
-    alone everything after it is computed.
+    That is a nested model with most of the layers or most of the parameters. A branch that joins
+    it later (a table beside an image) is none of it; another nested model beside it is a tower, and
+    no head, if it takes images, sequences or tokens.
     """
     held = [dict(map(_sized, step)) for step in flow.owners]
     sizes = {key: size for step in held for key, size in step.items()}
-    for _, first, last in flow.spans:
+    for net, first, last in flow.spans:
         inside = {key for step in held[first : last + 1] for key in step}
         most = 2 * len(inside) > len(sizes) or 2 * sum(sizes[key] for key in inside) > sum(
             sizes.values()
         )
-        alone = all(flow.made[key] >= first and key not in flow.inputs for key in flow.live[last])
-        after = [layer for step in flow.owners[last + 1 :] for layer, _ in step]
-        if most and alone and any(graph.learns(x) and id(x) not in inside for x in after):
-            return last
+        if not most:
+            continue
+        after = flow.after(range(first, last + 1))
+        base = set[int]()
+        for other, a, b in flow.spans:
+            tower = not after & set(range(a, b + 1)) and _is_tower(flow, a, b)
+            if other is net or tower:
+                base |= flow.before(range(a, b + 1))
+        rest = [layer for i in sorted(after - base) for layer, _ in flow.owners[i]]
+        if any(graph.learns(x) and id(x) not in inside for x in rest):
+            flow.put_first(base)
+            return len(base) - 1
     return None
+
+
+def _is_tower(flow: graph.Graph, first: int, last: int) -> bool:
+    """Whether these steps look at images, sequences or tokens, not at a vector of numbers."""
+    layers = [layer for held in flow.owners[first : last + 1] for layer, _ in held]
+    return any(
+        isinstance(layer, keras.layers.Embedding)
+        or graph.attends(layer)
+        or any(len(weight.shape) > 2 for weight in internals.trainable_kind(layer))
+        for layer in layers
+    )
 
 
 def _sized(owner: graph.Owner) -> tuple[int, int]:
