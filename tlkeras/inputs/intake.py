@@ -42,11 +42,11 @@ def taken(
     parts = _parts(model, example, what)
     if batches and any(_shape(leaf) == () for leaf in keras.tree.flatten(parts)):
         raise ValueError(_unbatched(what))
-    _check_lengths(parts, what)
     if not preprocesses(model):
-        if len(parts) > 1:
-            _check_labels(parts[1], what)
         _check_inputs(model, parts[0], what, batches)
+    _check_lengths(parts, what)
+    if len(parts) > 1 and not preprocesses(model):
+        _check_labels(parts[1], what)
     return data
 
 
@@ -208,8 +208,14 @@ def _check_labels(labels: Any, what: str) -> None:
 
 
 def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
-    """One array for a model with one input: has it the shape that the model expects?"""
+    """As many arrays as inputs; of one input the shape, too."""
     net, leaves = functional(model), keras.tree.flatten(x)
+    if net is not None and isinstance(x, tuple | list) and len(leaves) != len(net.inputs):
+        raise ValueError(
+            f"Expected {len(net.inputs)} input(s) in {what}, as the model has, for a list stands "
+            f"for several inputs; found {len(leaves)}. Make one array of many examples: "
+            "np.stack(x)."
+        )
     if net is None or len(net.inputs) != 1 or len(leaves) != 1:
         return
     expected, found = tuple(net.inputs[0].shape), _shape(leaves[0])
