@@ -47,6 +47,25 @@ def test_a_saved_learning_rate_per_block_loads_with_tlkeras_imported(fresh):
     assert "stem x 0.1" in fresh[2]
 
 
+FIRST = {
+    "tlkeras, then keras": "import tlkeras, keras",
+    "one of ours that imports keras": "import tlkeras as tlk; tlk.find_blocks; import keras",
+}
+
+
+@pytest.mark.parametrize("start", FIRST.values(), ids=FIRST)
+def test_it_loads_whatever_was_imported_first(start, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    optimizer = tlk.optimizers.discriminative(keras.optimizers.SGD(), model, {"*": 0.5})
+    model.compile(optimizer, "mse")
+    model.save(tmp_path / "model.keras")
+    code = f"{start}, sys; print(type(keras.models.load_model(sys.argv[1]).optimizer).__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "model.keras"], capture_output=True, text=True
+    )
+    assert done.stdout == "DiscriminativeSGD\n", done.stderr
+
+
 def test_any_module_can_be_imported_first(fresh):
     assert fresh[-1] == "each module was imported first"
 

@@ -13,7 +13,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tlkeras.utils import quiet
+from tlkeras.utils import afterwards, quiet
 
 __version__ = "0.2.0"
 
@@ -69,21 +69,23 @@ quiet.install()
 
 def _register() -> None:
     """Makes the optimizers known to `keras.models.load_model`, which imports none by itself."""
-    if "keras" in sys.modules:
+    try:
         importlib.import_module("tlkeras.optimizers")
+    except ImportError:  # a module of ours imports Keras just now, and they need that module
+        if "tlkeras.optimizers" in sys.modules:
+            raise
 
 
-_register()
+afterwards.after_import("keras", _register)
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        _register()
-    if name in _MODULES:
-        return importlib.import_module(f"tlkeras.{_MODULES[name]}")
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'tlkeras' has no attribute {name!r}; it has {__all__}")
-    return getattr(importlib.import_module(f"tlkeras.{_HOME[name]}"), name)
+    module = importlib.import_module(f"tlkeras.{_MODULES.get(name) or _HOME[name]}")
+    if "keras" in sys.modules:
+        _register()
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:
