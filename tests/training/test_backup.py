@@ -1,5 +1,7 @@
 """A killed training goes on where it was, and ends where the uninterrupted one ends."""
 
+import errno
+import functools
 import json
 import os
 import signal
@@ -15,8 +17,9 @@ from small import easy_data, small_backbone, with_head
 
 from tlkeras.freezing import policies
 from tlkeras.plans.plan import Stage
-from tlkeras.training.backup import difference
+from tlkeras.training.backup import difference, known
 from tlkeras.training.fit import fit_stages
+from tlkeras.utils.lock import lock
 
 CHILD = Path(__file__).with_name("interrupted.py")
 PLAN = [
@@ -171,9 +174,123 @@ def test_another_model_is_refused(tmp_path):
         train(tmp_path, model=wider)
 
 
-def test_a_file_that_is_no_backup_is_refused(tmp_path):
-    (tmp_path / "backup.npz").write_bytes(b"not a zip file")
+@pytest.fixture(scope="module")
+def half_done(tmp_path_factory):
+    """A backup of a training that died in its third epoch."""
+    folder = tmp_path_factory.mktemp("half")
+    with pytest.raises(OSError):
+        train(folder, die_at=3)
+    return (folder / "backup.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"not a zip file",
+        lambda whole: b"",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:-1],
+        lambda whole: whole[:3000] + bytes([whole[3000] ^ 255]) + whole[3001:],
+        lambda whole: b"\0" * len(whole),
+    ],
+    ids=["text", "empty", "half", "all but one", "one changed", "zeros"],
+)
+def test_a_file_that_is_no_backup_is_refused(tmp_path, damage, half_done):
+    (tmp_path / "backup.npz").write_bytes(damage(half_done))
+    with pytest.raises(ValueError, match=r"backup.npz is no backup that can be read.*Remove it"):
+        train(tmp_path)
+
+
+def test_a_whole_file_of_other_things_is_refused(tmp_path):
+    np.savez(tmp_path / "backup.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match=r"no backup that can be read.*Remove it"):
+        train(tmp_path)
+
+
+def test_a_second_writer_is_refused_while_the_first_is_at_work(tmp_path):
+    busy = pytest.raises(ValueError, match="Another training is writing its backup to")
+    with lock(tmp_path / "backup.lock"), busy:
+        train(tmp_path)
+    short = [PLAN[0].replace(epochs=1)]
+    train(tmp_path, plan=short)
+
+    class Intrude(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            train(tmp_path, plan=short)
+
+    with pytest.raises(ValueError, match="Wait for it to end or stop it"):
+        fit_stages(fresh(), [PLAN[0]], easy_data(45), easy_data(12, seed=1),
+                   backup_dir=tmp_path, callbacks=[Intrude()], seed=1, verbose=0)  # fmt: skip
+
+
+def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path, monkeypatch):
+    save, tries = np.savez, []
+
+    def full(file, **arrays):
+        tries.append(file)
+        if len(tries) == 1:
+            return save(file, **arrays)
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.warns(RuntimeWarning, match="No room for a backup") as said:
+        whole, run = train(tmp_path, cache=False)
+    assert len(run.history["epoch"]) == 6 == len(tries)
+    assert len([w for w in said if "No room" in str(w.message)]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.lock", "backup.npz"]
+    monkeypatch.undo()
+    again, run = train(tmp_path, cache=False)  # from the one that was whole
+    assert difference_of(whole, again) < 1e-6
+
+
+@pytest.mark.parametrize("cache", ["auto", False])
+def test_a_finished_run_is_extended_by_epochs_and_stages(tmp_path, cache):
+    short = [PLAN[0], PLAN[1].replace(epochs=1)]
+    longer = [*PLAN, Stage("more", policies.last_blocks(2), learning_rate=1e-3, epochs=1)]
+    train(tmp_path, plan=short, cache=cache)
+    extended, run = train(tmp_path, plan=longer, cache=cache)
+    whole, expected = train(tmp_path / "whole", plan=longer, cache=cache)
+    assert difference_of(whole, extended) < 1e-6
+    np.testing.assert_allclose(run.history["loss"], expected.history["loss"], rtol=1e-4)
+    for plan in (short, [PLAN[0].replace(epochs=4), *longer[1:]], [longer[0], *longer[2:]]):
+        with pytest.raises(ValueError, match="of another training: plan, stages"):
+            train(tmp_path, plan=plan, cache=cache)
+
+
+class Focal(keras.losses.Loss):
+    def __init__(self, gamma):
+        super().__init__()
+        self.gamma = gamma
+
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_pred), -1) * self.gamma
+
+
+def scaled(factor):
+    return lambda y_true, y_pred: keras.ops.mean(y_pred, -1) * factor
+
+
+def test_a_loss_is_known_by_what_it_is_and_how_it_was_made():
+    smooth = keras.losses.CategoricalCrossentropy
+    makers = [
+        lambda: Focal(1.0), lambda: Focal(2.0), lambda: scaled(1), lambda: scaled(2),
+        lambda: smooth(), lambda: smooth(from_logits=True), lambda: smooth(label_smoothing=0.1),
+        lambda: "mse", lambda: ["mse", "mae"], lambda: {"a": "mse"},
+        lambda: functools.partial(scaled(1), 2), lambda: keras.metrics.AUC(num_thresholds=7),
+        lambda: keras.metrics.AUC(num_thresholds=8),
+    ]  # fmt: skip
+    found = [json.dumps(known(make())) for make in makers]
+    assert len(set(found)) == len(makers)
+    assert found == [json.dumps(known(make())) for make in makers]
+
+
+def test_other_metrics_or_libraries_are_refused(tmp_path, half_done, monkeypatch):
+    (tmp_path / "backup.npz").write_bytes(half_done)
+    with pytest.raises(ValueError, match="another training: metrics"):
+        train(tmp_path, metrics=["accuracy", keras.metrics.SparseCategoricalAccuracy()])
+    monkeypatch.setattr(keras, "__version__", "3.0.0")
+    with pytest.raises(ValueError, match=r"versions, keras was .* and is now \"3.0.0\""):
         train(tmp_path)
 
 

@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 
 from tlkeras.tasks.contents import SPLITS, Contents
 from tlkeras.utils import paths
-from tlkeras.utils.downloads import lock
+from tlkeras.utils.lock import lock
 
 
 def names() -> list[str]:

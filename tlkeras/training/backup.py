@@ -4,12 +4,18 @@ The file is written under another name and then renamed: whenever the process di
 whole. It holds numbers and JSON, no pickle.
 """
 
+import contextlib
+import errno
+import functools
 import hashlib
 import itertools
 import json
 import os
 import random
 import re
+import types
+import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +26,78 @@ from tlkeras.blocks import internals
 from tlkeras.inputs import reading
 from tlkeras.training.stage_monitor import values
 from tlkeras.utils import processes
+from tlkeras.utils.lock import lock
 
 FILE = "backup.npz"
+ALONE = "weights that the plan leaves alone"
 
 
 class Backup:
-    """Reads and writes the backup in a folder.
+    """Reads and writes the backup in a folder, which is its own until `close`.
 
     Args:
         folder: made if missing.
         identity: what must be the same for training to go on: JSON, a name for each part.
 
     Raises:
-        ValueError: the backup there is of other work; says what differs.
+        ValueError: another process is at work there, or the backup there is damaged, or of other
+            work; says what differs.
     """
 
     def __init__(self, folder: str | os.PathLike, identity: dict[str, Any]):
         self.path = Path(folder) / FILE
         self.identity = json.loads(json.dumps(identity))
+        self._held = contextlib.ExitStack()
+        self._holds = self._warned = False
+
+    def close(self) -> None:
+        """Lets another process work there."""
+        self._held.close()
+        self._holds = False
+
+    def _hold(self) -> None:
+        """Keeps other processes out. Of several workers the first alone does."""
+        if self._holds or processes.index():
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._held.enter_context(lock(self.path.with_suffix(".lock"), wait=False))
+        except BlockingIOError as error:
+            raise ValueError(
+                f"Another training is writing its backup to {self.path.parent} now. Wait for it "
+                "to end or stop it, or give another backup_dir."
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            warnings.warn(
+                f"{self.path.parent} is on a file system without locks: see to it that no other "
+                "training has the same backup_dir.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._holds = True
 
     def load(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         """The state as it was saved: (JSON, arrays by name); None if there is none."""
+        self._hold()
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
+            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             state = json.loads(str(arrays.pop("state")))
-        except (OSError, ValueError, KeyError) as error:
+            old = state["identity"]
+        except Exception as error:  # whatever NumPy, zipfile, zlib and JSON raise at odd bytes
             raise ValueError(
-                f"{self.path} is no backup that can be read ({error}). Remove it to start anew."
+                f"{self.path} is no backup that can be read ({error}): it is damaged, cut short "
+                "or another file. Remove it to start anew, or put a whole "
+                "copy of it in its place."
             ) from error
-        different = difference(state["identity"], self.identity)
+        learned = state.get("learned", [])
+        different = difference(
+            _comparable(old, old, learned), _comparable(self.identity, old, learned)
+        )
         if different:
             raise ValueError(
                 f"The backup in {self.path.parent} is of another training: {different}. Go back "
@@ -60,18 +106,56 @@ class Backup:
         return state, arrays
 
     def save(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Replaces the backup, all at once. Of several workers the first alone writes."""
+        """Replaces the backup, all at once. Of several workers the first alone writes.
+
+        The one before it stays until this one is on the disk. A full disk is warned of, once.
+        """
         if processes.index():
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = json.dumps(state | {"identity": self.identity})
+        self._hold()
         unfinished = self.path.with_suffix(".tmp")
-        with open(unfinished, "wb") as file:
+        try:
+            self._write(unfinished, json.dumps(state | {"identity": self.identity}), arrays)
+            os.replace(unfinished, self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"No room for a backup in {self.path.parent} ({error}). Training goes on; "
+                    "until there is room, what it would go on from after a crash is the last "
+                    "backup that was whole.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    @staticmethod
+    def _write(path: Path, state: str, arrays: dict[str, np.ndarray]) -> None:
+        with open(path, "wb") as file:
             stored: dict[str, Any] = {name: _native(array) for name, array in arrays.items()}
-            np.savez(file, state=np.array(whole), **stored)
+            np.savez(file, state=np.array(state), **stored)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, self.path)
+
+
+def _comparable(known: dict[str, Any], old: dict[str, Any], learned: list[int]) -> dict[str, Any]:
+    """What of an identity counts for a training that was saved under the identity `old`.
+
+    Weights count where its plan left them alone: but for the blocks numbered in `learned`. Its
+    plan may have grown since, by stages, or by epochs in what was the last one.
+    """
+    if ALONE not in old or ALONE not in known:
+        return known
+    alone = [d for number, d in enumerate(known[ALONE]) if number not in learned]
+    stages, before = known["plan"]["stages"], old["plan"]["stages"]
+    stages = stages[: len(before)]
+    if len(stages) == len(before) and stages[-1]["epochs"] >= before[-1]["epochs"]:
+        stages = [*stages[:-1], stages[-1] | {"epochs": before[-1]["epochs"]}]
+    plan = known["plan"] | {"stages": stages}
+    return known | {"plan": plan, ALONE: digest_of("".join(alone).encode())}
 
 
 def _native(array: np.ndarray) -> np.ndarray:
@@ -142,9 +226,13 @@ def _shapes(arrays: list[np.ndarray]) -> list:
 
 def digest(weights: list[np.ndarray]) -> str:
     """A fingerprint of weights."""
+    return digest_of(*(weight.tobytes() for weight in weights))
+
+
+def digest_of(*parts: bytes) -> str:
     found = hashlib.sha256()
-    for weight in weights:
-        found.update(weight.tobytes())
+    for part in parts:
+        found.update(part)
     return found.hexdigest()[:16]
 
 
@@ -183,20 +271,72 @@ def state_of(model: keras.Model) -> list:
 
 
 def identity(runner: Any) -> dict[str, Any]:
-    """What must be the same for a training to go on from a"""
-    loss = runner.objective["loss"]
+    """What must be the same for a training to go on from a backup."""
     plan = runner.plan.to_dict()
     for stage in plan["stages"]:
         stage["augment"] = unnumbered(stage["augment"])
+    objective = {name: known(part) for name, part in runner.objective.items()}
     return {
         "plan": plan,
         "model": unnumbered([[w.path, w.dtype, *w.shape] for w in runner.model.weights]),
-        "weights that the plan leaves alone": digest(values(runner.never_learning())),
+        ALONE: [digest(values(block.weights)) for block in runner.blocks],
         "data": describe(runner.data),
         "validation data": describe(runner.validation),
         "batch size": runner.batch_size,
-        "seed": runner.seed if runner.asked_seed else None,
+        "seed": runner.seed if runner.asked_seed is not None else None,
         "class weight": {str(k): v for k, v in (runner.class_weight or {}).items()},
         "optimizer": unnumbered(keras.saving.serialize_keras_object(runner.pattern)),
-        "loss": loss if isinstance(loss, str) else getattr(loss, "name", str(type(loss))),
+        **objective,
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that a training's numbers depend on."""
+    backend = keras.backend.backend()
+    found = {"keras": keras.__version__, "backend": backend}
+    for name in (backend, "numpy", "tlkeras"):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # tensorflow-cpu, for one
+            found[name] = metadata.version(name)
+    return found
+
+
+def known(thing: Any, deep: int = 9) -> Any:
+    """A loss or metrics as JSON: what they are and how they were made, not their names alone."""
+    if thing is None or isinstance(thing, int | float | str):
+        return unnumbered(thing)
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)
+    if deep == 0:
+        return name
+    part = functools.partial(known, deep=deep - 1)
+    if isinstance(thing, dict):
+        return {str(key): part(value) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [part(value) for value in thing]
+    if isinstance(thing, np.ndarray | np.generic):
+        return [str(thing.dtype), list(thing.shape), digest_of(thing.tobytes())]
+    if isinstance(thing, functools.partial):
+        return ["partial", part(thing.func), part(thing.args), part(thing.keywords)]
+    if isinstance(thing, types.MethodType):
+        return [name, part(thing.__self__)]
+    if isinstance(thing, types.FunctionType):
+        enclosed = [cell.cell_contents for cell in thing.__closure__ or ()]
+        return [name, _code(thing.__code__), part(thing.__defaults__), part(enclosed)]
+    if isinstance(thing, type) or not hasattr(thing, "get_config"):
+        return name
+    told = int | float | str | tuple | types.FunctionType | None
+    own = {k: v for k, v in vars(thing).items() if k[0] != "_" and isinstance(v, told)}
+    try:
+        config = part(thing.get_config())
+    except (NotImplementedError, TypeError, ValueError):
+        config = None
+    return [name, config, part(own) if isinstance(thing, keras.Loss) else None]
+
+
+def _code(code: types.CodeType) -> str:
+    parts = [
+        _code(c) if isinstance(c, types.CodeType)
+        else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
+        for c in code.co_consts
+    ]  # fmt: skip
+    return digest_of(code.co_code, repr((parts, code.co_names)).encode())

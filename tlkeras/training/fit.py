@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import keras
@@ -71,7 +72,8 @@ def fit_stages(
             False: never. A FeatureCache shares outputs between calls.
         backup_dir: a folder of this training's own. After every epoch the state is written
             there, and calling this again with the same arguments goes on from it, also when the
-            process was killed. Data must come in the same order each time they are made: arrays
+            process was killed. The plan may have grown: more epochs in its last stage, more
+            stages after it. Data must come in the same order each time they are made: arrays
             do, and datasets shuffled with a seed.
         callbacks: they see one `fit`: epochs count on over the stages, and training begins and
             ends once. EarlyStopping and ReduceLROnPlateau begin anew with each stage, and end
@@ -133,12 +135,12 @@ def fit_stages(
         (steps_per_epoch, validation_steps),
     )  # fmt: skip
     known = identity(runner) if several or backup_dir is not None else {}
-    if backup_dir is not None:
-        runner.open(Backup(backup_dir, known))
-    if several:
-        together.agree(runner, known)
     run = Run(model, plan)
-    with together.explained():
+    with closing(runner), together.explained():
+        if backup_dir is not None:
+            runner.open(Backup(backup_dir, known))
+        if several:
+            together.agree(runner, known)
         runner.resume()
         for number, stage in enumerate(plan.stages):
             runner.train(number, run)

@@ -13,6 +13,7 @@ from tlkeras.features.frozen_part import NotExact
 from tlkeras.features.store import FeatureCache
 from tlkeras.freezing.flags import Learning, freeze
 from tlkeras.inputs import intake, order, reading, shares
+from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import backup, one_run
 from tlkeras.training.run import Run
@@ -212,6 +213,7 @@ class Runner:
             stage.epochs, monitor.epochs, callbacks,
             each_batch=any(map(cached_fit.sees_batches, self.callbacks)),
         )  # fmt: skip
+        monitor.cache = ready.note  # it may have switched itself off
 
     def _check_cacheable(self) -> None:
         """Raises NotExact where the caller wants what a cached stage does not do."""
@@ -232,25 +234,36 @@ class Runner:
     def open(self, where: backup.Backup) -> None:
         """Saves there from now on, and reads what is there."""
         one_run.refuse([one.callback for one in self.callbacks], backup=True)
-        self.backup, self.saved = where, where.load()
+        self.backup = where
+        self.saved = where.load()
+
+    def close(self) -> None:
+        """Lets go of the backup."""
+        if self.backup:
+            self.backup.close()
 
     def resume(self) -> None:
         """Goes on from what was read."""
         if self.saved:
             state, arrays = self.saved
             self.finished, self.seed = state["finished"], state["seed"]
-            backup.assign(self._saved_weights(), arrays, "weight")
+            stages = len(state["identity"]["plan"]["stages"])  # there may be more now
+            backup.assign(self._saved_weights(state["learned"], stages), arrays, "weight")
             epochs = sum(len(past["logs"]) for past in [*self.finished, state["monitor"]])
             reading.reopen(self.data, 2 * epochs)  # `fit` opens them twice an epoch
 
     def save(self, monitor: StageMonitor, where: backup.Backup) -> None:
         """Writes the state after an epoch."""
-        arrays = backup.named("weight", values(self._saved_weights()))
+        names = set().union(*self.learning)
+        learned = [number for number, block in enumerate(self.blocks) if block.name in names]
+        saved = self._saved_weights(learned, len(self.plan.stages))
+        arrays = backup.named("weight", values(saved))
         arrays |= backup.named("optimizer", values(self.model.optimizer.variables))
-        if monitor.best_epoch != monitor.epochs:
+        if monitor.best_epoch != monitor.epochs or averages(self.model.optimizer):
             arrays |= backup.named("best", monitor.weights)
         state = {
             "finished": self.finished,
+            "learned": learned,
             "monitor": monitor.state(),
             "seed": self.seed,
             "random": backup.random_state(),
@@ -268,16 +281,18 @@ class Runner:
         monitor.restore(state["monitor"], best or values(monitor.changing))
         backup.set_random_state(state["random"])
 
-    def _saved_weights(self) -> list:
-        """All that the plan may change, and what augmentation draws its numbers from."""
-        never = {id(weight) for weight in self.never_learning()}
-        layers = [s.augment for s in self.plan.stages if isinstance(s.augment, keras.Layer)]
+    def _saved_weights(self, learned: list[int], stages: int) -> list:
+        """All that a plan changes, and what its augmentation draws its numbers from.
+
+        Args:
+            learned: numbers of the blocks that learn in it. stages: how many it has of ours.
+        """
+        blocks = [block for number, block in enumerate(self.blocks) if number not in learned]
+        never = {id(weight) for block in blocks for weight in block.weights}
+        augments = [stage.augment for stage in self.plan.stages[:stages]]
+        layers = [augment for augment in augments if isinstance(augment, keras.Layer)]
         seeds = [variable for layer in layers for variable in layer.variables]
         return [w for w in backup.state_of(self.model) if id(w) not in never] + seeds
-
-    def never_learning(self) -> list:
-        names = set().union(*self.learning)
-        return [w for block in self.blocks if block.name not in names for w in block.weights]
 
 
 class _Saver(keras.callbacks.Callback):

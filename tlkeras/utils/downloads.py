@@ -5,11 +5,12 @@ Ours is that processes wait for one another, that only https is asked, and what 
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
+
+from tlkeras.utils.lock import lock
 
 if TYPE_CHECKING:
     import requests
@@ -91,23 +92,3 @@ def _refuse_unsafe_redirect(response: "requests.Response", **options: object) ->
     """Called by requests with every response, before it follows one elsewhere."""
     if response.is_redirect:
         refuse_unsafe(urljoin(response.url, response.headers["location"]))
-
-
-@contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Holds the file for this process alone; the system lets go of it when the process ends."""
-    with path.open("w") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            while True:
-                try:
-                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # waits for 10 s at most
-                    break
-                except OSError:
-                    continue
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
