@@ -41,7 +41,7 @@ def first_batches(data: Any) -> list[tuple]:
         return []  # a generator: looking would use it up
     else:
         batches = itertools.islice(iter(data), BATCHES)
-    found = [keras.tree.map_structure(np.asarray, _parts(batch)) for batch in batches]
+    found = [keras.tree.map_structure(np.asarray, as_parts(batch)) for batch in batches]
     if not found or (len(found[0]) and np.size(keras.tree.flatten(found[0])[0]) == 0):
         raise ValueError("Expected at least one batch of training data; found none.")
     return found
@@ -73,10 +73,11 @@ def opened(data: Any) -> Iterator[tuple]:
     indexed = isinstance(data, keras.utils.PyDataset)
     batches = (data[i] for i in range(length(data) or 0)) if indexed else iter(data)
     for batch in batches:
-        yield keras.tree.map_structure(as_numpy, without_none(_parts(batch)))
+        yield keras.tree.map_structure(as_numpy, without_none(as_parts(batch)))
 
 
-def _parts(batch: Any) -> tuple:
+def as_parts(batch: Any) -> tuple:
+    """(x, y, ...) also where a batch is x alone."""
     return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
 
 

@@ -16,6 +16,7 @@ Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.2
 """
 
 from tlkeras.optimizers.blockwise import SUPPORTED, Discriminative, discriminative
+from tlkeras.optimizers.pattern import like
 from tlkeras.optimizers.rates import (
     LayerwiseDecay,
     block_rates,
@@ -34,6 +35,7 @@ __all__ = [
     "carry",
     "discriminative",
     "layerwise_decay",
+    "like",
     "plain",
     "rates_from_dict",
     "rates_to_dict",

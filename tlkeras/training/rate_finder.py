@@ -15,8 +15,9 @@ from tlkeras.blocks import internals
 from tlkeras.display import plots
 from tlkeras.freezing.closed import forget_open
 from tlkeras.freezing.flags import freeze
-from tlkeras.inputs import checks
+from tlkeras.inputs import checks, intake, order, reading
 from tlkeras.inputs.objective import check_loss, default_loss
+from tlkeras.optimizers import like
 from tlkeras.utils import processes
 from tlkeras.utils.tables import html_table, text_table
 
@@ -86,7 +87,7 @@ def find_learning_rate(
     data: Any,
     *,
     policy: Callable | None = None,
-    optimizer: keras.optimizers.Optimizer | None = None,
+    optimizer: keras.optimizers.Optimizer | str | None = None,
     loss: Any = None,
     lowest: float = 1e-7,
     highest: float = 1.0,
@@ -144,20 +145,28 @@ def find_learning_rate(
             f"Expected a process that is alone; found {processes.count()} joined by accelerate(). "
             "Look for the learning rate in a script of its own, in one process."
         )
+    data = intake.taken(model, data, steps=steps)
     compiled = internals.compiled_with(model)
     if loss is None:
         loss = compiled["loss"] or default_loss(model, data)
     check_loss(model, loss)
     checks.check(model, data, loss)
-    if optimizer is None and model.compiled:
-        optimizer = model.optimizer
+    if isinstance(optimizer, str):
+        optimizer = keras.optimizers.get(optimizer)
+    if optimizer is None:
+        optimizer = (model.optimizer if model.compiled else None) or keras.optimizers.AdamW()
     rates = np.geomspace(lowest, highest, steps)
     with as_found(model):
         if policy is not None:
             freeze(model, policy)
         objective = {"loss": loss, "loss_weights": compiled["loss_weights"]}
         batches = _batches(data, batch_size, seed)
-        losses = _sweep(model, batches, rates, optimizer=_like(optimizer, lowest), **objective)
+        if intake.preprocesses(model):
+            prepare = model.preprocess_samples
+            batches = (order.prepared_batch(prepare, batch) for batch in batches)
+        losses = _sweep(
+            model, batches, rates, optimizer=like(optimizer, lowest, model.variables), **objective
+        )
     rates = rates[: len(losses)]
     stopped = f"the loss diverged at {rates[-1]:.1e}" if len(losses) < steps else ""
     smooth = _smooth(losses)
@@ -199,14 +208,6 @@ class _Probe(keras.Model):
         return self.probed(inputs, training=training)
 
 
-def _like(pattern: keras.optimizers.Optimizer | None, rate: float) -> keras.optimizers.Optimizer:
-    """An optimizer like the pattern, whose rate can be set; precision is the probe's to see to."""
-    if pattern is None:
-        return keras.optimizers.AdamW(rate)
-    pattern = getattr(pattern, "inner_optimizer", pattern)
-    return type(pattern).from_config(pattern.get_config() | {"learning_rate": rate})
-
-
 def _batches(data: Any, batch_size: int, seed: int) -> Iterator[tuple]:
     """Batches without end; arrays in a new order every time round, whole batches only."""
     rng = np.random.default_rng(seed)
@@ -219,10 +220,10 @@ def _batches(data: Any, batch_size: int, seed: int) -> Iterator[tuple]:
             for start in range(0, count - size + 1, size):
                 rows = order[start : start + size]
                 yield keras.tree.map_structure(lambda array, rows=rows: array[rows], arrays)
-    for _ in itertools.count():
-        items = range(len(data)) if isinstance(data, keras.utils.PyDataset) else None
-        for batch in data if items is None else (data[i] for i in items):
-            yield keras.tree.map_structure(np.asarray, tuple(batch))
+    if isinstance(data, keras.utils.PyDataset) and intake.endless(data):
+        yield from (reading.as_parts(data[number]) for number in itertools.count())
+    while True:
+        yield from reading.opened(data)
 
 
 @contextmanager

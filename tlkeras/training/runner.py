@@ -129,8 +129,7 @@ class Runner:
 
     def _compile(self, stage: Stage) -> None:
         """Compiles with an optimizer that remembers what those of earlier stages learned."""
-        config = self.pattern.get_config() | {"learning_rate": stage.learning_rate}
-        optimizer = type(self.pattern).from_config(config)
+        optimizer = optimizers.like(self.pattern, stage.learning_rate, self.model.variables)
         rates = _rates(stage, self.pattern)
         if rates is not None or isinstance(optimizer, optimizers.SUPPORTED):
             optimizer = optimizers.discriminative(optimizer, self.model, rates)
