@@ -105,7 +105,8 @@ def test_every_applications_preprocessing_becomes_layers(name, tmp_path):
     preprocess = inspect.getmodule(getattr(keras.applications, name)).preprocess_input
     image = keras.Input((None, None, 3))
     x = images(4)
-    model = keras.Model(image, applications._as_layers(preprocess, image))
+    scaled = keras.layers.Identity()(applications._as_layers(preprocess, image))
+    model = keras.Model(image, scaled)
     np.testing.assert_allclose(model(x), preprocess(x.copy()), rtol=1e-4, atol=1e-4)
     model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)

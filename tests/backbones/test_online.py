@@ -446,8 +446,7 @@ def test_a_wrong_size_is_no_matter_of_the_network(offered):
 @pytest.fixture
 def hugging_face(server, monkeypatch, tmp_path):
     """The Hugging Face hub, played by the local server."""
-    from huggingface_hub import constants
-
+    constants = pytest.importorskip("huggingface_hub.constants")  # newer KerasHubs bring it
     address, files = server
     monkeypatch.setattr(constants, "ENDPOINT", address.rstrip("/"))
     template = address + "{repo_id}/resolve/{revision}/{filename}"
