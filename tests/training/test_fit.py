@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -248,3 +249,19 @@ def test_monitoring_a_metric_that_is_not_there_names_those_that_are(model, data)
     plan = [Stage("x", policies.head_only(), epochs=1, monitor="val_auc")]
     with pytest.raises(ValueError, match=r"'val_auc'; found .*val_accuracy"):
         fit_stages(model, plan, data, data, verbose=0)
+
+
+@pytest.mark.parametrize("mode", ["frozen", "affine"])
+def test_what_a_file_would_forget_is_said_once_at_the_end(mode, model, data):
+    stages = [Stage(name, policies.all_blocks(), epochs=1, batchnorm=mode) for name in "ab"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = fit_stages(model, stages, data, verbose=0)
+    said = [str(one.message) for one in caught if "After loading" in str(one.message)]
+    assert said == ([run.unsaved] if mode == "affine" else [])
+    assert ("batchnorm='affine'" in repr(run)) == (mode == "affine")
+
+
+def test_a_run_with_rates_says_how_its_model_loads_without_us(model, data):
+    stage = Stage("all", policies.all_blocks(), epochs=1, rates={"head": 1.0, "*": 0.1})
+    assert "compile=False" in fit_stages(model, [stage], data, verbose=0).unsaved

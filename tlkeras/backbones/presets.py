@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from tlkeras.backbones import fetching
+from tlkeras.blocks.internals import functional
 
 Size = tuple[int, int] | None  # height and width of images; None: any
 
@@ -82,7 +83,14 @@ def _scaling(name: str, converter: Any) -> keras.layers.Layer:
 def behind_an_image(
     network: keras.Model, size: Size, name: str | None = None, scaling: Callable = lambda x: x
 ) -> keras.Model:
-    """The network with an input for images of `size`, resized and scaled as it wants them."""
+    """The network with an input for images of `size`, resized and scaled as it wants them.
+
+    A graph of Keras's own layers that KerasHub would save by its arguments becomes one that Keras
+    saves layer by layer, for only so it is known after loading what was frozen.
+    """
+    plain = all(type(layer).__module__.startswith("keras.") for layer in network.layers)
+    if plain and functional(network) is not None:
+        network = keras.Model(network.input, network.output, name=network.name)
     wanted = network.input  # one tensor, perhaps in a dictionary: {"images": ...}
     image, x = image_input(size, keras.tree.flatten(wanted)[0].shape[1:3])
     x = scaling(x)

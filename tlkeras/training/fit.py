@@ -10,9 +10,10 @@ import keras
 from tlkeras.blocks.find import find_blocks
 from tlkeras.blocks.internals import compiled_with
 from tlkeras.features.store import FeatureCache
+from tlkeras.freezing.stored import remark
 from tlkeras.inputs import checks, intake
 from tlkeras.inputs.objective import check_loss, counted, default_objective
-from tlkeras.optimizers import Discriminative
+from tlkeras.optimizers import Discriminative, like
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import together
 from tlkeras.training.backup import Backup, identity
@@ -56,7 +57,8 @@ def fit_stages(
             its own `fit` takes.
         validation_data: the same; chooses the best epoch.
         optimizer: a pattern for the optimizer of every stage, which takes the stage's learning
-            rate. If None, that of a compiled model, without rates by block, or AdamW. What it
+            rate; a name or an object. Where a model of mixed_float16 needs it, its loss is
+            scaled. If None, that of a compiled model, without rates by block, or AdamW. What it
             remembers of a block (moments) goes on to the next stage.
         loss, metrics: as for `compile`. If None, those the model was compiled with; if it was
             not, cross-entropy and accuracy for class numbers, one-hot rows, several labels (rows
@@ -120,6 +122,7 @@ def fit_stages(
             f"them (steps_per_epoch); found {type(data).__name__}. Pass arrays or a PyDataset, or "
             "leave out steps_per_epoch or backup_dir."
         )
+    intake.check_class_weight(data, class_weight)
     several = processes.count() > 1
     if several:
         together.check(data, validation_data, batch_size)
@@ -148,24 +151,39 @@ def fit_stages(
                 warnings.warn(f"Stage {stage.name!r}: {run.stopped}", RuntimeWarning, stacklevel=2)
                 break
         runner.finish()
+        run.unsaved = _unsaved(run)
         runner.end()
     return run
+
+
+def _unsaved(run: Run) -> str:
+    """What a file of the model would forget; a warning, too, where frozen weights would learn."""
+    stage, learned = run.plan.stages[len(run.stages) - 1], run.stages[-1].learns.blocks
+    text = remark(run.model, stage.policy, learned, stage.batchnorm)
+    if text:
+        warnings.warn(text, UserWarning, stacklevel=3)
+    inner = getattr(run.model.optimizer, "inner_optimizer", run.model.optimizer)
+    if isinstance(inner, Discriminative):
+        text += " " * bool(text) + (
+            "Its optimizer has a rate for every block: where tlkeras is not imported, load it with "
+            "compile=False."
+        )
+    return text
 
 
 def _pattern(
     model: keras.Model, optimizer: keras.optimizers.Optimizer | str | None
 ) -> keras.optimizers.Optimizer:
     """What the optimizers of the stages are made like."""
-    if optimizer is not None:
-        return keras.optimizers.get(optimizer)
-    found = model.optimizer if model.compiled else None
-    if found is None:
-        return keras.optimizers.AdamW()
+    compiled = getattr(model, "optimizer", None) if model.compiled else None
+    found = keras.optimizers.get(optimizer or compiled or keras.optimizers.AdamW())
     inner = getattr(found, "inner_optimizer", found)  # `compile` wraps it again where it should
+    if optimizer is not None:
+        return inner
     if isinstance(inner, Discriminative):  # its rates were those of other stages
         config = inner.get_config()
         return inner.base.from_config({k: v for k, v in config.items() if k != "shares"})
-    return inner
+    return like(inner, 1e-3, model.variables)  # the stages have rates of their own
 
 
 def _running(model: keras.Model, jit_compile: bool | str) -> dict[str, Any]:
@@ -181,12 +199,15 @@ def _running(model: keras.Model, jit_compile: bool | str) -> dict[str, Any]:
 
 def _objective(model: keras.Model, loss: Any, metrics: Any, data: Any) -> dict[str, Any]:
     """What to compile every stage with, besides the optimizer."""
+    found = {"loss": loss, "metrics": metrics}
     if loss is None and model.compiled:
         found = compiled_with(model) | ({"metrics": metrics} if metrics else {})
-    elif loss is None:
-        loss, fitting = default_objective(model, data)
-        found = {"loss": loss, "metrics": fitting if metrics is None else metrics}
-    else:
-        found = {"loss": loss, "metrics": metrics}
+    if found["loss"] is None:
+        try:
+            loss, fitting = default_objective(model, data)
+            found |= {"loss": loss, "metrics": fitting if metrics is None else metrics}
+        except ValueError:
+            if not intake.learns_alone(model):
+                raise
     check_loss(model, found["loss"])
     return found | {"metrics": counted(model, found["loss"], found["metrics"])}

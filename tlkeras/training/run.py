@@ -57,6 +57,7 @@ class Run:
         stages: results, in order; fewer than planned if a stage diverged or was interrupted.
         history: a list a column, one value an epoch: "stage", "epoch" (counted over the whole
             run, from 1), and every metric.
+        unsaved: what a file of the model would forget, with the call that puts it back, or "".
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
     >>> y = np.arange(48) % 3  # brighter images in the higher classes
@@ -72,6 +73,7 @@ class Run:
     plan: Plan
     stages: list[StageResult] = field(default_factory=list)
     history: dict[str, list] = field(default_factory=dict)
+    unsaved: str = ""
 
     @property
     def seconds(self) -> float:
@@ -138,11 +140,14 @@ class Run:
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        return text_table(*self._rows()) + (f"\n{self.worse}" if self.worse else "")
+        return "\n".join([text_table(*self._rows()), *self._said()])
 
     def _repr_html_(self) -> str:
-        said = f"<p>{html.escape(self.worse)}</p>" if self.worse else ""
-        return html_table(*self._rows()) + said
+        said = [f"<p>{html.escape(text)}</p>" for text in self._said()]
+        return html_table(*self._rows()) + "".join(said)
+
+    def _said(self) -> list[str]:
+        return [text for text in (self.worse, self.unsaved) if text]
 
 
 def _shown(value: Any) -> str:

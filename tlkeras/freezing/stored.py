@@ -1,0 +1,76 @@
+"""What of a freeze a saved model forgets, and the one call that puts it back after loading.
+
+Keras writes down one flag a layer, and only of layers that it writes down one by one: those in a
+functional or Sequential model, and in a wrapper. What is inside other layers and models (a
+transformer layer, a KerasHub backbone) is made anew when they are loaded, and open.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+
+import keras
+
+from tlkeras.blocks import internals
+from tlkeras.blocks.find import find_blocks
+from tlkeras.freezing.closed import lora_bases
+from tlkeras.freezing.inference import is_held
+from tlkeras.freezing.policies import Policy
+
+HANDING_ON = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.Bidirectional)
+
+
+def forgotten(model: keras.Model) -> list[str]:
+    """Names of the layers that would learn, or update their state, otherwise than they do now once
+    `model` has been saved and loaded; of layers inside one that hides them, that one's name."""
+    return list(dict.fromkeys(_forgotten(model, _written_in(model), "")))
+
+
+def remark(model: keras.Model, policy: object, learning: Sequence[str], batchnorm: str) -> str:
+    """What to say of it after training, or "".
+
+    Args:
+        policy: of the last stage. learning: names of the blocks that learned in it.
+        batchnorm: its mode.
+    """
+    names = forgotten(model)
+    if not names:
+        return ""
+    blocks = find_blocks(model)
+    same = isinstance(policy, Policy) and {b.name for b in policy(blocks)} == set(learning)
+    call = str(policy) if same else f"named({', '.join(map(repr, learning))})"
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    text = (
+        f"Keras does not save all of what is frozen in {some}: a model loaded from a file would "
+        f"train it. After loading, call tlk.freeze(model, tlk.policies.{call}, "
+        f"batchnorm={batchnorm!r}), and compile."
+    )
+    if any(lora_bases(layer) for layer in internals.all_layers(model)):
+        text += " The factors of LoRA are merged into their weights in the file."
+    return text
+
+
+def _forgotten(layer: keras.Layer, written: bool, hidden_by: str) -> Iterator[str]:
+    """Args: written: whether the layers in `layer` are written down one by one. hidden_by: the
+    name of the layer around it in which they are not, or ""."""
+    opens = internals.flag(layer) if not hidden_by else True
+    if any(variable.trainable != opens for variable in internals.trainable_kind(layer)):
+        yield hidden_by or layer.name
+    if is_held(layer):
+        yield hidden_by or layer.name
+    for child in internals.children(layer):
+        hides = hidden_by or ("" if written else layer.name)
+        yield from _forgotten(child, _written_in(child), hides)
+
+
+def _written_in(layer: keras.Layer) -> bool:
+    """Whether Keras writes down, or hands on, the flags of the layers directly in `layer`."""
+    if isinstance(layer, HANDING_ON):
+        return not type(layer).__name__.startswith("ConvLSTM")
+    if internals.functional(layer) is None:
+        return False
+    kind = type(layer)
+    given = inspect.signature(kind.__init__).parameters.values()
+    free = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    plain = kind.__module__.startswith("keras.") or free <= {one.kind for one in given}
+    own = {"Functional.get_config", "Sequential.get_config"}
+    return kind.get_config.__qualname__ in own and plain
