@@ -40,3 +40,21 @@ def test_one_class_cannot_be_probed():
     x, y = easy_data(10)
     with pytest.raises(ValueError, match=r"at least two classes; found \[0\]"):
         probe(with_head(small_backbone()), (x, y * 0), (x, y * 0))
+
+
+def test_one_hot_rows_names_and_lists_are_classes_and_several_labels_are_not():
+    model, (x, y) = with_head(small_backbone()), easy_data(24)
+    rows = keras.utils.to_categorical(y, 3)
+    expected = probe(model, (x, y), (x, y)).accuracies
+    for labels in (rows, np.array(["a", "b", "c"])[y], y.tolist(), y[:, None]):
+        assert probe(model, (x, labels), (x, labels)).accuracies == expected
+    with pytest.raises(ValueError, match="one class for each example"):
+        probe(model, (x, 1 - rows), (x, rows))
+
+
+def test_data_without_end_cannot_be_probed():
+    tf = pytest.importorskip("tensorflow")
+    data = easy_data(24)
+    endless = tf.data.Dataset.from_tensor_slices(data).batch(8).repeat()
+    with pytest.raises(ValueError, match="come to an end"):
+        probe(with_head(small_backbone()), endless, data)

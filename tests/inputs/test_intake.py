@@ -182,3 +182,8 @@ def test_a_task_with_its_own_preprocessor_is_given_raw_data():
     assert "off" in run.stages[0].cache
     expected = model.evaluate(*data, verbose=0)[0]
     assert min(run.history["val_loss"]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_weights_of_classes_go_with_one_array_of_labels_and_no_others():
+    refused((X, Y, np.ones(48)), "not both", class_weight={0: 2.0})
+    refused((X, {"a": Y}), "several outputs", class_weight={0: 2.0}, loss={"a": "mse"})

@@ -14,7 +14,7 @@ from tlkeras.blocks.find import Block, find_blocks
 from tlkeras.blocks.graph import split
 from tlkeras.display import plots
 from tlkeras.features.store import CHUNK
-from tlkeras.inputs import reading
+from tlkeras.inputs import intake, reading
 from tlkeras.utils.tables import html_table, text_table
 
 CLOSE = 0.01  # accuracies nearer than this are taken for equal
@@ -62,8 +62,8 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
 
     Args:
         model: built; a head is ignored. It is not changed.
-        data, validation_data: a tf.data.Dataset, (x, y) arrays, or a PyDataset; labels are
-            integers, shape (examples,).
+        data, validation_data: a tf.data.Dataset, (x, y) arrays, or a PyDataset that come to an
+            end; labels are one class for each example: numbers, names or one-hot rows.
         strength: C of scikit-learn's LogisticRegression, on outputs scaled to unit variance;
             smaller regularises more. Choose it on validation data, never on test data.
 
@@ -82,6 +82,11 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
     >>> max(found.accuracies)
     1.0
     """
+    if intake.endless(data) or intake.endless(validation_data):
+        raise ValueError(
+            "Expected data that come to an end, for a probe looks at all of them; found data "
+            "without one. Pass data.take(...), so many batches."
+        )
     blocks = [b for b in find_blocks(model) if b.role != "head" and b.cut is not None]
     if not blocks:
         raise ValueError("Expected a block that one tensor leaves; found none in this model.")
@@ -118,15 +123,29 @@ def _outputs(parts: Sequence[keras.Model], data: Any) -> tuple[list[np.ndarray],
         for kept, part in zip(pooled, parts, strict=True):
             x = np.asarray(part.predict_on_batch(x), "float32")
             kept.append(x.reshape(len(x), -1, x.shape[-1]).mean(axis=1))
-        labels.append(np.asarray(y).reshape(-1))
+        labels.append(_classes(np.asarray(y)))
     return [np.concatenate(kept) for kept in pooled], np.concatenate(labels)
+
+
+def _classes(labels: np.ndarray) -> np.ndarray:
+    """One class for each example: a number or a name, or the place of the 1 in a one-hot row."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        if np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all():
+            return labels.argmax(axis=1)
+    elif labels.size == len(labels):
+        return labels.reshape(-1)
+    raise ValueError(
+        f"Expected one class for each example, as a number or a one-hot row; found labels of shape "
+        f"{labels.shape}. Probe for one label at a time: y[:, 0]."
+    )
 
 
 def _chunks(data: Any) -> Iterator[tuple]:
     if not isinstance(data, tuple | list):
         yield from reading.opened(data)
         return
-    arrays = keras.tree.map_structure(reading.as_numpy, reading.without_none(tuple(data)))
+    given = intake.as_arrays(reading.without_none(tuple(data)))
+    arrays = keras.tree.map_structure(reading.as_numpy, given)
     for start in range(0, len(arrays[1]), CHUNK):
         yield keras.tree.map_structure(
             lambda array, start=start: array[start : start + CHUNK], arrays

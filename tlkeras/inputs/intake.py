@@ -100,10 +100,27 @@ def preprocesses(model: keras.Model) -> bool:
 
 
 def learns_alone(model: keras.Model) -> bool:
-    """Whether the model may learn without labels: by its own step or loss, or one in a layer."""
+    """Whether the model has a step or a loss of its own, and may learn without labels."""
     kind, plain = type(model), keras.Model
-    own = kind.train_step is not plain.train_step or kind.compute_loss is not plain.compute_loss
-    return own or bool(model.losses)
+    return kind.train_step is not plain.train_step or kind.compute_loss is not plain.compute_loss
+
+
+def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None:
+    """Raises ValueError where `fit` would refuse weights of classes, or cannot apply them."""
+    example = _example(data)
+    if class_weight is None or not isinstance(example, tuple | list):
+        return
+    parts = reading.without_none(example)
+    if len(parts) > 2:
+        raise ValueError(
+            "Expected class_weight or a sample_weight in the data, not both; found both. Multiply "
+            "them into the sample_weight."
+        )
+    if len(parts) > 1 and keras.tree.is_nested(parts[1]):
+        raise ValueError(
+            "Expected one array of labels for class_weight; found several outputs. Give each "
+            "example a sample_weight instead."
+        )
 
 
 def _check_end(data: Any, what: str, steps: int | None, passes: int) -> None:

@@ -283,6 +283,7 @@ def identity(runner: Any) -> dict[str, Any]:
         "data": describe(runner.data),
         "validation data": describe(runner.validation),
         "batch size": runner.batch_size,
+        "steps": list(runner.steps) if any(runner.steps) else None,
         "seed": runner.seed if runner.asked_seed is not None else None,
         "class weight": {str(k): v for k, v in (runner.class_weight or {}).items()},
         "optimizer": unnumbered(keras.saving.serialize_keras_object(runner.pattern)),
