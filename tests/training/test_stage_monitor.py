@@ -146,6 +146,9 @@ def test_averaged_weights_are_kept_as_fit_keeps_them(cache, data):
 
 
 def test_a_train_step_of_ones_own_needs_no_loss_in_its_logs(data):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("a train_step has other arguments there")
+
     class Own(keras.Model):
         def train_step(self, batch):
             super().train_step(batch)

@@ -187,16 +187,16 @@ class Above(keras.Model):
 
     looping = False
 
-    def train_step(self, data: tuple) -> dict[str, Any]:
-        return self._over(super().train_step, data)
+    def train_step(self, *given: Any) -> Any:
+        return self._over(super().train_step, *given)
 
-    def test_step(self, data: tuple) -> dict[str, Any]:
-        return self._over(super().test_step, data)
+    def test_step(self, *given: Any) -> Any:
+        return self._over(super().test_step, *given)
 
-    def _over(self, step: Callable, data: tuple) -> dict[str, Any]:
+    def _over(self, step: Callable, *given: Any) -> Any:
         if not self.looping:
-            return step(data)
-        size, count, data = data
+            return step(*given)  # on JAX a state and the data
+        ((size, count, data),) = given
 
         def one(number: Any, done: Any) -> Any:
             start = number * size
