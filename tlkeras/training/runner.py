@@ -13,6 +13,7 @@ from tlkeras.features.frozen_part import NotExact
 from tlkeras.features.store import FeatureCache
 from tlkeras.freezing.flags import Learning, freeze
 from tlkeras.inputs import intake, order, reading, shares
+from tlkeras.optimizers.blockwise import base_of
 from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import backup, one_run
@@ -131,7 +132,7 @@ class Runner:
         """Compiles with an optimizer that remembers what those of earlier stages learned."""
         optimizer = optimizers.like(self.pattern, stage.learning_rate, self.model.variables)
         rates = _rates(stage, self.pattern)
-        if rates is not None or isinstance(optimizer, optimizers.SUPPORTED):
+        if rates is not None or base_of(optimizer):
             optimizer = optimizers.discriminative(optimizer, self.model, rates)
             if self.optimizer is not None:
                 optimizers.carry(self.optimizer, optimizer, self.model.trainable_variables)
