@@ -18,7 +18,7 @@ from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import backup, one_run
 from tlkeras.training.run import Run
-from tlkeras.training.stage_monitor import StageMonitor, values
+from tlkeras.training.stage_monitor import StageMonitor, ask, values
 from tlkeras.utils import processes
 
 
@@ -45,6 +45,8 @@ class Runner:
         self.model, self.plan, self.data, self.validation = model, plan, data, validation
         self.objective, self.pattern = objective, pattern
         one_run.refuse(callbacks, backup=False)
+        if validation is not None:
+            ask(plan.stages, objective.get("metrics"))
         self.callbacks = [one_run.OneRun(callback) for callback in callbacks]
         self.batch_size, self.class_weight = batch_size, class_weight
         self.running, self.steps, self.verbose = running, steps, verbose

@@ -3,6 +3,8 @@
 import contextlib
 import math
 import time
+import types
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,6 +15,8 @@ from tlkeras.optimizers.rates import shown
 from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Stage
 from tlkeras.training.run import StageResult
+
+LESS = ("loss", "error")  # is better of what has a name that ends so
 
 
 class StageMonitor(keras.callbacks.Callback):
@@ -179,9 +183,26 @@ def better(stage: Stage, model: keras.Model) -> str:
             judge.on_epoch_end(0, {known: 1.0})
             judge.on_epoch_end(0, {known: 0.0})
             return "min" if judge.best == 0 else "max"
-    if name.endswith(("loss", "error")):
+    if name.endswith(LESS):
         return "min"
-    raise ValueError(
+    raise _unsure(stage)
+
+
+def ask(stages: Sequence[Stage], metrics: Any) -> None:
+    """Raises ValueError, before training, for a stage that monitors a function of the user's.
+
+    Keras takes no direction from one. What else cannot be told is known after the first epoch.
+    """
+    own = [m for m in keras.tree.flatten(metrics) if isinstance(m, types.FunctionType)]
+    names = {m.__name__ for m in own if not m.__module__.startswith("keras.")}
+    for stage in stages:
+        name = stage.monitor.removeprefix("val_")
+        if stage.mode == "auto" and name in names and not name.endswith(LESS):
+            raise _unsure(stage)
+
+
+def _unsure(stage: Stage) -> ValueError:
+    return ValueError(
         f"Stage {stage.name!r} monitors {stage.monitor!r}, and no metric of that name says whether "
         "less or more of it is better. Pass Stage(mode='min') or Stage(mode='max')."
     )
