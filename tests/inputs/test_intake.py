@@ -187,3 +187,16 @@ def test_a_task_with_its_own_preprocessor_is_given_raw_data():
 def test_weights_of_classes_go_with_one_array_of_labels_and_no_others():
     refused((X, Y, np.ones(48)), "not both", class_weight={0: 2.0})
     refused((X, {"a": Y}), "several outputs", class_weight={0: 2.0}, loss={"a": "mse"})
+
+
+def test_augmentation_of_the_inputs_alone_is_refused_where_labels_would_have_to_follow():
+    layers, masks = keras.layers, (X[..., 0] > 0).astype("int32")
+    flip, paler = layers.RandomFlip("horizontal"), layers.RandomContrast(0.2)
+    intake.check_augment(flip, (X, Y))
+    intake.check_augment(keras.Sequential([paler]), (X, masks))
+    with pytest.raises(ValueError, match="labels are masks.*found RandomFlip"):
+        intake.check_augment(keras.Sequential([paler, flip]), (X, masks))
+    if hasattr(layers, "MixUp"):
+        stage = Stage("mixed", policies.head_only(), epochs=1, augment=layers.MixUp())
+        with pytest.raises(ValueError, match="found MixUp"):
+            fit_stages(with_head(small_backbone()), [stage], (X, Y), verbose=0)

@@ -91,6 +91,10 @@ def test_a_subclassed_model_is_trained_with_a_loss_given_or_compiled(data):
             super().__init__()
             self.net, self.pool = small_backbone(), keras.layers.GlobalAveragePooling2D()
             self.out = keras.layers.Dense(3)
+            self.unused = keras.layers.BatchNormalization()
+
+        def build(self, shape):
+            self.out.build((None, 8))
 
         def call(self, x, training=None):
             return self.out(self.pool(self.net(x, training=training)))

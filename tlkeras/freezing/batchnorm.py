@@ -16,8 +16,10 @@ MODES = ("frozen", "affine", "train")
 
 
 def batchnorm_layers(model: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
-    """All BatchNormalization layers of a model or layer, however deeply nested."""
-    return [x for x in all_layers(model) if isinstance(x, keras.layers.BatchNormalization)]
+    """All BatchNormalization layers of a model or layer, however deeply nested, that are built:
+    one that a subclassed model holds and never calls has no weights."""
+    kind = keras.layers.BatchNormalization
+    return [x for x in all_layers(model) if isinstance(x, kind) and x.built]
 
 
 def set_batchnorm(layers: Iterable[keras.layers.BatchNormalization], mode: str) -> None:

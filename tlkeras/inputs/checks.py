@@ -121,7 +121,7 @@ def _scale_against_pretraining(model: keras.Model, images: np.ndarray) -> float:
 
     Compares standard deviations before the first BatchNormalization layer that has learned any.
     """
-    layers = [layer for layer in batchnorm_layers(model) if layer.built]
+    layers = batchnorm_layers(model)
     seen: list[tuple[keras.layers.Layer, np.ndarray]] = []
 
     def watch(layer: keras.layers.Layer) -> Callable:

@@ -9,9 +9,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkeras.blocks.internals import functional
+from tlkeras.blocks.internals import all_layers, functional
 from tlkeras.inputs import reading
 
+# Layers of Keras that leave every pixel where it is, and what they are put together with.
+COLOURS = {
+    *("Sequential", "Pipeline", "InputLayer", "Functional", "Identity", "Rescaling"),
+    *(
+        "AutoContrast",
+        "Equalization",
+        "GaussianNoise",
+        "RandomBrightness",
+        "RandomColorDegeneration",
+    ),
+    *("RandomColorJitter", "RandomContrast", "RandomGrayscale", "RandomHue", "RandomInvert"),
+    *("RandomPosterization", "RandomSaturation", "RandomSharpness", "Solarization"),
+}
 INFINITE = -1  # what tf.data says of its cardinality
 
 
@@ -103,6 +116,33 @@ def learns_alone(model: keras.Model) -> bool:
     """Whether the model has a step or a loss of its own, and may learn without labels."""
     kind, plain = type(model), keras.Model
     return kind.train_step is not plain.train_step or kind.compute_loss is not plain.compute_loss
+
+
+def check_augment(augment: Any, data: Any) -> None:
+    """Raises ValueError where augmented inputs would no longer go with their labels.
+
+    What sees the inputs alone cannot mix labels, nor move a mask along with its picture.
+    """
+    kinds = {type(x).__name__ for x in all_layers(augment)} if hasattr(augment, "call") else set()
+    mixing = sorted(kinds & {"MixUp", "CutMix"})
+    if mixing:
+        raise ValueError(
+            f"Expected Stage(augment=...) that leaves the labels as they are, for it is given the "
+            f"inputs alone; found {mixing[0]}, which mixes examples. Mix in the data, inputs and "
+            "labels together."
+        )
+    example = _example(data)
+    parts = reading.without_none(example) if isinstance(example, tuple | list) else ()
+    if len(parts) < 2 or keras.tree.is_nested(parts[0]) or keras.tree.is_nested(parts[1]):
+        return
+    x, y = _shape(parts[0]), _shape(parts[1])
+    if x and y and len(x) == 4 and len(y) > 2 and y[1:3] == x[1:3] and kinds - COLOURS:
+        raise ValueError(
+            "Expected Stage(augment=...) of layers that change colours alone, for the labels are "
+            f"masks, which are not moved along with their pictures; found "
+            f"{', '.join(sorted(kinds - COLOURS))}. Augment in the data, pictures and masks "
+            "together."
+        )
 
 
 def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None:

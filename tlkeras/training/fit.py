@@ -123,6 +123,9 @@ def fit_stages(
             "leave out steps_per_epoch or backup_dir."
         )
     intake.check_class_weight(data, class_weight)
+    for stage in plan.stages:
+        if stage.augment is not None:
+            intake.check_augment(stage.augment, data)
     several = processes.count() > 1
     if several:
         together.check(data, validation_data, batch_size)
