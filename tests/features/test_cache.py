@@ -294,7 +294,8 @@ def test_data_that_change_from_epoch_to_epoch_are_noticed():
             return x + np.float32(self.rng.normal()), y
 
     with pytest.warns(RuntimeWarning, match=r"45 examples of epoch 2 were not in the epoch before"):
-        trained([HEAD], Changing(*uneven()), "auto")
+        _, run = trained([HEAD], Changing(*uneven()), "auto")
+    assert run.stages[0].cache.startswith("off: 45 examples of epoch 2")
     with pytest.raises(ValueError, match=r"cache=True, but 45 examples"):
         trained([HEAD], Changing(*uneven()), True)
 

@@ -47,7 +47,8 @@ def evaluate(
             raise NotExact("the data do not say how many batches they have")
         with internals.Traces(internals.functional(model)):
             part = find_frozen_part(model, blocks, min(learning, default=len(blocks)), shapes)
-        cache.keep(blocks)
+        if part.call is not None:
+            raise NotExact("nobody else could use the outputs")
         source = Source(data, cache.features(part, examples), batch_size=batch_size)
         source.begin(0)
     except NotExact:

@@ -55,7 +55,7 @@ class Source(keras.utils.PyDataset):
         self.data, self.features, self.order = data, features, order
         self.batch_size, self.augment, self.views = batch_size, augment, views or 1
         self.class_weight, self.seed, self.strict = class_weight, seed, strict
-        self.mark, self.epoch, self.changes = mark, 0, ""
+        self.mark, self.epoch, self.changes, self._begun = mark, 0, "", False
         self._read, self._generation, self._known, self._new = list[tuple](), -1, False, 0
         self._arrays = isinstance(data, tuple | list)
         if self._arrays:
@@ -75,9 +75,14 @@ class Source(keras.utils.PyDataset):
         rows, *rest = self._read[number]
         return (self._outputs(rows), *rest)
 
+    def on_epoch_begin(self) -> None:
+        self._begun = True
+
     def on_epoch_end(self) -> None:
-        if self.order is None and not self._arrays:  # nobody begins its epochs
-            self.epoch, self._read = self.epoch + 1, []
+        if self._begun and self.order is None and not self._arrays:  # nobody calls `begin`
+            self._begun, self.epoch, self._read = False, self.epoch + 1, []
+            if isinstance(self.data, keras.utils.PyDataset):
+                self.data.on_epoch_end()  # `fit` does so before it validates, and after
 
     def begin(self, epoch: int) -> None:
         """Reads the batches of an epoch, and computes the outputs that are missing."""
@@ -159,7 +164,7 @@ class Source(keras.utils.PyDataset):
         takes several runs they are filled up to one shape, since another would be traced anew.
         """
         self.begin(self.epoch)
-        most = max(1, self.features.run // max(1, self.features.part.bytes_per_example))
+        most = max(1, self.features.run // max(1, self.features.row_bytes))
         several = sum(len(rows) for rows, *_ in self._read) > most
         run: list[tuple] = []
         for batch in self._read:
@@ -299,6 +304,7 @@ def _loop(
         if validation is not None:
             above.reset_metrics()
             callbacks.on_test_begin()
+            validation.on_epoch_begin()
             tested = _through(above, above.test_function, validation)
             validation.on_epoch_end()
             callbacks.on_test_end(tested)

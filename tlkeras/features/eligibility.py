@@ -21,13 +21,19 @@ class Ready:
 
     Attributes:
         above: from the cut to the outputs. source, validation: batches of cached outputs.
-        note: what was done, for the Run.
+        place: where the cut is, and the outputs.
     """
 
     above: Above
     source: Source
     validation: Source | None
-    note: str
+    place: str
+
+    @property
+    def note(self) -> str:
+        """What was done, for the Run."""
+        changes = self.source.changes or (self.validation.changes if self.validation else "")
+        return f"off: {changes}" if changes else self.place
 
 
 def make_ready(

@@ -4,6 +4,7 @@ Outputs are kept by the content of the example (SHA-256), so it does not matter 
 or how often an example comes; one that was never seen, or was augmented anew, is computed.
 """
 
+import functools
 import math
 import os
 import shutil
@@ -41,10 +42,13 @@ class Features:
             rows: how many are expected.
             room: says how many bytes of memory the outputs may take; None: any number.
         """
-        self.part, self.computed, self.run, self.generation = part, 0, RUN, 0
+        self.part: FrozenPart | None = part
+        self.shape, self.row_bytes, self.call = part.shape, part.bytes_per_example, part.call
+        self.computed, self.run, self.generation = 0, RUN, 0
         self.parent: Features | None = None
         self.tell: Callable[[int], None] | None = None
-        self._model, self._tried = part.below, False
+        self._model: keras.Model | None = part.below
+        self._tried = False
         self._rows: dict[bytes, int] = {}  # content of an example -> the first of its views
         self._count, self._chunk = 0, 0
         self._expected, self._room = rows, room
@@ -58,14 +62,19 @@ class Features:
         """
         self.part, self.parent, self._model, self._tried = part, parent, part.below, False
         if parent is not None:
+            assert parent.part is not None
             self._model = graph.split(part.below, parent.part.cut)[1]
+
+    def rest(self) -> None:
+        """Keeps the outputs alone, and no model alive, until `go_on_from` is called."""
+        self.part = self.parent = self._model = self.tell = None
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def nbytes(self) -> int:
-        return self._count * self.part.bytes_per_example
+        return self._count * self.row_bytes
 
     @property
     def held(self) -> int:
@@ -73,7 +82,7 @@ class Features:
         if self.on_disk:
             return 0
         rows = self._expected if self._array is None else len(self._array)
-        return rows * self.part.bytes_per_example
+        return rows * self.row_bytes
 
     @property
     def on_disk(self) -> bool:
@@ -126,7 +135,7 @@ class Features:
             seen = [self._compute(inputs) for inputs in given]
             for number, i in enumerate(part):
                 self._rows[keys[i]] = self._count + views * number
-            self._append(np.stack(seen, 1).reshape(-1, *self.part.shape))
+            self._append(np.stack(seen, 1).reshape(-1, *self.shape))
             self.computed += len(part)
             if self.tell is not None:
                 self.tell(self.computed)
@@ -138,7 +147,7 @@ class Features:
             raise ValueError(f"Expected rows that `find` gave, below {self._count}; found {rows}.")
         if self._file is None:
             return self._array[rows]
-        found = np.empty((len(rows), *self.part.shape), self._array.dtype)
+        found = np.empty((len(rows), *self.shape), self._array.dtype)
         view = found.reshape(len(rows), -1).view("uint8")
         for place, row in zip(view, rows, strict=True):
             self._file.seek(int(row) * view.shape[1])
@@ -159,6 +168,7 @@ class Features:
     def _compute(self, x: Any) -> np.ndarray:
         """The model's output for at most a chunk, always computed in batches of one size, since
         another size would be traced anew."""
+        assert self.part is not None and self._model is not None
         if self.part.doubt and not self._tried:
             exactness.check(self._model, x, self.part.doubt)
         self._tried = True
@@ -169,7 +179,7 @@ class Features:
 
     def _append(self, outputs: np.ndarray) -> None:
         if self._array is None:
-            self._array = np.empty((0, *self.part.shape), outputs.dtype)
+            self._array = np.empty((0, *self.shape), outputs.dtype)
         end = self._count + len(outputs)
         if self._file is None and end > len(self._array):
             self._grow(end)
@@ -183,10 +193,10 @@ class Features:
     def _grow(self, rows: int) -> None:
         """Makes room for so many rows, in memory or else in a file."""
         assert self._array is not None
-        room = self._room() // self.part.bytes_per_example if self._room else math.inf
+        room = self._room() // self.row_bytes if self._room else math.inf
         for size in (max(rows, self._expected, 2 * len(self._array)), rows):
             if size + len(self._array) <= room:  # both are there for a moment
-                larger = np.empty((size, *self.part.shape), self._array.dtype)
+                larger = np.empty((size, *self.shape), self._array.dtype)
                 larger[: self._count] = self._array[: self._count]
                 self._array = larger
                 return
@@ -247,7 +257,7 @@ class FeatureCache:
                     f"the outputs of {part.block} take {in_bytes(size)}, more than memory (limit "
                     f"{in_bytes(self.limit)}) and the disk ({in_bytes(free)} free) hold"
                 )
-            store = Features(part, rows, lambda: self._left(part.fingerprint))
+            store = Features(part, rows, functools.partial(self._left, part.fingerprint))
             if not self.fits(part, rows):
                 store.to_disk()
             self._stores[part.fingerprint] = store
@@ -287,12 +297,14 @@ class FeatureCache:
 
     def keep(self, call: Blocks, parts: Sequence[FrozenPart] | None = None) -> None:
         """Lets go of outputs that only another call could use, and of those of all but `parts`."""
+        for store in self._stores.values():
+            store.rest()
         marks = None if parts is None else {part.fingerprint for part in parts}
         self._stores = {
             mark: store
             for mark, store in self._stores.items()
             if len(store)
-            and (store.part.call is None or store.part.call is call)
+            and (store.call is None or store.call is call)
             and (marks is None or mark in marks)
         }
 
