@@ -9,7 +9,7 @@ from tlkeras import optimizers
 from tlkeras.blocks.find import Blocks, find_blocks
 from tlkeras.display.progress import Progress
 from tlkeras.features import cached_fit, eligibility
-from tlkeras.features.frozen_part import NotExact
+from tlkeras.features.exactness import NotExact
 from tlkeras.features.store import FeatureCache
 from tlkeras.freezing.flags import Learning, freeze
 from tlkeras.inputs import intake, order, reading, shares
