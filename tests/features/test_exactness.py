@@ -133,3 +133,15 @@ def test_layers_are_known_by_class_and_settings(layer, known):
 def test_a_subclass_of_a_known_layer_is_tried():
     run = fit_stages(network(OwnDense(3, 1, name="odd")), [HEAD], easy_data(), verbose=0)
     assert "OwnDense 'odd'" in run.stages[0].cache
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="shuffles with TensorFlow")
+def test_a_trial_takes_nothing_from_data_that_shuffle_themselves():
+    import tensorflow as tf
+
+    def train(cache):
+        data = tf.data.Dataset.from_tensor_slices(easy_data(45)).shuffle(45, seed=7).batch(8)
+        model = network(Own("scale"))
+        return fit_stages(model, [HEAD], data, cache=cache, seed=0, verbose=0).history["loss"]
+
+    assert train("auto") == train(False)

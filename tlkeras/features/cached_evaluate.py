@@ -41,7 +41,7 @@ def evaluate(
     """
     blocks = find_blocks(model)
     learning = [i for i, b in enumerate(blocks) if any(w.trainable for w in b.weights)]
-    examples, shapes = reading.look(data)
+    examples, shapes, _ = reading.look(data)
     try:
         if examples is None:
             raise NotExact("the data do not say how many batches they have")

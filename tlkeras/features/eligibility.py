@@ -12,6 +12,7 @@ from tlkeras.features.cached_fit import Above, Source
 from tlkeras.features.exactness import NotExact
 from tlkeras.features.frozen_part import FrozenPart, find_frozen_part
 from tlkeras.features.store import FeatureCache, Features, in_bytes
+from tlkeras.inputs import reading
 from tlkeras.plans.plan import Stage
 
 
@@ -71,7 +72,7 @@ def make_ready(
     replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
     if replicas > 1 or keras.distribution.distribution() is not None:
         raise NotExact("several devices train together")
-    examples, (shapes, *_) = zip(*looked, strict=True)
+    examples, (shapes, *_), (first, *_) = zip(*looked, strict=True)
     if None in examples:
         raise NotExact("the data do not say how many batches an epoch has")
     rows = examples[0] * (stage.views or 1) + sum(examples[1:])
@@ -87,6 +88,8 @@ def make_ready(
         above = Above(chain[0].above.input, chain[0].above.output)
         above.output_names = chain[0].above.output_names
     features.tell = tell
+    if chain[0].doubt and stage.augment is None:  # before data are opened: each time may shuffle
+        features.find(keras.tree.map_structure(reading.as_numpy, first))
 
     mark = cache.mark(stage.augment, blocks)
     source = Source(data, features, mark=mark, **how)

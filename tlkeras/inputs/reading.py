@@ -55,17 +55,18 @@ def length(data: Any) -> int | None:
         return None
 
 
-def look(data: Any) -> tuple[int | None, list[tuple[int, ...]]]:
-    """How many examples an epoch has, at most, and the shapes of one: (None, []) where data do not
-    say how many. Opens data that come in batches once."""
+def look(data: Any) -> tuple[int | None, list[tuple[int, ...]], Any]:
+    """How many examples an epoch has, at most, the shapes of one, and the first batch (all of
+    arrays): (None, [], None) where data do not say how many. Opens what comes in batches once."""
     if isinstance(data, tuple | list):
         arrays = keras.tree.flatten(data[0])
-        return len(arrays[0]), [tuple(np.shape(array)[1:]) for array in arrays]
+        return len(arrays[0]), [tuple(np.shape(array)[1:]) for array in arrays], data[0]
     count = None if hasattr(data, "__next__") else length(data)
     if not count:
-        return None, []
-    arrays = keras.tree.flatten(next(opened(data))[0])
-    return count * len(arrays[0]), [tuple(array.shape[1:]) for array in arrays]
+        return None, [], None
+    first = next(opened(data))[0]
+    arrays = keras.tree.flatten(first)
+    return count * len(arrays[0]), [tuple(array.shape[1:]) for array in arrays], first
 
 
 def opened(data: Any) -> Iterator[tuple]:
