@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from tlkeras.blocks import internals
 from tlkeras.blocks.find import Block, find_blocks
 from tlkeras.blocks.graph import split
 from tlkeras.display import plots
@@ -90,7 +91,8 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
     blocks = [b for b in find_blocks(model) if b.role != "head" and b.cut is not None]
     if not blocks:
         raise ValueError("Expected a block that one tensor leaves; found none in this model.")
-    parts = _parts(model, blocks)
+    with internals.Traces(internals.functional(model)):
+        parts = _parts(model, blocks)
     outputs, labels = _outputs(parts, data)
     tested, truth = _outputs(parts, validation_data)
     if len(np.unique(labels)) < 2:
