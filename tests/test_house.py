@@ -33,7 +33,7 @@ PRIVATE = {
         *("_iterations", "_learning_rate", "_model_variables_moving_average"),
         *("_update_model_variables_moving_average", "_use_weight_decay"),
     },
-    "optimizers.pattern": {"_use_weight_decay"},
+    "optimizers.pattern": {"_is_excluded_from_weight_decay", "_use_weight_decay"},
     "optimizers.state": {
         *("_accumulated_gradients", "_get_current_learning_rate"),
         *("_model_variables_moving_average", "_momentums", "_trainable_variables", "_variables"),

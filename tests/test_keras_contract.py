@@ -13,6 +13,7 @@ from small import small_backbone, with_head
 from test_house import PRIVATE
 
 from tlkeras.blocks import internals
+from tlkeras.optimizers.pattern import may_decay
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -314,6 +315,14 @@ def test_weight_decay_is_applied_to_those_that_may_decay():
     step(First(0.1, weight_decay=1.0), held, gradient=0.0)
     assert calls == [2]
     np.testing.assert_allclose([numbers(v)[0] for v in held], [0.9, 1.0], rtol=1e-6)
+
+
+def test_weight_decay_may_be_asked_of_an_optimizer_that_is_not_built():
+    """`_use_weight_decay`, or from Keras 3.16 on `_is_excluded_from_weight_decay`."""
+    held, optimizer = variables(), keras.optimizers.AdamW()
+    optimizer.exclude_from_weight_decay(var_list=held[:1])
+    assert [may_decay(optimizer, variable) for variable in held] == [False, True]
+    assert not optimizer.built
 
 
 def test_averages_are_kept_beside_the_variables_and_updated_in_one_place():

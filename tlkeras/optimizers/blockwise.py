@@ -17,6 +17,7 @@ from tlkeras.blocks.find import Block, Blocks, find_blocks
 from tlkeras.freezing.batchnorm import set_batchnorm
 from tlkeras.freezing.closed import closed_by_user, remember
 from tlkeras.freezing.inference import hold_state
+from tlkeras.optimizers.pattern import may_decay
 from tlkeras.optimizers.rates import Rate, block_rates, rate_from_json, rate_to_json, shown
 
 
@@ -267,8 +268,7 @@ def discriminative(
     undecayed = {share.path for share in getattr(optimizer, "shares", ()) if not share.decays}
     shares, variables = [], model.trainable_variables
     for variable, (path, ordinal) in zip(variables, keys(variables), strict=True):
-        raw = variable.value if keras.backend.backend() == "tensorflow" else variable
-        decays = base._use_weight_decay(optimizer, raw) and path not in undecayed
+        decays = may_decay(optimizer, variable) and path not in undecayed
         name = home[id(variable)]
         shares.append(Share(path, ordinal, name, of_block[name], decays))
     return SUBCLASSES[base](**_settings(optimizer) | {"shares": shares})

@@ -28,12 +28,20 @@ def like(
     new = type(inner).from_config(inner.get_config() | {"learning_rate": rate})
     if type(inner)._use_weight_decay is not keras.optimizers.Optimizer._use_weight_decay:
         return new  # a rule of its own, which the new one has as well
-    tensorflow = keras.backend.backend() == "tensorflow"
-    excluded = [
-        variable
-        for variable in variables
-        if not inner._use_weight_decay(variable.value if tensorflow else variable)
-    ]
+    excluded = [variable for variable in variables if not may_decay(inner, variable)]
     if excluded:
         new.exclude_from_weight_decay(var_list=excluded)
     return new
+
+
+def may_decay(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Whether weight decay applies to a variable, by Keras's rule and what was excluded.
+
+    From Keras 3.16 on only a built optimizer says so, and asks this other method when it builds.
+    """
+    raw = variable.value if keras.backend.backend() == "tensorflow" else variable
+    excluded = getattr(optimizer, "_is_excluded_from_weight_decay", None)
+    if excluded is not None:
+        return not excluded(raw)
+    kind = getattr(optimizer, "base", type(optimizer))  # of one with rates by block: Keras's class
+    return kind._use_weight_decay(optimizer, raw)
