@@ -22,7 +22,7 @@ EPOCHS = 3
 
 class Log(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
-        if change == "die" and me.process == 1 and self._stage() == 2 and epoch == 1:
+        if change == "die" and me.process == 1 and epoch == EPOCHS + 1:  # the second of stage two
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_epoch_end(self, epoch, logs=None):
