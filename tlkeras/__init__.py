@@ -32,6 +32,7 @@ __all__ = [
     "is_online",
     "list_tasks",
     "load_backbone",
+    "load_run",
     "load_task",
     "optimizers",
     "plots",
@@ -60,6 +61,7 @@ _HOME = {  # the module each of the other names lives in
     "is_online": "utils.profiles",
     "list_tasks": "tasks.load",
     "load_backbone": "backbones.load",
+    "load_run": "training.loading",
     "load_task": "tasks.load",
     "probe": "advice.probing",
 }
@@ -108,6 +110,7 @@ if TYPE_CHECKING:
     from tlkeras.plans.plan import Plan, Stage
     from tlkeras.tasks.load import list_tasks, load_task
     from tlkeras.training.fit import fit_stages
+    from tlkeras.training.loading import load_run
     from tlkeras.training.rate_finder import find_learning_rate
     from tlkeras.training.run import Run
     from tlkeras.utils.profiles import is_online

@@ -15,7 +15,6 @@ import random
 import re
 import types
 import warnings
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tlkeras.inputs import reading
 from tlkeras.training.stage_monitor import values
 from tlkeras.utils import processes
 from tlkeras.utils.lock import lock
+from tlkeras.utils.versions import versions
 
 FILE = "backup.npz"
 ALONE = "weights that the plan leaves alone"
@@ -290,16 +290,6 @@ def identity(runner: Any) -> dict[str, Any]:
         **objective,
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that a training's numbers depend on."""
-    backend = keras.backend.backend()
-    found = {"keras": keras.__version__, "backend": backend}
-    for name in (backend, "numpy", "tlkeras"):
-        with contextlib.suppress(metadata.PackageNotFoundError):  # tensorflow-cpu, for one
-            found[name] = metadata.version(name)
-    return found
 
 
 def known(thing: Any, deep: int = 9) -> Any:

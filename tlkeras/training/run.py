@@ -2,7 +2,10 @@
 
 import html
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,6 +16,7 @@ from tlkeras.display import plots
 from tlkeras.freezing.flags import Learning
 from tlkeras.optimizers.rates import shown
 from tlkeras.plans.plan import Plan
+from tlkeras.training import run_folder
 from tlkeras.utils.tables import html_table, text_table
 
 
@@ -113,6 +117,45 @@ class Run:
         ['loss', 'accuracy']
         """
         return plots.history(self.history)
+
+    def save(
+        self,
+        path: str | os.PathLike,
+        classes: Sequence[str] | None = None,
+        *,
+        task: Any = None,
+        force: bool = False,
+        **known: Any,
+    ) -> Path:
+        """Writes the run into a folder, whole or not at all; `tlk.load_run` reads it again.
+
+        The stored model takes pixels 0..255 and gives probabilities (see
+        `tlkeras.training.run_folder` for the files); this run's own model stays as it is.
+
+        Args:
+            path: of a new folder, or of an earlier run, which it takes the place of.
+            classes: names of the classes in label order. None: those of `task`, or numbers.
+            task: what `tlk.load_task` gave: data, counts and image size for the model card.
+            force: write into a folder that holds other files, beside them.
+            known: what the card and the report shall say besides: `network` (its name), `seed`,
+                `metrics` ({"test": {"accuracy": 0.9}}), `interpretation` (of `tlk.interpret`),
+                `command`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: the folder holds other files, names of classes that do not fit the model,
+                or a model that no file can hold.
+
+        >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=2)
+        >>> x, y = np.random.uniform(0, 255, (32, 32, 32, 3)), np.arange(32) % 2
+        >>> run = tlk.fit_stages(model, tlk.recipes.head_only(1), (x, y), verbose=0)
+        >>> folder = run.save("runs/a", classes=["cat", "dog"], seed=0)
+        >>> sorted(file.name for file in folder.iterdir())
+        ['README.md', 'history.csv', 'history.png', 'model.keras', 'run.json']
+        """
+        return run_folder.save(self, path, classes, task, force, **known)
 
     def _add(self, result: StageResult, logs: list[dict[str, float]]) -> None:
         for epoch in logs:

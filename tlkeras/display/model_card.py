@@ -1,0 +1,100 @@
+"""The model card of a run, in Markdown (Mitchell et al. 2019, "Model Cards")."""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+LIMITS = (
+    "It has seen images like those counted above and no others: photographs from another camera, "
+    "place or year may be told apart less well. Measure on your own before you rely on it.",
+    "It always answers with one of its classes, also for an image of something else.",
+)
+
+
+def model_card(record: dict[str, Any]) -> str:
+    """The card, from what `run.json` holds; names of classes and of data are escaped."""
+    network, data = record["network"], record["data"]
+    kind = {"softmax": "one class an image", "sigmoid": "yes or no for every label"}
+    size = record["image_size"]
+    given = f"RGB images of {size[0]}x{size[1]} pixels, 0 to 255" if size else "as trained on"
+    facts = [
+        ("classes", f"{len(record['classes'])}: {', '.join(record['classes'])}"),
+        ("takes", f"{given}; it scales them itself"),
+        ("gives", kind.get(record["output"], "numbers")),
+        ("network", f"{network['name']}, {network['parameters']:,} parameters"),
+        ("licence of the network", network["licence"]),
+        ("data", data["name"] + (f" ({data['note']})" if data["note"] else "")),
+        (
+            "images",
+            ", ".join(f"{split} {n:,}" for split, n in data["counts"].items()) or "not said",
+        ),
+        ("trained", f"{record['seconds']:.0f} s, seed {record.get('seed', 'not said')}"),
+    ]
+    parts = [f"# {_md(data['name'])}: a model of {_md(network['name'])}", _table(("", ""), facts)]
+    if record["stopped"]:
+        parts.append(f"**Training stopped early:** {_md(record['stopped'])}.")
+    parts += ["## Results", _results(record)]
+    parts += ["## Training", f"```\n{record['plan_text'].replace('```', '')}\n```"]
+    remarks = [text for text in (record["worse"], record["unsaved"]) if text]
+    parts += ["## Limits", _list([*([data["note"]] if data["note"] else []), *LIMITS, *remarks])]
+    if data["report"]:
+        parts += ["## What was done to the files", _list(data["report"])]
+    parts += ["## Made with", _list(f"{n} {v}" for n, v in record["versions"].items())]
+    if record.get("command"):
+        parts.append(f"    {_one_line(record['command'])}")
+    use = 'import tlkeras as tlk\n\ntlk.predict("THIS FOLDER", ["photo.jpg"])'
+    return "\n\n".join([*parts, "## Use", f"```python\n{use}\n```"]) + "\n"
+
+
+def _results(record: dict[str, Any]) -> str:
+    rows = [
+        (split, name, shown_score(value))
+        for split, scores in (record.get("metrics") or {}).items()
+        for name, value in scores.items()
+        if value is not None
+    ]
+    judged = record.get("interpretation")
+    if not rows and not judged:
+        return "Not measured on images that it has not seen."
+    parts = [_table(("images", "measure", "value"), rows)] if rows else []
+    if judged:
+        rows = [(judged["split"], name, shown_score(v)) for name, v in judged["scores"].items()]
+        parts = [*parts, _table(("images", "measure", "value (95 % interval)"), rows)]
+        scores = [
+            (row["class"], f"{row['precision']:.3f}", f"{row['recall']:.3f}", str(row["support"]))
+            for row in judged["classes"]
+        ]
+        parts += [
+            f"Measured on {judged['count']:,} images ({judged['split']}). The interval is that of "
+            "other images of the same kind, by resampling these; another training run would "
+            "differ, too.",
+            _table(("class", "precision", "recall", "images"), scores),
+        ]
+    return "\n\n".join(parts)
+
+
+def shown_score(value: Any) -> str:
+    """A number, or a number with its interval: (value, low, high)."""
+    if isinstance(value, list | tuple):
+        return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *([_md(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {_md(line)}" for line in lines)
+
+
+def _md(text: str) -> str:
+    """Text in which nothing is Markdown or HTML."""
+    escaped = html.escape(_one_line(text), quote=False)
+    return re.sub(r"([\\`*\[\]|#]|\b_|_\b)", r"\\\1", escaped)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,148 @@
+"""Reads a run from its folder."""
+
+import importlib
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tlkeras.freezing.flags import Learning
+from tlkeras.plans.plan import Plan
+from tlkeras.training.record import FORMAT
+from tlkeras.training.run import Run, StageResult
+from tlkeras.training.run_folder import digest
+
+
+@dataclass(repr=False)
+class SavedRun(Run):
+    """A Run that `tlk.load_run` read: its model takes pixels and gives probabilities.
+
+    Attributes:
+        folder: where it is. record: all that `run.json` says.
+    """
+
+    folder: Path = field(default_factory=Path)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the model's outputs."""
+        return tuple(self.record["classes"])
+
+    @property
+    def output(self) -> str:
+        """What the model gives: "softmax", "sigmoid", or "numbers" that are no probabilities."""
+        return self.record["output"]
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) of the images it was trained on; None for other data."""
+        size = self.record["image_size"]
+        return (size[0], size[1]) if size else None
+
+
+def load_run(path: str | os.PathLike) -> SavedRun:
+    """Reads a run that `Run.save` or `tlkeras fit` wrote, in any process.
+
+    Returns:
+        The Run. Its model takes pixels 0..255 and gives probabilities; it is not compiled. Its
+        `classes`, `image_size` and `record` say the rest. Where a policy of the plan was a
+        function of your own, its `plan` is None.
+
+    Raises:
+        ValueError: no run, a damaged one, one of a newer tlkeras, or one whose model holds code
+            (a Lambda layer), which is never run.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=2)
+    >>> x, y = np.random.uniform(0, 255, (32, 32, 32, 3)), np.arange(32) % 2
+    >>> run = tlk.fit_stages(model, tlk.recipes.head_only(1), (x, y), verbose=0)
+    >>> folder = run.save("runs/a", classes=["cat", "dog"])
+    >>> again = tlk.load_run("runs/a")
+    >>> again.classes, again.model.predict(x, verbose=0).shape
+    (('cat', 'dog'), (32, 2))
+    """
+    folder = Path(path).expanduser()
+    record = read_record(folder)
+    if not (folder / "model.keras").is_file():
+        raise ValueError(f"Expected model.keras beside run.json in {folder}; found none.")
+    if digest(folder / "model.keras") != record["model_sha256"]:
+        raise ValueError(
+            f"Expected the model that run.json of {folder} describes; found another model.keras: "
+            "it is damaged, or was written later. Save the run again."
+        )
+    for name in ("keras_hub", "tlkeras.optimizers"):  # a saved network is found by its registration
+        importlib.import_module(name)
+    try:
+        model = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"Cannot read the model of {folder}: {reason}") from error
+    try:
+        plan, stages = _plan(record), _stages(record)
+        history = _history(record)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"Expected run.json as tlkeras writes it in {folder}: {error}.") from error
+    return SavedRun(model, plan, stages, history, record["unsaved"], folder, record)  # type: ignore[arg-type]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `run.json` of a folder says. Raises ValueError if it is none of ours."""
+    if not folder.is_dir():
+        raise ValueError(f"Expected the folder of a run; found no folder {str(folder)!r}.")
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"Expected the folder of a run, with its run.json; {folder} has none. `tlkeras fit` "
+            "and Run.save write such folders."
+        ) from None
+    except ValueError:  # JSON, or the encoding
+        record = None
+    version = record.get("tlkeras_run") if isinstance(record, dict) else None
+    if not isinstance(version, int):
+        raise ValueError(f"Expected run.json of {folder} as tlkeras writes it; found otherwise.")
+    if version > FORMAT:
+        raise ValueError(
+            f"{folder} was written by a newer tlkeras (format {version}, known is "
+            f"{FORMAT}). Update tlkeras."
+        )
+    return record
+
+
+def _stages(record: dict[str, Any]) -> list[StageResult]:
+    """The results of the stages; learning rates that were schedules are texts."""
+    found = []
+    for stored in record["stages"]:
+        rows = [tuple(row) for row in stored["learns"]["rows"]]
+        learns = Learning(rows, [], stored["learns"]["kept"])
+        metrics = {name: _number(value) for name, value in stored["metrics"].items()}
+        rate = _rate(stored["learning_rate"])
+        found.append(
+            StageResult(**stored | {"learns": learns, "metrics": metrics, "learning_rate": rate})
+        )
+    return found
+
+
+def _history(record: dict[str, Any]) -> dict[str, list]:
+    """A list a column."""
+    return {name: [_number(v) for v in column] for name, column in record["history"].items()}
+
+
+def _plan(record: dict[str, Any]) -> Plan | None:
+    """The plan, or None where a policy of it was a function."""
+    return Plan.from_dict(record["plan"]) if record["plan"] else None
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def _rate(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text

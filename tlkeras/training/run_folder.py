@@ -1,0 +1,148 @@
+"""A run in a folder: the model ready for use, all that is known of it, and a card to read.
+
+model.keras   pixels in, probabilities out, scaling inside; needs only Keras (and KerasHub)
+run.json      classes, image size, plan, history, results, seed, versions, data counts
+README.md     the model card
+history.csv, history.png   the history again, to read and to look at
+report.html   the report, where one was made
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tlkeras.blocks import internals
+from tlkeras.display.model_card import model_card
+from tlkeras.inputs import intake
+from tlkeras.inputs.activation import LOGITS, SIGMOID, SOFTMAX, endings
+from tlkeras.inputs.objective import cross_entropy
+from tlkeras.training.record import plain, record_of
+
+WRITTEN = ("model.keras", "run.json", "README.md", "history.csv", "history.png", "report.html")
+
+
+def save(
+    run: Any,
+    path: str | os.PathLike,
+    classes: Sequence[str] | None = None,
+    task: Any = None,
+    force: bool = False,
+    **known: Any,
+) -> Path:
+    """What `Run.save` does; see there."""
+    folder = check_folder(path, force)
+    build, output = usable(run.model)
+    record = record_of(run, output, classes, task, known)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with internals.Traces(internals.functional(run.model)):
+            build().save(made / "model.keras")
+        record["model_sha256"] = digest(made / "model.keras")
+        record = plain(record)
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+        (made / "run.json").write_text(text + "\n", encoding="utf-8")
+        (made / "README.md").write_text(model_card(record), encoding="utf-8")
+        _write_history(run, made)
+        _move(made, folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+def check_folder(path: str | os.PathLike, force: bool = False) -> Path:
+    """The path of a folder that is not there, is empty, or holds an earlier run and no more.
+
+    Raises:
+        ValueError: it is a file, or holds anything else, without `force`.
+    """
+    folder = Path(path).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"Expected a folder for the run; {folder} is a file. Choose a folder.")
+    found = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    known = WRITTEN if "run.json" in found else ()
+    foreign = [name for name in found if name not in known and not name.startswith(".")]
+    if foreign and not force:
+        raise ValueError(
+            f"Expected a new folder, or an earlier run's; {folder} holds other files "
+            f"({', '.join(foreign[:3])}). Choose another folder, or write beside them with "
+            "force=True (--force)."
+        )
+    return folder
+
+
+def _move(made: Path, folder: Path) -> None:
+    """All of it at once, or over an earlier run file by file: `run.json`, which knows the model
+    that belongs to it, comes last."""
+    if not folder.exists():
+        made.chmod(0o755)
+        os.replace(made, folder)
+        return
+    (folder / "report.html").unlink(missing_ok=True)
+    for name in sorted(os.listdir(made), key=lambda name: name == "run.json"):
+        os.replace(made / name, folder / name)
+
+
+def _write_history(run: Any, folder: Path) -> None:
+    with (folder / "history.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(run.history)
+        rows.writerows(zip(*run.history.values(), strict=True))
+    run.plot().savefig(folder / "history.png", dpi=120)
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def usable(model: keras.Model) -> tuple[Callable[[], keras.Model], str]:
+    """How to make the model that is stored, and what that gives: "softmax", "sigmoid" or "numbers".
+
+    The softmax or sigmoid that its loss took care of becomes its last layer. It is not compiled,
+    so no optimizer is stored with it.
+
+    Raises:
+        ValueError: the softmax or the scaling is done by something that no file of it would hold.
+    """
+    if intake.preprocesses(model):
+        raise ValueError(
+            "Expected a model that takes what it is given as it is; found a KerasHub task whose "
+            "preprocessor scales it first. Put that into the model, or use its save_to_preset."
+        )
+    loss = cross_entropy(internals.compiled_with(model)["loss"])
+    found = endings(model) or [None]
+    kind, net = found[0] if len(found) == 1 else None, internals.functional(model)
+    if kind is None and loss is not None:
+        kind = SIGMOID if loss.family == "binary" else SOFTMAX
+        kind = LOGITS if loss.from_logits else kind
+    if kind != LOGITS or loss is None:
+        output = kind if kind in (SOFTMAX, SIGMOID) else "numbers"
+        return (lambda: model if net is None else keras.Model(net.input, net.output)), output
+    kind = SIGMOID if loss.family == "binary" else SOFTMAX
+    if net is None:
+        raise ValueError(
+            f"Expected a graph to put a {kind} after; found {type(model).__name__}, whose call is "
+            "its own. Call the model in a functional one: keras.Model(x, model(x)), x a "
+            "keras.Input."
+        )
+    return (lambda: _ended(net, kind)), kind
+
+
+def _ended(net: keras.Model, kind: str) -> keras.Model:
+    name = "probabilities"
+    while name in {operation.name for operation in net.operations}:
+        name += "_"
+    last = keras.layers.Activation(kind, dtype="float32", name=name)
+    return keras.Model(net.input, last(net.output), name=net.name)
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
