@@ -32,6 +32,7 @@ __all__ = [
     "is_online",
     "list_tasks",
     "load_backbone",
+    "load_classifier",
     "load_run",
     "load_task",
     "optimizers",
@@ -61,6 +62,7 @@ _HOME = {  # the module each of the other names lives in
     "is_online": "utils.profiles",
     "list_tasks": "tasks.load",
     "load_backbone": "backbones.load",
+    "load_classifier": "backbones.load",
     "load_run": "training.loading",
     "load_task": "tasks.load",
     "probe": "advice.probing",
@@ -98,7 +100,7 @@ if TYPE_CHECKING:
     from tlkeras import optimizers
     from tlkeras.advice.probing import probe
     from tlkeras.backbones.heads import add_head
-    from tlkeras.backbones.load import load_backbone
+    from tlkeras.backbones.load import load_backbone, load_classifier
     from tlkeras.blocks.find import find_blocks
     from tlkeras.devices.setup import accelerate
     from tlkeras.display import plots

@@ -51,13 +51,13 @@ def train(
 
 
 def write_preset(parts: list, out: Path, work: Path, card: dict) -> None:
-    """Writes the preset folder beside `out`, then puts it in its place; `card.md` stays.
+    """Writes the preset folder of a network that was trained here; `card.md` stays.
 
     Args:
         parts: what KerasHub saves into a preset: the network, its image converter, a tokenizer.
         out: the preset's folder.
         work: where training left `log.csv`, a row an epoch that ends in seconds.
-        card: what `card.json` shall say; seconds and the SHA-256 of every file are added.
+        card: what `card.json` shall say; how training ended is added.
     """
     new = work / "preset"
     shutil.rmtree(new, ignore_errors=True)
@@ -66,11 +66,18 @@ def write_preset(parts: list, out: Path, work: Path, card: dict) -> None:
     shutil.copy(work / "log.csv", new / "training.csv")
     with (new / "training.csv").open() as file:
         log = [[float(value) for value in row] for row in csv.reader(file)]
-    files = sorted(path for path in new.rglob("*") if path.is_file())
     card |= {
         "training_loss": log[-1][1],
         "training_accuracy": log[-1][2],
         "seconds": round(sum(row[-1] for row in log)),
+    }
+    publish(new, out, card)
+
+
+def publish(new: Path, out: Path, card: dict) -> None:
+    """Moves what is in the folder `new` to `out`, with the SHA-256 of every file in `card.json`."""
+    files = sorted(path for path in new.rglob("*") if path.is_file())
+    card |= {
         "files": {
             path.relative_to(new).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in files

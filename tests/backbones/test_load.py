@@ -179,3 +179,77 @@ def test_the_presets_that_come_along_are_whole(folder):
     backbone = tlk.load_backbone(folder.name, image_size=32, **tower)
     assert folder.name in backbone.name
     assert np.isfinite(backbone.predict(images(), verbose=0)).all()
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return tlk.load_backbone("efficientnet_lite0", image_size=64)
+
+
+@pytest.mark.parametrize(
+    ("photo", "top"),
+    [
+        ("china.jpg", ["palace", "bell_cote", "lakeside", "monastery", "boathouse"]),
+        ("flower.jpg", ["daisy", "mushroom", "hen-of-the-woods", "pot", "bee"]),
+    ],
+)
+def test_the_classifier_knows_what_is_in_a_photograph(photo, top):
+    from keras_hub.utils import decode_imagenet_predictions
+    from sklearn.datasets import load_sample_image
+
+    classifier = tlk.load_classifier()
+    guesses = classifier.predict(load_sample_image(photo)[None], verbose=0)
+    np.testing.assert_allclose(guesses.sum(), 1, rtol=1e-4)
+    assert [name for name, _ in decode_imagenet_predictions(guesses, top=5)[0]] == top
+
+
+def test_the_classifier_is_the_backbone_and_a_head(tmp_path):
+    classifier = tlk.load_classifier("efficientnet_lite0")
+    assert tlk.find_blocks(classifier)[-1].role == "head"
+    backbone = tlk.load_backbone("efficientnet_lite0")
+    for ours, whole in zip(backbone.weights, classifier.weights, strict=False):
+        np.testing.assert_array_equal(ours, whole)
+    classifier.save(tmp_path / "c.keras")
+    again = keras.saving.load_model(tmp_path / "c.keras")
+    x = images(96)
+    np.testing.assert_allclose(again(x), classifier(x), atol=1e-6)
+
+
+def test_a_network_without_a_classifier_says_which_has_one(preset):
+    for source in ("glyph_resnet", preset, "nothing"):
+        with pytest.raises(ValueError, match="expected efficientnet_lite0, or"):
+            tlk.load_classifier(source)
+
+
+def test_lite0_takes_pixels_and_scales_them_itself(lite0):
+    import keras_hub
+
+    folder = paths.data_root() / "presets" / "efficientnet_lite0"
+    plain = keras_hub.models.Backbone.from_preset(str(folder))
+    assert {weight.dtype for weight in plain.weights} == {"float32"}
+    x = images(64)
+    expected = plain.predict((x - 127) / 128, verbose=0)
+    np.testing.assert_allclose(lite0.predict(x, verbose=0), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_lite0_has_the_stages_one_expects(lite0):
+    blocks = tlk.find_blocks(lite0)
+    assert [block.name for block in blocks] == ["stem", "block2", "block3", "block4-5", "block6-7"]
+    assert all(block.cut is not None for block in blocks)
+    for size, out in ((64, 2), (65, 3), (224, 7)):
+        side = tlk.load_backbone("efficientnet_lite0", image_size=size).output_shape
+        assert side == (None, out, out, 1280)
+
+
+def test_lite0_trains_in_two_stages_from_cached_features_and_stays_frozen(lite0, tmp_path):
+    """All layers are Keras's, one by one: so the cache needs no trial, a file forgets nothing."""
+    x, y = images(64).repeat(8, axis=0), np.arange(16) % 2
+    model = tlk.add_head(lite0, 2)
+    plan = tlk.recipes.two_stage(head_epochs=2, tune_epochs=1)
+    run = tlk.fit_stages(model, plan, (x, y), validation_data=(x, y), verbose=False)
+    assert run.stages[0].cache.startswith("after block6-7")
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    assert [weight.trainable for weight in again.weights] == [w.trainable for w in model.weights]
+    assert not all(weight.trainable for weight in again.weights)
+    np.testing.assert_allclose(again(x), model(x, training=False), atol=1e-5)

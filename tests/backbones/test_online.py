@@ -414,7 +414,7 @@ def test_a_failed_download_is_one_error_and_leaves_nothing(fault, offered, train
     name = "MobileNetV3Small"
     good, before = files[STORED_AS[name]], socket.getdefaulttimeout()
     files[STORED_AS[name]], reason = FAULTS[fault]
-    with pytest.raises(ConnectionError, match="Without the internet use 'glyph_resnet'") as error:
+    with pytest.raises(ConnectionError, match="internet use 'efficientnet_lite0'") as error:
         load(name)
     assert reason in str(error.value) and "weights=None builds MobileNetV3Small" in str(error.value)
     assert not list(folder.iterdir()) and socket.getdefaulttimeout() == before

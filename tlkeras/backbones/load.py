@@ -13,7 +13,13 @@ import keras
 
 from tlkeras.backbones import fetching, kerascv
 from tlkeras.backbones.applications import application, functions
-from tlkeras.backbones.presets import Size, behind_an_image, load_preset, towerless
+from tlkeras.backbones.presets import (
+    Size,
+    behind_an_image,
+    load_preset,
+    load_task_preset,
+    towerless,
+)
 from tlkeras.blocks.find import find_blocks
 from tlkeras.utils import paths
 
@@ -33,7 +39,8 @@ def load_backbone(
 
     Args:
         source: one of
-            - a preset that comes with tlkeras, such as `glyph_resnet` (no internet needed);
+            - a preset that comes with tlkeras (no internet needed): `efficientnet_lite0`, which
+              learned from photographs, or `glyph_resnet`, from printed letters;
             - a preset folder, one of your own for instance;
             - a `.keras` file, read in safe mode; a Dense classifier at its end is cut off;
             - a `keras.Model`, returned as it is;
@@ -61,9 +68,9 @@ def load_backbone(
             network that has none.
         ConnectionError: the weights are to be downloaded, and cannot or, offline, must not be.
 
-    >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
+    >>> backbone = tlk.load_backbone("efficientnet_lite0", image_size=96)
     >>> backbone.input_shape, backbone.output_shape
-    ((None, 32, 32, 3), (None, 4, 4, 128))
+    ((None, 96, 96, 3), (None, 3, 3, 1280))
     >>> tlk.load_backbone("MobileNetV2")
     Traceback (most recent call last):
     ConnectionError: 'MobileNetV2' is an online backbone: ... the profile is offline. ...
@@ -93,6 +100,44 @@ def load_backbone(
         fetching.refuse_offline(name, profile)
         return load_preset(name.rpartition("/")[2], name, size, weights, tower)
     raise ValueError(_unknown(name))
+
+
+def load_classifier(source: str | os.PathLike = "efficientnet_lite0") -> keras.Model:
+    """Loads a network whole, with the head it was pretrained with.
+
+    It shows what a network knows before anything is taken over from it. The names of ImageNet's
+    1,000 classes, in the order of its outputs, are KerasHub's (`decode_imagenet_predictions`).
+
+    Args:
+        source: a preset that comes with tlkeras and has a classifier, or a KerasHub preset folder
+            that has one.
+
+    Returns:
+        A functional model from images (batch, height, width, 3) of any size, float32 RGB in
+        [0, 255], to probabilities (batch, classes). It sees the middle square of an image, resized
+        to the side it was trained at.
+
+    Raises:
+        ValueError: no such preset, or one without a classifier; a preset whose files are not those
+            its card lists.
+
+    >>> from keras_hub.utils import decode_imagenet_predictions
+    >>> from sklearn.datasets import load_sample_image
+    >>> classifier = tlk.load_classifier()
+    >>> guesses = classifier.predict(load_sample_image("china.jpg")[None], verbose=0)
+    >>> [name for name, probability in decode_imagenet_predictions(guesses, top=2)[0]]
+    ['palace', 'bell_cote']
+    """
+    bundled = {folder.name: folder for folder in paths.presets()}
+    folder = bundled.get(str(source)) or Path(source).expanduser()
+    if not (folder / "task.json").is_file():
+        known = [name for name, place in bundled.items() if (place / "task.json").is_file()]
+        raise ValueError(
+            f"{str(source)!r} is no preset with a classifier: expected {' or '.join(known)}, or a "
+            "KerasHub preset folder with a task.json. tlk.load_backbone loads networks without "
+            "their heads."
+        )
+    return load_task_preset(folder.name, folder)
 
 
 def _file(path: Path, size: Size, weights: str | None) -> keras.Model:

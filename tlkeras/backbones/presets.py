@@ -13,6 +13,8 @@ import keras
 from tlkeras.backbones import fetching
 from tlkeras.blocks.internals import functional
 
+COMPOSITE = ("CBABlock", "FusedMBConvBlock", "MBConvBlock")  # of KerasHub's EfficientNets
+
 Size = tuple[int, int] | None  # height and width of images; None: any
 
 
@@ -35,12 +37,8 @@ def load_preset(
     name: str, preset: Path | str, size: Size, weights: str | None, tower: str | None
 ) -> keras.Model:
     """A KerasHub preset: its network behind the scaling of its image converter."""
-    if isinstance(preset, Path) and (damaged := damaged_files(preset)):
-        raise ValueError(
-            f"Preset {name}: {', '.join(damaged)} in {preset} is not the file that card.json "
-            "lists (its SHA-256 differs). Get the folder again: `git checkout` it, or reinstall "
-            "tlkeras."
-        )
+    if isinstance(preset, Path):
+        _refuse_damaged(name, preset)
     import keras_hub
 
     with fetching.downloading(str(preset)) if isinstance(preset, str) else nullcontext():
@@ -54,6 +52,35 @@ def load_preset(
     if len(inputs) > 1 or len(inputs[0].shape) != 4:
         return network  # takes text, or text beside images
     return behind_an_image(network, size, name, _scaling(name, converter))
+
+
+def load_task_preset(name: str, preset: Path) -> keras.Model:
+    """The classifier of a KerasHub preset: from images of any size to its probabilities.
+
+    The middle square of an image, resized to the side that the preset's image converter names, is
+    what it sees.
+    """
+    _refuse_damaged(name, preset)
+    import keras_hub
+
+    task = keras_hub.models.ImageClassifier.from_preset(str(preset))
+    converter = _converter(preset)
+    resize = keras.layers.Resizing(
+        *converter.image_size, crop_to_aspect_ratio=True, antialias=True, name="resize"
+    )
+    scale = _scaling(name, converter)
+    features = behind_an_image(task.backbone, None, name, lambda image: scale(resize(image)))
+    probabilities = task.output_dense(task.pooler(features.output))
+    return keras.Model(features.input, probabilities, name=name)
+
+
+def _refuse_damaged(name: str, folder: Path) -> None:
+    if damaged := damaged_files(folder):
+        raise ValueError(
+            f"Preset {name}: {', '.join(damaged)} in {folder} is not the file that card.json "
+            "lists (its SHA-256 differs). Get the folder again: `git checkout` it, or reinstall "
+            "tlkeras."
+        )
 
 
 def _converter(preset: Path | str) -> Any:
@@ -88,6 +115,8 @@ def behind_an_image(
     A graph of Keras's own layers that KerasHub would save by its arguments becomes one that Keras
     saves layer by layer, for only so it is known after loading what was frozen.
     """
+    if any(type(layer).__name__ in COMPOSITE for layer in network.layers):
+        network = _written_out(network)
     plain = all(type(layer).__module__.startswith("keras.") for layer in network.layers)
     if plain and functional(network) is not None:
         network = keras.Model(network.input, network.output, name=network.name)
@@ -96,6 +125,20 @@ def behind_an_image(
     x = scaling(x)
     features = network(dict.fromkeys(wanted, x) if isinstance(wanted, dict) else x)
     return keras.Model(image, features, name=name or network.name)
+
+
+def _written_out(network: keras.Model) -> keras.Model:
+    """The same layers, with those inside KerasHub's blocks called one by one in the graph."""
+
+    def call(layer: keras.Layer, *args: Any, **options: Any) -> Any:
+        inside = type(layer).__name__ in COMPOSITE
+        return layer.call(*args) if inside else layer(*args, **options)
+
+    written = keras.models.clone_model(
+        network, clone_function=lambda layer: layer, call_function=call
+    )
+    written.name = network.name
+    return written
 
 
 def _tower(network: keras.Model, name: str, converter: Any, size: Size, tower: str) -> keras.Model:
