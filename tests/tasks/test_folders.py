@@ -1,27 +1,13 @@
 """A folder of images: every file is read rightly, converted and reported, or named in an error."""
 
 import shutil
-import struct
-import zlib
 
 import numpy as np
 import pytest
+from image_files import photos, png16, save, scene
 from PIL import Image
 
 import tlkeras as tlk
-
-
-def save(path, value=128, size=(12, 10), mode="RGB", **options):
-    """A real image file of one value; `dpi` makes the bytes of two equal images differ."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, value).save(path, **options)
-
-
-def scene(path, seed, size=(64, 64), **options):
-    """A real image file with something to see: random blobs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    blobs = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype="uint8")
-    Image.fromarray(blobs).resize(size, Image.Resampling.BICUBIC).save(path, **options)
 
 
 def places(folder):
@@ -34,14 +20,6 @@ def places(folder):
     }
 
 
-def photos(root, classes=("cat", "dog"), count=8):
-    for label, name in enumerate(classes):
-        for number in range(count):
-            value = 40 + 100 * label + number
-            save(root / name / f"{number}.png", (value, value, value))
-    return root
-
-
 def only_image(folder, path):
     """What load_task makes of one file: the image of its class that is all of its split."""
     task = tlk.load_task(folder)
@@ -49,22 +27,6 @@ def only_image(folder, path):
     labels = np.concatenate([task.arrays(split)[1] for split in task.counts])
     mine = task.classes.index(path.parent.name)
     return images[labels == mine], task.report
-
-
-def png16(path, values):
-    """Writes a 16-bit PNG, grey (height, width) or RGB (height, width, 3), byte by byte."""
-    height, width = values.shape[:2]
-    kind = 0 if values.ndim == 2 else 2
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-
-    def chunk(name, data):
-        checksum = struct.pack(">I", zlib.crc32(name + data))
-        return struct.pack(">I", len(data)) + name + data + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
 
 def test_a_folder_is_split_for_good(tmp_path):
@@ -228,7 +190,61 @@ def test_sixteen_bits_keep_their_scale(tmp_path, shape):
         png16(tmp_path / "deep" / f"{number}.png", np.full(shape, 0x8040 + number, "uint16"))
     images, report = only_image(photos(tmp_path), tmp_path / "deep" / "0.png")
     assert (images == 0x80).all()
-    assert any("3 of 19 images 16 bits a channel" in line for line in report)
+    (line,) = [line for line in report if "3 of 19 images 16 bits a channel" in line]
+    assert "0 to 65,535 (16 bits" in line
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_twelve_bits_in_sixteen_are_scaled_by_the_range_of_the_whole_folder(tmp_path, channels):
+    values = np.arange(10 * 12).reshape(10, 12) * 34 % 4096
+    for number in range(3):
+        part = (values // 4, values, values // 2)[number]
+        deep = np.stack([part] * channels, -1).astype("uint16")
+        if channels == 4:
+            deep[..., 3] = 65535  # alpha has a range of its own
+        png16(tmp_path / "deep" / f"{number}.png", deep[..., 0] if channels == 1 else deep)
+    photos(tmp_path, classes=("plain",), count=3)
+    task = tlk.load_task(tmp_path)
+    read = {}
+    for split in task.counts:
+        read |= dict(zip(*reversed(task.arrays(split, "image", "file")), strict=True))
+    for name, part in (("deep/0.png", values // 4), ("deep/1.png", values)):
+        wanted = np.round(part * 255 / 4095)[..., None] * [1, 1, 1]
+        np.testing.assert_array_equal(read[name], wanted)
+    assert task.white == 4095 and any("0 to 4,095 (12 bits" in line for line in task.report)
+
+
+def test_floats_are_scaled_by_their_range(tmp_path):
+    photos(tmp_path)
+    for number in range(3):
+        values = np.linspace(0, 1, 120, dtype="float32").reshape(10, 12) ** (1 + number)
+        (tmp_path / "float").mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "float" / f"{number}.tif")
+    images, report = only_image(tmp_path, tmp_path / "float" / "0.tif")
+    assert (images.min(), images.max()) == (0, 255) and len(np.unique(images)) > 100
+    assert any("0 to 1 becomes 0 to 255" in line for line in report)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jfif", "PNG", "bmp", "webp", "tif", "TIFF", "ppm"])
+def test_every_usual_format_is_read(tmp_path, suffix):
+    task = tlk.load_task(photos(tmp_path, suffix=suffix))
+    assert sum(task.counts.values()) == 16
+    assert not any("left out" in line or "of 16 images" in line for line in task.report)
+    images, labels = task.arrays("train")
+    assert (abs(images[labels == 1] - 144) <= 6).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "tif"])
+def test_of_several_frames_the_first_is_taken(tmp_path, suffix):
+    photos(tmp_path)
+    for number in range(3):
+        first, second = (Image.new("RGB", (12, 10), (v, v, v)) for v in (200 + number, 20))
+        (tmp_path / "moving").mkdir(exist_ok=True)
+        path = tmp_path / "moving" / f"{number}.{suffix}"
+        first.save(path, save_all=True, append_images=[second])
+    images, report = only_image(tmp_path, tmp_path / "moving" / "0")
+    assert (abs(images - 201) <= 4).all()
+    assert any("3 of 19 images of several frames" in line for line in report)
 
 
 def test_palette_and_cmyk_become_rgb(tmp_path):
@@ -268,10 +284,127 @@ def test_mixed_sizes_are_resized_and_reported(tmp_path):
 def test_files_that_are_left_out_are_named(tmp_path):
     photos(tmp_path)
     (tmp_path / "cat" / "readme.txt").write_text("hello")
-    save(tmp_path / "dog" / "scan.tif", (5, 5, 5))
     save(tmp_path / "loose.png", (5, 5, 5))
     (line,) = [line for line in tlk.load_task(tmp_path).report if "left out" in line]
-    assert all(name in line for name in ("cat/readme.txt", "dog/scan.tif", "loose.png"))
+    assert "left out 2 files" in line and "cat/readme.txt, loose.png" in line
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Training", "Testing"),
+        ("TRAIN", "Valid", "TEST"),
+        ("train_set", "dev-set", "Test Images"),
+        ("train2017", "val2017"),
+        ("trainset", "eval"),
+    ],
+    ids="/".join,
+)
+def test_splits_are_known_by_their_usual_names(tmp_path, names):
+    for number, name in enumerate(names):
+        photos(tmp_path / name, count=8 + number)
+    task = tlk.load_task(tmp_path)
+    assert task.classes == ("cat", "dog")
+    assert sum(task.counts.values()) == sum(2 * (8 + number) for number in range(len(names)))
+    assert ("test" in task.counts) == any("tes" in name.lower() for name in names)
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "val", "bird"), ("x", "Test")])
+def test_splits_are_never_taken_as_classes(tmp_path, names):
+    photos(tmp_path, classes=names)
+    with pytest.raises(ValueError, match="has the folders .*expected"):
+        tlk.load_task(tmp_path)
+
+
+def test_a_train_among_other_vehicles_is_a_class(tmp_path):
+    assert tlk.load_task(photos(tmp_path, ("bus", "train"))).classes == ("bus", "train")
+
+
+def test_images_for_testing_without_labels_are_left_out(tmp_path):
+    photos(tmp_path / "train")
+    save(tmp_path / "test" / "1.png", (1, 2, 3))
+    task = tlk.load_task(tmp_path)
+    assert sum(task.counts.values()) == 16
+    assert "test has no class folders, so what is in it has no labels and is left out" in (
+        task.report
+    )
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path):
+    root = photos(tmp_path / "photos", count=4)
+    for number in range(5):
+        save(tmp_path / "elsewhere" / "more" / f"{number}.png", (number, 0, 0))
+        save(tmp_path / "elsewhere" / "ant" / f"{number}.png", (0, number, 255))
+    (root / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (root / "cat" / "again").symlink_to(tmp_path / "elsewhere" / "more")
+    (root / "ant").symlink_to(tmp_path / "elsewhere" / "ant")
+    (root / "dog" / "round").symlink_to(root)
+    (tmp_path / "elsewhere" / "more" / "back").symlink_to(root / "cat")
+    (root / "itself").symlink_to(root)
+    task = tlk.load_task(root)
+    assert task.classes == ("ant", "cat", "dog") and sum(task.counts.values()) == 18
+    (line,) = [line for line in task.report if "links" in line]
+    assert "left out 4 links" in line and "dog/round" in line and "itself" in line
+
+
+def test_a_broken_link_is_named_as_unreadable(tmp_path):
+    photos(tmp_path)
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"Cannot read 1 images: .*gone\.png \(.*No such file"):
+        tlk.load_task(tmp_path)
+
+
+def test_what_systems_leave_behind_is_passed_over_and_counted(tmp_path):
+    photos(tmp_path)
+    junk = ["__MACOSX/._a.png", ".ipynb_checkpoints/b.png", "cat/@eaDir/c.png", "cat/.hidden.png"]
+    junk += ["dog/Thumbs.db", "dog/desktop.ini", ".DS_Store", "cat/.DS_Store", "dog/._0.png"]
+    for name in junk:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    task = tlk.load_task(tmp_path)
+    assert task.classes == ("cat", "dog") and sum(task.counts.values()) == 16
+    (line,) = [line for line in task.report if "passed over" in line]
+    assert line.startswith("passed over 9 hidden or system files and folders: .DS_Store, ")
+
+
+def test_names_are_one_however_their_accents_are_stored(tmp_path):
+    composed, decomposed = "Caf\u00e9 \u72ac", "Cafe\u0301 \u72ac"
+    photos(tmp_path / "train", classes=(composed, "tea"))
+    photos(tmp_path / "val", classes=(decomposed, "tea"), count=2)
+    task = tlk.load_task(tmp_path)
+    assert task.classes == (composed, "tea") and task.counts["validation"] == 4
+
+
+def test_a_folder_around_the_folder_is_seen_through(tmp_path):
+    photos(tmp_path / "archive")
+    with pytest.raises(ValueError, match=r"1 class folders.*Or did you mean .*archive\?"):
+        tlk.load_task(tmp_path)
+
+
+def test_unreadable_files_can_be_skipped(tmp_path):
+    photos(tmp_path, count=12)
+    (tmp_path / "cat" / "notes.png").write_text("this is not a picture")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype="uint8")
+    Image.fromarray(noise).save(tmp_path / "dog" / "half.jpg")
+    whole = (tmp_path / "dog" / "half.jpg").read_bytes()
+    (tmp_path / "dog" / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    task = tlk.load_task(tmp_path, image_size=(10, 12), skip_unreadable=True)
+    assert sum(task.counts.values()) == 24
+    assert task.report[0].startswith("left out 2 unreadable images: ")
+    assert all(name in task.report[0] for name in ("notes.png", "half.jpg", "truncated"))
+    for split in task.counts:
+        images, files = task.arrays(split, "image", "file")
+        for image, file in zip(images, files, strict=True):
+            np.testing.assert_array_equal(image, np.asarray(Image.open(tmp_path / file)))
+
+
+def test_a_class_of_unreadable_files_is_an_error(tmp_path):
+    photos(tmp_path / "train")
+    photos(tmp_path / "val", count=2)
+    for path in (tmp_path / "train" / "dog").iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="No readable image of dog is left for training"):
+        tlk.load_task(tmp_path, skip_unreadable=True)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
 MEMORY_LIMIT = 4 * 2**30  # bytes
+PHOTOGRAPHS = "efficientnet_lite0"  # the network to start from when a task has them
+CLASS, LABELS, NUMBER = KINDS = "class", "labels", "number"
 
 
 @dataclass(frozen=True)
@@ -15,27 +18,36 @@ class Contents:
 
     Attributes:
         splits: for each split its features, arrays of one length: "image", uint8 (n, height,
-            width, 3); "label", int32 (n,); and whatever else the builder has.
+            width, 3); "label", int32 (n,); and whatever else the builder has. Images may be
+            `decoding.OnDisk`.
         classes: names of the classes.
         card: Markdown.
         report: what was done to the data, a line each.
-        note, domain, group: as in `Task`.
+        note, domain, group, kind, white, start: as in `Task`.
     """
 
-    splits: dict[str, dict[str, np.ndarray]]
+    splits: dict[str, dict[str, Any]]
     classes: list[str]
     card: str
     report: Iterable[str] = ()
     note: str = ""
     domain: str | None = None
     group: str | None = None
+    kind: str = CLASS
+    white: float = 65535.0
+    start: str = PHOTOGRAPHS
 
 
 def keep(found: Contents, count: int, seed: int) -> None:
     """Leaves `count` training examples of each class, drawn by `seed`, in the order they had.
 
-    Raises ValueError if a class has fewer.
+    Raises ValueError if a class has fewer, or an image has not one class.
     """
+    if found.kind != CLASS:
+        raise ValueError(
+            "labels_per_class draws images of each class, and these have "
+            f"{'several labels' if found.kind == LABELS else 'a number'} each: leave it out."
+        )
     if count < 1:
         raise ValueError(f"labels_per_class must be at least 1, not {count}.")
     rng = np.random.default_rng(seed)
@@ -48,7 +60,9 @@ def keep(found: Contents, count: int, seed: int) -> None:
             f"{len(members[fewest])} training images: ask for at most that many."
         )
     kept = np.sort(np.concatenate([rng.choice(m, count, replace=False) for m in members]))
-    found.splits["train"] = {name: each[kept] for name, each in found.splits["train"].items()}
+    found.splits["train"] = {
+        name: each.take(kept, 0) for name, each in found.splits["train"].items()
+    }
 
 
 def refuse_large(count: int, size: tuple[int, int]) -> None:

@@ -1,271 +1,233 @@
 """A folder of images, read with every file looked at: what cannot be read is named.
 
-Two layouts, classes in alphabetical order of their folders:
+Three layouts, classes in alphabetical order:
 
     photos/cat/*.jpg                  splits are made here: about 70 % train, 15 % validation,
     photos/dog/*.jpg                  15 % test, by a hash of each file's content (`splits`)
 
-    photos/train/cat/*.jpg ...        splits as given; without `validation` (or `val`), about 15 %
-    photos/test/cat/*.jpg ...         of train, by the same hash; without `test`, none
+    photos/train/cat/*.jpg ...        splits as given, by any usual name (`finding`); without
+    photos/test/cat/*.jpg ...         validation about 15 % of train, by the same hash; train
+                                      alone is split like a folder without splits
 
-Images become 8-bit RGB: grey is repeated over the channels, what is transparent is laid over
-white, 16 bits lose their low byte, palettes and CMYK are converted, an animation gives its first
-frame, and a photo is turned upright as its EXIF entry says. Each of these is reported, and so are
-uneven classes and images that are there more than once.
+    photos/labels.csv                 file,label[,split] (`table`): one label a file, several, or
+    photos/...                        a number
+
+Images become 8-bit RGB (`pictures`), and each way in which they had to is reported; so are uneven
+classes, images that are there more than once, and what was passed over. More than 2 GiB of pixels
+are kept in a file instead of memory.
 """
 
-from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
-from PIL import Image, ImageOps
 
+from tlkeras.tasks import decoding, finding, overview, pictures, table
 from tlkeras.tasks import splits as splitting
-from tlkeras.tasks.contents import SPLITS, Contents, refuse_large
+from tlkeras.tasks.contents import CLASS, LABELS, SPLITS, Contents
+from tlkeras.tasks.finding import Passed, listed
+from tlkeras.utils import paths
 
-SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 OWN_SIZE_LIMIT = 224  # images that share a size up to this keep it
 DEFAULT_SIZE = (128, 128)
-LISTED = 10  # files named in a message
-EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
 class File:
-    """An image file: its label, and what its header says."""
+    """An image file.
+
+    Attributes:
+        label: the number of its class, those of its classes, or a number to be predicted.
+        group: what is spread evenly over the splits: its class, or 0 for all.
+        digest: of its bytes.
+    """
 
     path: Path
-    label: int
-    size: tuple[int, int] = (0, 0)  # height, width
-    handling: str = ""  # how it differs from plain 8-bit RGB
-    problem: str = ""
-    digest: str = ""  # of its bytes
+    label: Any
+    group: int = 0
+    header: pictures.Header = pictures.Header()
+    digest: str = ""
 
 
-def load(folder: Path, image_size: tuple[int, int] | None = None) -> Contents:
+def load(
+    folder: Path,
+    image_size: tuple[int, int] | None = None,
+    regression: bool = False,
+    skip_unreadable: bool = False,
+    cache: Path | None = None,
+    verbose: int = 1,
+) -> Contents:
     """Reads every image of a folder; see the top of this file for the layouts.
 
     Args:
         folder: where the images are.
         image_size: (height, width) to resize to, without keeping the aspect ratio. None: the
             images' own size if they share one of at most 224 pixels a side, else 128x128.
+        regression: the labels in `labels.csv` are numbers to be predicted.
+        skip_unreadable: what cannot be read, or is listed and not there, is left out.
+        cache: where a file of pixels is kept; None: the user's cache folder.
+        verbose: 0 shows no progress.
 
     Returns:
-        Images and labels of each split; its report names images that are there more than once,
-        uneven classes, and what was left out or converted.
+        Images, labels and file names of each split; its report names images that are there more
+        than once, uneven classes, and what was left out or converted.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: no images, fewer than two classes, a class without images or with too few, an
-            unreadable or truncated image (all are named), or more than fits in memory.
+            unreadable or truncated image (all are named), a table that cannot be used, or more
+            than the disk has room for.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder {str(folder)!r}.")
-    layout = _layout(folder)
+    passed, report, left_out = Passed(folder), list[str](), list[str]()
+    if given := table.find(folder):
+        kind, classes, found = _from_table(given, passed, regression, report, left_out)
+    elif regression:
+        raise ValueError(
+            f"regression needs a number for each image: expected a {finding.LABELS} in {folder} "
+            "with the columns file,label; found none."
+        )
+    else:
+        kind, (classes, found) = CLASS, _from_folders(folder, passed, report)
+    report += passed.report()
+    found = _inspected(found, left_out, verbose)
+    _refuse(left_out, skip_unreadable)
+    groups = classes if kind == CLASS else [folder.resolve().name]
+    found = splitting.assign(found, groups, report)
+    files = [file for split in found.values() for file in split]
+    size, white = image_size or _choose_size(files), pictures.white_of([f.header for f in files])
+    report += overview.describe([f.header for f in files], size, white)
+    place = _place(len(files), size, cache or paths.cache_dir(), report)
+    splits: dict[str, dict[str, Any]] = {}
+    digests = {}
+    for split, its in found.items():
+        images, hashes, problems = decoding.read([f.path for f in its], size, white, place, verbose)
+        whole = np.array([not problem for problem in problems], bool)
+        if not whole.all():
+            left_out += [_broken(f.path, why) for f, why in zip(its, problems, strict=True) if why]
+            images = images.take(np.flatnonzero(whole), 0)
+        found[split] = its = [file for file, kept in zip(its, whole, strict=True) if kept]
+        digests[split] = [digest for digest, kept in zip(hashes, whole, strict=True) if kept]
+        names = np.array([file.path.relative_to(folder).as_posix() for file in its], "str")
+        splits[split] = {"image": images, "label": _labels(kind, its, classes), "file": names}
+    _refuse(left_out, skip_unreadable)
+    if left_out:
+        report.insert(0, f"left out {len(left_out)} unreadable images: {listed(left_out)}")
+    labels = {split: stored["label"] for split, stored in splits.items()}
+    doubts = splitting.copies(digests, found, folder) + overview.gaps(kind, labels, classes)
+    report = doubts + report
+    card = overview.card(folder, kind, labels, classes, report)
+    return Contents(splits, classes, card, report, kind=kind, white=white)
+
+
+def _from_folders(folder: Path, passed: Passed, report: list[str]) -> tuple[list[str], dict]:
+    """The classes, and of each split its files."""
+    layout, lines = finding.layout(folder, passed)
+    report += lines
     classes: list[str] = []
-    report: list[str] = []
     found = {}
     for split, place in layout.items():
-        found[split], names = _index(place, report)
+        names = finding.class_names(place, passed)
         classes = classes or names
         if names != classes:
             raise ValueError(
                 f"{place} has the classes {names}, but {layout['train']} has {classes}. "
                 "Every split needs the same folders."
             )
-    _refuse_unreadable([file for split in found.values() for file in split])
-    found = splitting.assign(found, classes, report)
-    files = [file for split in found.values() for file in split]
-    size = image_size or _choose_size(files)
-    report += _describe(files, size)
-    refuse_large(len(files), size)
-    splits = _read(found, size)
-    images = {split: stored["image"] for split, stored in splits.items()}
-    doubts = splitting.copies(images, found, folder)
-    doubts += splitting.unevenness(splits["train"]["label"], classes)
-    report = doubts + report
-    return Contents(splits, classes, _card(folder, splits, classes, report), report)
+        pairs = finding.by_class(place, names, passed)
+        found[split] = [File(path, label, label) for path, label in pairs]
+    return classes, found
 
 
-def _card(folder: Path, splits: dict, classes: list[str], report: list[str]) -> str:
-    """A card for a folder: what was counted, and what was done to the files."""
-    lines = [f"# {folder.resolve().name}", "", "Your own images.", "", "| class | "]
-    lines[-1] += " | ".join(splits) + " |"
-    lines.append("|---" * (len(splits) + 1) + "|")
-    for label, name in enumerate(classes):
-        counts = [str(int((stored["label"] == label).sum())) for stored in splits.values()]
-        lines.append(f"| {name} | " + " | ".join(counts) + " |")
-    return "\n".join(lines + [""] + [f"- {line}" for line in report]) + "\n"
-
-
-def _layout(folder: Path) -> dict[str, Path]:
-    """Which folder holds the classes of which split; {"train": folder} if none is split."""
-    inside = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    splits = [p for p in inside if p.name in SPLIT_NAMES and any(q.is_dir() for q in p.iterdir())]
-    if not splits:
-        return {"train": folder}
-    names = [p.name for p in inside]
-    given = Counter(SPLIT_NAMES[p.name] for p in splits)
-    if len(splits) != len(inside) or "train" not in given or max(given.values()) > 1:
-        raise ValueError(
-            f"{folder} has the folders {names}: expected either one folder for each class, or "
-            "train, validation and test (train at least, and nothing else) with one in each."
-        )
-    found = {SPLIT_NAMES[p.name]: p for p in splits}
-    return {split: found[split] for split in SPLITS if split in found}
-
-
-def _index(folder: Path, report: list[str]) -> tuple[list[File], list[str]]:
-    """Files and class names as Keras finds them; what Keras would skip in silence is reported."""
-    everything = [p for p in sorted(folder.rglob("*")) if p.is_file() and not _hidden(p, folder)]
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(names) < 2:
-        loose = f" and {len(everything)} files" if everything else ""
-        raise ValueError(
-            f"{folder} holds {len(names)} class folders{loose}: expected two or more folders, "
-            "one for each class, with its images in it."
-        )
-    try:
-        indexed = keras.utils.image_dataset_from_directory(folder, shuffle=False, verbose=False)
-        paths = sorted(Path(p) for p in indexed.file_paths)
-    except ValueError:  # Keras found no image at all
-        paths = []
-    files = [File(p, names.index(p.relative_to(folder).parts[0])) for p in paths]
-    empty = [name for label, name in enumerate(names) if label not in {f.label for f in files}]
-    if empty:
-        raise ValueError(
-            f"No images in {_list(f'{folder / name}' for name in empty)}: expected .jpg, .jpeg, "
-            ".png, .bmp or .gif files. Add some, convert them, or remove the folder."
-        )
-    left_out = [p.relative_to(folder).as_posix() for p in everything if p not in set(paths)]
-    if left_out:
+def _from_table(
+    path: Path, passed: Passed, regression: bool, report: list[str], left_out: list[str]
+) -> tuple[str, list[str], dict]:
+    """The kind of labels, their names, and of each split its files."""
+    there = finding.pictures(path.parent, passed)
+    passed.others.discard(path)
+    read = table.read(path, there, regression)
+    left_out += [f"{name} (listed in {path.name}, but not there)" for name in read.missing]
+    unlisted = [p.relative_to(path.parent).as_posix() for p in there if p not in read.labels]
+    if unlisted:
         report.append(
-            f"left out {len(left_out)} files that are not .jpg, .jpeg, .png, .bmp or .gif in a "
-            f"class folder: {_list(left_out)}"
+            f"left out {len(unlisted)} images that {path.name} does not name: {listed(unlisted)}"
         )
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(_inspect, files)), names
+    report += [f"labels from {path.name}", *read.report]
+    found: dict[str, list[File]] = {split: [] for split in SPLITS} if read.splits else {"train": []}
+    for file in sorted(read.labels):
+        label = read.labels[file]
+        split = read.splits.get(file, "train")
+        found[split].append(File(file, label, label if read.kind == CLASS else 0))
+    if not found["train"]:
+        raise ValueError(f"{path} names no image for training: expected some with split train.")
+    return read.kind, read.classes, {split: its for split, its in found.items() if its}
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _inspected(found: dict, left_out: list[str], verbose: int) -> dict[str, list[File]]:
+    """The files that can be opened, with what their headers say."""
+
+    def look(file: File) -> File:
+        header = pictures.inspect(file.path)
+        digest = "" if header.problem else splitting.digest(file.path)
+        return File(file.path, file.label, file.group, header, digest)
+
+    everything = [(split, file) for split, files in found.items() for file in files]
+    looked = decoding.in_parallel(look, [file for _, file in everything], "looking", verbose)
+    sound: dict[str, list[File]] = {split: [] for split in found}
+    for (split, _), file in zip(everything, looked, strict=True):
+        if file.header.problem:
+            left_out.append(_broken(file.path, file.header.problem))
+        else:
+            sound[split].append(file)
+    return sound
 
 
-def _inspect(file: File) -> File:
-    """Reads the header: size, and how the image differs from plain 8-bit RGB."""
-    try:
-        with Image.open(file.path) as image:
-            width, height = image.size
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-            handling = [_HANDLING.get(image.mode, f"mode {image.mode}: converted to RGB")]
-            if image.mode in ("P", "LA", "PA", "RGBA") and image.has_transparency_data:
-                handling = ["transparent: laid over white"]
-            if _bits(file.path) == 16:
-                handling.append("16 bits a channel: reduced to 8 by dropping the low byte")
-            if getattr(image, "n_frames", 1) > 1:
-                handling.append("animated: first frame taken")
-            if orientation != 1:
-                handling.append("turned upright as its EXIF entry says")
-            if orientation >= 5:
-                width, height = height, width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return File(file.path, file.label, problem=_first_line(error, file.path))
-    told = "; ".join(filter(None, handling))
-    digest = splitting.digest(file.path)
-    return File(file.path, file.label, (height, width), told, digest=digest)
+def _broken(path: Path, problem: str) -> str:
+    return f"{path} ({problem})"
 
 
-_HANDLING = {
-    "RGB": "",
-    "L": "grey: repeated over three channels",
-    "I;16": "grey: repeated over three channels",
-    "I": "grey: repeated over three channels",
-    "LA": "transparent: laid over white",
-    "RGBA": "transparent: laid over white",
-    "P": "palette: converted to RGB",
-    "1": "black and white: repeated over three channels",
-    "CMYK": "CMYK: converted to RGB without a colour profile",
-}
-
-
-def _bits(path: Path) -> int:
-    """Bits a channel, as a PNG's header says; 8 for every other kind."""
-    with path.open("rb") as file:
-        start = file.read(25)
-    return start[24] if start.startswith(b"\x89PNG") and len(start) == 25 else 8
-
-
-def _decode(file: File, size: tuple[int, int]) -> np.ndarray | File:
-    """The image as uint8 RGB of the size wanted, or the file with its problem."""
-    try:
-        with Image.open(file.path) as opened:
-            opened.draft("RGB", size[::-1])  # a large JPEG is decoded at reduced size
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip instead of scaling
-                image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            image = image.convert("RGB")
-            if image.size != size[::-1]:
-                image = image.resize(size[::-1], Image.Resampling.BILINEAR)
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return File(file.path, file.label, problem=_first_line(error, file.path))
-
-
-def _read(found: dict[str, list[File]], size: tuple[int, int]) -> dict[str, dict[str, np.ndarray]]:
-    splits, broken = {}, []
-    with ThreadPoolExecutor() as pool:
-        for split, files in found.items():
-            images = np.empty((len(files), *size, 3), "uint8")
-            for place, image in enumerate(pool.map(lambda file: _decode(file, size), files)):
-                if isinstance(image, File):
-                    broken.append(image)
-                else:
-                    images[place] = image
-            labels = np.array([file.label for file in files], "int32")
-            splits[split] = {"image": images, "label": labels}
-    _refuse_unreadable(broken)
-    return splits
-
-
-def _refuse_unreadable(files: list[File]) -> None:
-    broken = [f"{file.path} ({file.problem})" for file in files if file.problem]
-    if broken:
+def _refuse(left_out: list[str], skip: bool) -> None:
+    if left_out and not skip:
         raise ValueError(
-            f"Cannot read {len(broken)} images: {_list(broken)}. Replace them or move them away."
+            f"Cannot read {len(left_out)} images: {listed(left_out)}. Replace them or move them "
+            "away, or go on without them: skip_unreadable=True, or --skip-unreadable."
         )
 
 
 def _choose_size(files: list[File]) -> tuple[int, int]:
-    sizes = {file.size for file in files}
+    sizes = {file.header.size for file in files}
     own = next(iter(sizes))
     return own if len(sizes) == 1 and max(own) <= OWN_SIZE_LIMIT else DEFAULT_SIZE
 
 
-def _describe(files: list[File], size: tuple[int, int]) -> list[str]:
-    """How many files were handled in which way, and resized from what."""
-    ways = Counter(way for f in files if f.handling for way in f.handling.split("; "))
-    lines = [f"{count} of {len(files)} images {way}" for way, count in sorted(ways.items())]
-    sizes = sorted({file.size for file in files}, key=lambda s: s[0] * s[1])
-    if sizes != [size]:
-        low, high = (f"{height}x{width}" for height, width in (sizes[0], sizes[-1]))
-        was = f"of {len(sizes)} sizes, {low} to {high}," if len(sizes) > 1 else f"of {low}"
-        lines.append(f"images {was} resized to {size[0]}x{size[1]}, aspect ratio not kept")
-    return lines
+def _place(count: int, size: tuple[int, int], cache: Path, report: list[str]) -> Path | None:
+    """Where a file of the pixels goes; None: into memory. Raises ValueError if there is no room."""
+    needed = count * size[0] * size[1] * 3
+    if needed <= decoding.IN_MEMORY:
+        return None
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if needed > free:
+        raise ValueError(
+            f"{count:,} images of {size[0]}x{size[1]} take {needed / 2**30:.1f} GiB, and {cache} "
+            f"has {free / 2**30:.1f} GiB free: choose a smaller image_size, or another folder with "
+            "the environment variable TLKERAS_DATA_DIR."
+        )
+    report.append(
+        f"{needed / 2**30:.1f} GiB of pixels, more than {decoding.IN_MEMORY / 2**30:.1f} GiB: kept "
+        f"in a file in {cache} while this runs, not in memory"
+    )
+    return cache
 
 
-def _list(items: Iterable[str]) -> str:
-    items = list(items)
-    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
-    return ", ".join(items[:LISTED]) + more
-
-
-def _first_line(error: Exception, path: Path) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].replace(f"'{path}'", "file")
+def _labels(kind: str, files: list[File], classes: list[str]) -> np.ndarray:
+    """int32 class numbers (n,); float32 rows of 0 and 1 (n, classes); or float32 numbers (n,)."""
+    if kind != LABELS:
+        return np.array([file.label for file in files], "int32" if kind == CLASS else "float32")
+    rows = np.zeros((len(files), len(classes)), "float32")
+    for row, file in zip(rows, files, strict=True):
+        row[list(file.label)] = 1
+    return rows

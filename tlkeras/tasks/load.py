@@ -21,7 +21,7 @@ def list_tasks(profile: str | None = None) -> list[str]:
         ValueError: neither "offline" nor "online".
 
     >>> tlk.list_tasks("offline")
-    ['digits', 'glyphs', 'lesions', 'scenes']
+    ['clothes', 'digits', 'glyphs', 'lesions', 'scenes']
     """
     return builders.names() + (online.names() if profiles.is_online(profile) else [])
 
@@ -35,14 +35,17 @@ def load_task(
     data_dir: str | os.PathLike | None = None,
     domain: str | None = None,
     profile: str | None = None,
+    regression: bool = False,
+    skip_unreadable: bool = False,
+    verbose: int = 1,
 ) -> Task:
     """Loads a task by name, or from a folder of images.
 
     Args:
         name_or_folder: one of `list_tasks()` (with `/config` after it where a task has several),
             or a folder with one folder of images for each class, or with `train/`, `validation/`
-            and `test/` laid out that way (see `tlkeras.tasks.folders`). A task's name wins
-            over a folder of the same name; write `./digits` for the folder.
+            and `test/` laid out that way, or with a `labels.csv` (see `tlkeras.tasks.folders`). A
+            task's name wins over a folder of the same name; write `./digits` for the folder.
         labels_per_class: keep that many training images of each class, drawn by `seed`.
             Validation and test stay whole. None keeps all.
         seed: fixes which labels are kept and the order of training. It does not move an image
@@ -55,10 +58,14 @@ def load_task(
         domain: how the classes are seen, in tasks with several domains. None: the first.
         profile: "offline", where nothing is downloaded, or "online". None: the environment
             variable TLKERAS_PROFILE, else offline.
+        regression: the labels in a folder's `labels.csv` are numbers to be predicted.
+        skip_unreadable: leaves out files of a folder that cannot be read, which otherwise are an
+            error; the task's report names them.
+        verbose: 0 shows no progress while a folder is read.
 
     Raises:
         ValueError: no such task or domain; more labels asked for than there are; files that are
-            no images.
+            no images; `regression` without a table of numbers.
         FileNotFoundError: no such folder.
         ConnectionError: an online task in the offline profile, or a failed download.
 
@@ -73,6 +80,8 @@ def load_task(
     is_online = profiles.is_online(profile)
     name = str(name_or_folder)
     first = name.partition("/")[0]
+    if regression and first in builders.names() + online.names():
+        raise ValueError(f"regression=True is for a folder with a labels.csv; {name} has classes.")
     if first in builders.names():
         found = builders.load(name, domain, cache)
     elif first in online.names():
@@ -80,7 +89,7 @@ def load_task(
         found = online.load(name, cache, size, is_online)
     elif Path(name).is_dir() or not _could_be_a_name(name):
         builders.refuse_domain(name, domain)
-        found = folders.load(Path(name), size)
+        found = folders.load(Path(name), size, regression, skip_unreadable, cache, verbose)
         name = Path(name).resolve().name
     else:
         raise ValueError(_unknown(name))
@@ -113,6 +122,9 @@ def _task(
         note=found.note,
         domain=found.domain,
         group=found.group,
+        kind=found.kind,
+        white=found.white,
+        start=found.start,
         _stored=found.splits,
     )
 

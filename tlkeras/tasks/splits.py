@@ -28,8 +28,8 @@ def assign(found: dict[str, list], classes: list[str], report: list[str]) -> dic
     """Makes the splits that a folder does not have, out of its training images.
 
     Args:
-        found: files (with `label` and `digest`) by split; "train" at least.
-        classes: their names.
+        found: files (with `group` and `digest`) by split; "train" at least.
+        classes: names of the groups.
         report: gets a line where a class has nothing in the part of the range that is a split's.
 
     Raises:
@@ -40,11 +40,11 @@ def assign(found: dict[str, list], classes: list[str], report: list[str]) -> dic
         return found
     parts = (*made, "train")
     split_of = {file.digest: _by_hash(file.digest, parts) for file in found["train"]}
-    labels = defaultdict(set)
+    groups = defaultdict(set)
     for file in found["train"]:
-        labels[file.digest].add(file.label)
+        groups[file.digest].add(file.group)
     for label, name in enumerate(classes):
-        mine = sorted(d for d, its in labels.items() if its == {label})
+        mine = sorted(d for d, its in groups.items() if its == {label})
         if len(mine) < len(parts):
             raise ValueError(
                 f"Class {name!r} has too few images ({len(mine)}): at least {len(parts)} are "
@@ -97,20 +97,20 @@ def unevenness(labels: np.ndarray, classes: list[str]) -> list[str]:
     ]
 
 
-def copies(images: dict[str, np.ndarray], files: dict[str, list], root: Path) -> list[str]:
+def copies(digests: dict[str, list[bytes]], files: dict[str, list], root: Path) -> list[str]:
     """Lines on images that are in the folder more than once; nothing is removed.
 
     Args:
-        images: uint8 (n, height, width, 3) by split, as they were read.
+        digests: of the pixels of each image, by split, as they were read.
         files: the file of each (with `path` and `label`), by split.
         root: the folder, for the names.
     """
-    everything = [(split, file) for split in images for file in files[split]]
-    pixels = [image for split in images for image in images[split]]
-    same = _groups(pixels)
+    everything = [(split, file) for split in digests for file in files[split]]
+    same = _groups([digest for split in digests for digest in digests[split]])
     across = [group for group in same if len({everything[i][0] for i in group}) > 1]
     torn = [group for group in same if len({everything[i][1].label for i in group}) > 1]
-    inside = [group for group in same if group not in across + torn]
+    doubtful = {group[0] for group in across + torn}
+    inside = [group for group in same if group[0] not in doubtful]
 
     def line(what: str, groups: list[list[int]]) -> list[str]:
         names = [
@@ -127,9 +127,9 @@ def copies(images: dict[str, np.ndarray], files: dict[str, list], root: Path) ->
     )
 
 
-def _groups(pixels: list[np.ndarray]) -> list[list[int]]:
+def _groups(digests: list[bytes]) -> list[list[int]]:
     """Places of images with the same pixels."""
     places = defaultdict(list)
-    for place, image in enumerate(pixels):
-        places[hashlib.sha256(image.tobytes()).digest()].append(place)
+    for place, digest in enumerate(digests):
+        places[digest].append(place)
     return [group for group in places.values() if len(group) > 1]

@@ -1,16 +1,22 @@
 """What `load_task` returns: labelled images with a fixed training, validation and test split."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
+
+from tlkeras.tasks.contents import CLASS, LABELS, NUMBER, PHOTOGRAPHS
+from tlkeras.tasks.decoding import Images, OnDisk
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHUNK = 256  # images converted at a time
+ARRAY_LIMIT = 16 * 2**30  # bytes
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,9 +26,9 @@ class Task:
     Attributes:
         name: the task's name, or the folder's.
         train, validation, test: `tf.data.Dataset` of (float32 RGB in [0, 255], shape
-            (batch, height, width, 3); int32 labels, shape (batch,)). `train` is shuffled anew
-            each epoch, in an order that the seed fixes. `test` is None for a folder without one.
-        classes: their names; a label is an index into them.
+            (batch, height, width, 3); labels). `train` is shuffled anew each epoch, in an order
+            that the seed fixes. `test` is None for a folder without one.
+        classes: their names; of a number to be predicted, its own.
         image_size: (height, width) in pixels.
         counts: images in each split; also in those that only `arrays` gives, such as "held_out".
         card: where the data come from and what they are good for (Markdown).
@@ -31,6 +37,10 @@ class Task:
             of every figure drawn from the task.
         domain: how the classes are seen here, for tasks with several domains; else None.
         group: the feature (a patient, say) none of whose values is in two splits; else None.
+        kind: what a label is. "class": an index into `classes`, int32 (batch,). "labels": several
+            of them, float32 rows of 0 and 1 (batch, classes). "number": float32 (batch,).
+        start: the network that comes with tlkeras to start from, as the card says.
+        white: the value that became 255 in files of more than 8 bits a channel.
     """
 
     name: str
@@ -45,7 +55,10 @@ class Task:
     note: str = ""
     domain: str | None = None
     group: str | None = None
-    _stored: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    kind: str = CLASS
+    white: float = 65535.0
+    start: str = PHOTOGRAPHS
+    _stored: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -66,10 +79,10 @@ class Task:
             An array for each feature, n examples long. "image": float32 (n, height, width, 3) in
             [0, 255]; class labels: int32 (n,); text: str (n,); another uint8 picture, such as a
             mask: uint8 (n, height, width, channels), resized to the nearest pixel. The rest as
-            it is stored.
+            it is stored; of a folder's images there is "file", the path of each.
 
         Raises:
-            ValueError: the task has no such split or feature.
+            ValueError: the task has no such split or feature, or they take more than 16 GiB.
 
         >>> images, labels = tlk.load_task("digits").arrays("test")
         >>> images.shape, labels.shape
@@ -95,12 +108,20 @@ class Task:
         from tlkeras.display import plots
 
         stored = self._split(split)
-        chosen = _spread(stored["label"], rows * columns)
+        labels, count = stored["label"], rows * columns
+        chosen = _spread(labels, count) if self.kind == CLASS else np.arange(len(labels))[:count]
         images = _converted("image", stored["image"][chosen], self.image_size)
         title = f"{self._full_name()}: {split}" + (f" ({self.note})" if self.note else "")
-        return plots.samples(images, stored["label"][chosen], self.classes, columns, title)
+        names = [self._named(label) for label in labels[chosen]]
+        return plots.samples(images, np.arange(len(names)), names, columns, title)
 
-    def _split(self, split: str) -> dict[str, np.ndarray]:
+    def _named(self, label: Any) -> str:
+        """A label in words."""
+        if self.kind == LABELS:
+            return ", ".join(self.classes[i] for i in np.flatnonzero(label)) or "none"
+        return f"{label:.4g}" if self.kind == NUMBER else self.classes[label]
+
+    def _split(self, split: str) -> dict[str, Any]:
         if split not in self._stored:
             raise ValueError(f"{self.name} has the splits {list(self._stored)}, not {split!r}.")
         return self._stored[split]
@@ -112,10 +133,10 @@ class Task:
         height, width = self.image_size
         counts = ", ".join(f"{split} {count:,}" for split, count in self.counts.items())
         note = f"; {self.note}" if self.note else ""
-        return (
-            f"Task({self._full_name()}: {len(self.classes)} classes, {height}x{width}, "
-            f"{counts}{note})"
-        )
+        what = f"the number {self.classes[0]!r}"
+        if self.kind != NUMBER:
+            what = f"{len(self.classes)} {'classes' if self.kind == CLASS else 'labels'}"
+        return f"Task({self._full_name()}: {what}, {height}x{width}, {counts}{note})"
 
     def _repr_html_(self) -> str:
         lines = [repr(self), "classes: " + _shorten(self.classes), *self.report]
@@ -123,19 +144,35 @@ class Task:
 
 
 def stream(
-    stored: dict[str, np.ndarray], size: tuple[int, int], batch_size: int, seed: int | None = None
+    stored: dict[str, Any], size: tuple[int, int], batch_size: int, seed: int | None = None
 ) -> tf.data.Dataset:
     """Batches of (float32 images resized to `size`, labels), shuffled if there is a seed."""
     with tf.device("CPU:0"):
-        images, labels = tf.constant(stored["image"]), tf.constant(stored["label"])
+        labels = tf.constant(stored["label"])
+    pixels = _reader(stored["image"])
 
     def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _as_input(tf.gather(images, index), size), tf.gather(labels, index)
+        return _as_input(pixels(index), size), tf.gather(labels, index)
 
     order = tf.data.Dataset.range(len(labels))
     if seed is not None:
         order = order.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
     return order.batch(batch_size).map(fetch, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _reader(images: Images) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What gives the pixels of the images with these numbers, inside a graph."""
+    if isinstance(images, OnDisk):
+
+        def read(index: tf.Tensor) -> tf.Tensor:
+            pixels = tf.numpy_function(images.__getitem__, [index], tf.uint8)
+            pixels.set_shape((None, *images.shape[1:]))
+            return pixels
+
+        return read
+    with tf.device("CPU:0"):
+        held = tf.constant(images)
+    return lambda index: tf.gather(held, index)
 
 
 def _as_input(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -145,11 +182,17 @@ def _as_input(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return images
 
 
-def _converted(name: str, array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _converted(name: str, array: Images, size: tuple[int, int]) -> np.ndarray:
     """A feature as `Task.arrays` gives it, in memory of its own."""
-    if array.ndim != 4 or array.dtype != "uint8":
+    if isinstance(array, np.ndarray) and (array.ndim != 4 or array.dtype != "uint8"):
         return array.copy()
-    out = np.empty((len(array), *size, array.shape[3]), "float32" if name == "image" else "uint8")
+    shape = (len(array), *size, array.shape[3])
+    if math.prod(shape) * 4 > ARRAY_LIMIT:
+        raise ValueError(
+            f"{len(array):,} images of {size[0]}x{size[1]} as floats take more than "
+            f"{ARRAY_LIMIT / 2**30:.0f} GiB: read them in batches, from task.train for instance."
+        )
+    out = np.empty(shape, "float32" if name == "image" else "uint8")
     with tf.device("CPU:0"):
         for start in range(0, len(array), CHUNK):
             part = array[start : start + CHUNK]

@@ -1,0 +1,68 @@
+"""What a reader is told of a folder: how its files were handled, what is missing, its card."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from tlkeras.tasks import splits as splitting
+from tlkeras.tasks.contents import CLASS, LABELS, NUMBER
+from tlkeras.tasks.finding import listed
+from tlkeras.tasks.pictures import Header, scaling
+
+
+def gaps(kind: str, labels: dict[str, np.ndarray], classes: list[str]) -> list[str]:
+    """Lines on uneven classes and on labels that a split misses.
+
+    Raises ValueError if training misses one, or any split is empty.
+    """
+    if empty := [split for split, its in labels.items() if not len(its)]:
+        raise ValueError(f"No readable image is left for {empty[0]}: add some.")
+    if kind == NUMBER:
+        return []
+    lines = splitting.unevenness(labels["train"], classes) if kind == CLASS else []
+    for split, its in labels.items():
+        gone = [name for number, name in enumerate(classes) if not _of(kind, its, number).any()]
+        if gone and split == "train":
+            raise ValueError(f"No readable image of {listed(gone)} is left for training: add some.")
+        if gone:
+            lines.append(f"no image of {listed(gone)} for {split}")
+    return lines
+
+
+def describe(headers: list[Header], size: tuple[int, int], white: float) -> list[str]:
+    """How many files were handled in which way, and resized from what."""
+    ways = Counter(way for header in headers for way in header.handling)
+    scaled = scaling(white)
+    lines = [
+        f"{count} of {len(headers)} images {way.format(scaled=scaled)}"
+        for way, count in sorted(ways.items())
+    ]
+    sizes = sorted({header.size for header in headers}, key=lambda s: s[0] * s[1])
+    if sizes != [size]:
+        low, high = (f"{height}x{width}" for height, width in (sizes[0], sizes[-1]))
+        was = f"of {len(sizes)} sizes, {low} to {high}," if len(sizes) > 1 else f"of {low}"
+        lines.append(f"images {was} resized to {size[0]}x{size[1]}, aspect ratio not kept")
+    return lines
+
+
+def card(
+    folder: Path, kind: str, labels: dict[str, np.ndarray], classes: list[str], report: list[str]
+) -> str:
+    """A card for a folder: what was counted, and what was done to the files."""
+    rows = [["class" if kind == CLASS else "label", *labels], ["---"] * (len(labels) + 1)]
+    if kind == NUMBER:
+        spans = [f"{its.min():g} to {its.max():g}, mean {its.mean():g}" for its in labels.values()]
+        rows.append([*classes, *spans])
+    else:
+        for number, name in enumerate(classes):
+            counts = [int(_of(kind, its, number).sum()) for its in labels.values()]
+            rows.append([name, *map(str, counts)])
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+    head = [f"# {folder.resolve().name}", "", "Your own images.", ""]
+    return "\n".join([*head, *lines, "", *(f"- {line}" for line in report)]) + "\n"
+
+
+def _of(kind: str, labels: np.ndarray, number: int) -> np.ndarray:
+    """Which images have the class or label of that number."""
+    return labels[:, number] == 1 if kind == LABELS else labels == number

@@ -1,0 +1,180 @@
+"""One picture file: what its header says of it, and its pixels as 8-bit RGB.
+
+Grey is repeated over the channels, what is transparent is laid over white, palettes and CMYK are
+converted, an animation gives its first frame, and a photo is turned upright as its EXIF entry
+says. Of more than 8 bits a channel the values are scaled, so that `white` becomes 255: the
+largest that the bits in use can hold, the same for all files of a folder, which so stay
+comparable. Many 16-bit files hold 12 bits.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+SUFFIXES = {
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+}
+ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # entries of EXIF and of TIFF
+WHITE = 65535.0  # of 16 bits
+_HANDLING = {
+    "RGB": "",
+    "L": "grey: repeated over three channels",
+    "I;16": "grey: repeated over three channels",
+    "I;16B": "grey: repeated over three channels",
+    "I": "grey: repeated over three channels",
+    "F": "grey: repeated over three channels",
+    "LA": "transparent: laid over white",
+    "RGBA": "transparent: laid over white",
+    "P": "palette: converted to RGB",
+    "1": "black and white: repeated over three channels",
+    "CMYK": "CMYK: converted to RGB without a colour profile",
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of a picture before it is read.
+
+    Attributes:
+        size: (height, width), upright.
+        handling: how it differs from plain 8-bit RGB, one entry a way.
+        peak: the largest value, of files of more than 8 bits a channel; else 0.
+        fractions: its values are floats.
+        problem: why it cannot be read, or "".
+    """
+
+    size: tuple[int, int] = (0, 0)
+    handling: tuple[str, ...] = ()
+    peak: float = 0.0
+    fractions: bool = False
+    problem: str = ""
+
+
+def inspect(path: Path) -> Header:
+    """Reads the header; of more than 8 bits a channel the pixels, too, for their range."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            orientation = image.getexif().get(ORIENTATION, 1)
+            handling = [_HANDLING.get(image.mode, f"mode {image.mode}: converted to RGB")]
+            if image.mode in ("P", "LA", "PA", "RGBA") and image.has_transparency_data:
+                handling = ["transparent: laid over white"]
+            deep = _deep(path, image)
+            if deep is not None:
+                depth = "16" if deep.dtype.itemsize == 2 else "more than 8"
+                handling.append(f"{depth} bits a channel: {{scaled}}")
+            elif _bits(path, image) > 8:
+                handling.append("16 bits a channel: reduced to 8 by dropping the low byte")
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+                handling.append("of several frames or pages: the first taken")
+            if orientation != 1:
+                handling.append("turned upright as its EXIF entry says")
+            if orientation >= 5:
+                width, height = height, width
+            return Header(
+                (height, width),
+                tuple(filter(None, handling)),
+                _peak(deep),
+                deep is not None and deep.dtype.kind == "f",
+            )
+    except Exception as error:  # of a damaged file Pillow raises nearly anything
+        return Header(problem=_first_line(error, path))
+
+
+def decode(path: Path, size: tuple[int, int], white: float = WHITE) -> np.ndarray:
+    """The picture as uint8 RGB, (*size, 3).
+
+    Args:
+        size: (height, width) to resize to; the aspect ratio is not kept.
+        white: what becomes 255, of files of more than 8 bits a channel.
+
+    Raises:
+        ValueError: it cannot be read; says why.
+    """
+    try:
+        with Image.open(path) as opened:
+            orientation = opened.getexif().get(ORIENTATION, 1)
+            # A large JPEG is decoded at reduced size.
+            opened.draft("RGB", size if orientation >= 5 else size[::-1])
+            image = _upright(_eight_bits(path, opened, white), orientation)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                background = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(background, image)
+            image = image.convert("RGB")
+            if image.size != size[::-1]:
+                image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+            return np.asarray(image)
+    except Exception as error:  # of a damaged file Pillow raises nearly anything
+        raise ValueError(_first_line(error, path)) from None
+
+
+def white_of(headers: list[Header]) -> float:
+    """The value that becomes 255, for files of more than 8 bits: that of the bits in use."""
+    deep = [header for header in headers if header.peak]
+    peak = max((header.peak for header in deep), default=WHITE)
+    if peak <= 1 and all(header.fractions for header in deep):
+        return 1.0
+    return float(max(255, 2 ** int(peak).bit_length() - 1))
+
+
+def scaling(white: float) -> str:
+    """The same in words."""
+    bits = "" if white == 1 else f" ({int(white).bit_length()} bits, by the largest value in them)"
+    return f"0 to {white:,.0f}{bits} becomes 0 to 255"
+
+
+def _eight_bits(path: Path, image: Image.Image, white: float) -> Image.Image:
+    deep = _deep(path, image)
+    if deep is None:
+        return image
+    colours, alpha = _split_alpha(np.nan_to_num(deep.astype("float64")))
+    scaled = np.concatenate([colours * (255 / white), alpha * (255 / WHITE)], -1)
+    values = np.round(np.clip(scaled, 0, 255)).astype("uint8")
+    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _peak(deep: np.ndarray | None) -> float:
+    if deep is None:
+        return 0.0
+    colours, _ = _split_alpha(deep)
+    return float(colours.max(where=np.isfinite(colours), initial=0))
+
+
+def _split_alpha(deep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colours and alpha, which has a range of its own: (height, width, channels) both."""
+    channels = deep.shape[-1]
+    return np.split(deep, [channels - 1 if channels in (2, 4) else channels], axis=-1)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation == 1:
+        return image
+    image.getexif()[ORIENTATION] = orientation  # one made of an array has lost it
+    return ImageOps.exif_transpose(image)
+
+
+def _deep(path: Path, image: Image.Image) -> np.ndarray | None:
+    """Values of more than 8 bits a channel, (height, width, channels); else None."""
+    if image.format == "PNG" and _bits(path, image) == 16:  # Pillow would drop bits of colours
+        return tf.io.decode_png(path.read_bytes(), dtype=tf.uint16).numpy()
+    return np.asarray(image)[..., None] if image.mode.startswith(("I", "F")) else None
+
+
+def _bits(path: Path, image: Image.Image) -> int:
+    """Bits a channel, as the header of a PNG or TIFF says; 8 of every other kind."""
+    if image.format == "TIFF":
+        return max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,)))
+    if image.format != "PNG":
+        return 8
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
+def _first_line(error: Exception, path: Path) -> str:
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return " ".join(text.replace(f"'{path}'", "").split())
