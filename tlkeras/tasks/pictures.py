@@ -148,7 +148,8 @@ def _peak(deep: np.ndarray | None) -> float:
 def _split_alpha(deep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Colours and alpha, which has a range of its own: (height, width, channels) both."""
     channels = deep.shape[-1]
-    return np.split(deep, [channels - 1 if channels in (2, 4) else channels], axis=-1)
+    last = channels - 1 if channels in (2, 4) else channels
+    return deep[..., :last], deep[..., last:]
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
