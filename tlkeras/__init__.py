@@ -38,6 +38,7 @@ __all__ = [
     "optimizers",
     "plots",
     "policies",
+    "predict",
     "probe",
     "recipes",
 ]
@@ -65,6 +66,7 @@ _HOME = {  # the module each of the other names lives in
     "load_classifier": "backbones.load",
     "load_run": "training.loading",
     "load_task": "tasks.load",
+    "predict": "advice.predicting",
     "probe": "advice.probing",
 }
 
@@ -98,6 +100,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from tlkeras import optimizers
+    from tlkeras.advice.predicting import predict
     from tlkeras.advice.probing import probe
     from tlkeras.backbones.heads import add_head
     from tlkeras.backbones.load import load_backbone, load_classifier

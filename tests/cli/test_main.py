@@ -209,7 +209,7 @@ def test_a_task_that_cannot_be_downloaded_costs_one_line(profile, says, monkeypa
     assert line.startswith("tlkeras: ") and says in line and not captured.out
 
 
-@pytest.mark.parametrize("command", [[], ["doctor"], ["tasks"], ["fit"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in main.COMMANDS)])
 def test_help_is_everywhere(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main.main([*command, "--help"])

@@ -8,9 +8,9 @@ import argparse
 import sys
 
 import tlkeras as tlk
-from tlkeras.cli import doctor, fit, tasks
+from tlkeras.cli import doctor, fit, predict, tasks
 
-COMMANDS = {"doctor": doctor, "tasks": tasks, "fit": fit}
+COMMANDS = {"doctor": doctor, "tasks": tasks, "fit": fit, "predict": predict}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -45,6 +45,7 @@ def record_of(
         "classes": names,
         "output": output,
         "image_size": list(size) if len(size) == 2 and all(size) else None,
+        "white": getattr(task, "white", None),
         "network": {
             "name": network,
             "licence": licence(network),

@@ -1,0 +1,218 @@
+"""What a trained model says of new images: files, folders or arrays."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkeras.advice.predictions import CLASS, LABELS, NUMBER, Predictions
+from tlkeras.blocks import internals
+from tlkeras.training.loading import SavedRun, load_run
+from tlkeras.training.run import Run
+from tlkeras.training.run_folder import usable
+
+AHEAD = 2  # batches being decoded while the model works on another
+
+
+def predict(
+    run: Run | keras.Model | str | os.PathLike,
+    images: Any,
+    top: int = 3,
+    *,
+    tta: bool = False,
+    batch_size: int = 64,
+) -> Predictions:
+    """Names and probabilities for new images.
+
+    Files are decoded as those of training were, in parallel threads, while the model works; only
+    the batches at hand are in memory. A file that cannot be read is named in the result.
+
+    Args:
+        run: the folder of a run, a Run, or a model that takes pixels 0..255. Only runs that
+            `load_run` read know the names of the classes.
+        images: paths of files and folders (with all that is below them), one or several; or
+            pixels 0..255: (height, width, 3), or (images, height, width, 3).
+        top: how many classes are shown of each.
+        tta: averages over five views of each image (as it is, and shifted by a sixteenth to
+            each corner), for five times the work. None is mirrored: letters and sides matter.
+        batch_size: images in a batch.
+
+    Raises:
+        ValueError: no run; pixels that are not 0..255, or of another size; no image in a folder.
+        FileNotFoundError: no such file.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=2)
+    >>> x, y = np.random.uniform(0, 255, (32, 32, 32, 3)), np.arange(32) % 2
+    >>> run = tlk.fit_stages(model, tlk.recipes.head_only(1), (x, y), verbose=0)
+    >>> folder = run.save("runs/a", classes=["cat", "dog"])
+    >>> found = tlk.predict("runs/a", np.full((32, 32, 3), 128))
+    >>> found.names[0] in ("cat", "dog"), len(found.ranked(0))
+    (True, 2)
+    """
+    with Predictor(run, top, tta, batch_size) as predictor:
+        start = time.perf_counter()
+        parts = list(predictor.stream(images))
+        return predictor.joined(parts, time.perf_counter() - start)
+
+
+class Predictor:
+    """A model ready to predict, batch by batch; a context, for what it puts on layers goes again.
+
+    Args: as for `predict`.
+    """
+
+    def __init__(self, run: Any, top: int = 3, tta: bool = False, batch_size: int = 64):
+        if top < 1 or batch_size < 1:
+            raise ValueError(f"top and batch_size must be at least 1; found {top}, {batch_size}.")
+        run = load_run(run) if isinstance(run, str | os.PathLike) else run
+        self.top, self.views, self.batch_size = top, VIEWS if tta else VIEWS[:1], batch_size
+        self._exit = ExitStack()
+        model = run.model if isinstance(run, Run) else run
+        self._exit.enter_context(internals.Traces(internals.functional(model)))
+        build, output = usable(model)
+        self.model = model if isinstance(run, SavedRun) else build()
+        self.record = run.record if isinstance(run, SavedRun) else {}
+        output = self.record.get("output", output)
+        width = self.model.output_shape[-1]
+        self.two = output == "sigmoid" and width == 1 and len(self.record.get("classes", "12")) == 2
+        numbers = map(str, range(2 if self.two else width))
+        self.classes = tuple(self.record.get("classes") or numbers)
+        self.kind = CLASS if output == "softmax" or self.two else LABELS
+        self.kind = NUMBER if output == "numbers" else self.kind
+        size = self.record.get("image_size") or self.model.input_shape[1:3]
+        self.size = tuple(size) if len(size) == 2 and all(size) else None
+
+    def __enter__(self) -> "Predictor":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._exit.close()
+
+    def stream(self, images: Any) -> Iterator[Predictions]:
+        """Predictions, a batch at a time."""
+        if isinstance(images, str | os.PathLike):
+            images = [images]
+        if isinstance(images, Sequence) and all(isinstance(p, str | os.PathLike) for p in images):
+            yield from self._from_files(files_of(images))
+            return
+        pixels = self._checked(np.asarray(images))
+        for start in range(0, len(pixels), self.batch_size):
+            yield self._made(self._asked(pixels[start : start + self.batch_size], len(pixels)))
+
+    def joined(self, parts: Sequence[Predictions], seconds: float) -> Predictions:
+        """All batches as one."""
+        empty = np.zeros((0, len(self.classes)), "float32")
+        given = np.concatenate([empty, *(part.probabilities for part in parts)])
+        files = tuple(name for part in parts for name in part.files)
+        unreadable = {name: why for part in parts for name, why in part.unreadable.items()}
+        return self._made(given, files, unreadable, seconds)
+
+    def _from_files(self, files: list[Path]) -> Iterator[Predictions]:
+        from tlkeras.tasks import pictures  # it needs TensorFlow, which arrays do not
+
+        if self.size is None:
+            raise ValueError("Expected a model of images of one size, to read files for; pass x.")
+        size, white = self.size, self.record.get("white") or pictures.WHITE
+        for names, waiting in _ahead(
+            lambda path: pictures.decode(path, size, white), files, self.batch_size
+        ):
+            read: dict[str, np.ndarray] = {}
+            unreadable: dict[str, str] = {}
+            for name, image in zip(names, waiting, strict=True):
+                try:
+                    read[str(name)] = image.result()
+                except ValueError as error:
+                    unreadable[str(name)] = str(error)
+            given = np.zeros((0, len(self.classes)), "float32")
+            if read:
+                given = self._asked(np.stack(list(read.values())), len(files))
+            yield self._made(given, tuple(read), unreadable)
+
+    def _made(
+        self, given: np.ndarray, files: tuple[str, ...] = (),
+        unreadable: dict[str, str] | None = None, seconds: float = 0.0,
+    ) -> Predictions:  # fmt: skip
+        limits = tuple(self.record.get("thresholds") or ())
+        return Predictions(
+            self.classes, given, self.kind, files, unreadable or {}, seconds, self.top, limits
+        )
+
+    def _asked(self, pixels: np.ndarray, of: int) -> np.ndarray:
+        """Outputs for a batch, a column a class. The last of several batches is filled up, for
+        another size would have to be traced anew."""
+        count, missing = len(pixels), self.batch_size - len(pixels)
+        if of > self.batch_size and missing:
+            pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
+        seen = [self.model.predict_on_batch(view(pixels.astype("float32"))) for view in self.views]
+        given = np.mean(seen, axis=0)[:count].astype("float32")
+        return np.concatenate([1 - given, given], axis=1) if self.two else given
+
+    def _checked(self, pixels: np.ndarray) -> np.ndarray:
+        if self.size is None:
+            return pixels
+        pixels = pixels[None] if pixels.ndim == 3 else pixels
+        if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
+            raise ValueError(
+                "Expected files, or pixels of shape (height, width, 3) or (images, height, width, "
+                f"3); found {pixels.dtype} of shape {pixels.shape}."
+            )
+        if pixels.dtype.kind == "f" and 0 < pixels.max() <= 1:
+            raise ValueError(
+                f"Expected pixels 0..255; found floats up to {pixels.max():.3g}. Multiply by 255."
+            )
+        if pixels.shape[1:3] != self.size:
+            resized = keras.ops.image.resize(pixels.astype("float32"), self.size, antialias=True)
+            pixels = keras.ops.convert_to_numpy(resized)
+        return pixels
+
+
+def _shift(down: int, right: int) -> Callable[[np.ndarray], np.ndarray]:
+    def view(images: np.ndarray) -> np.ndarray:
+        steps = [max(1, side // 16) for side in images.shape[1:3]]
+        padded = np.pad(images, [(0, 0), *((step, step) for step in steps), (0, 0)], "edge")
+        top, left = steps[0] * (1 + down), steps[1] * (1 + right)
+        return padded[:, top : top + images.shape[1], left : left + images.shape[2]]
+
+    return view
+
+
+VIEWS = [_shift(0, 0), *(_shift(down, right) for down in (-1, 1) for right in (-1, 1))]
+
+
+def files_of(given: Sequence[str | os.PathLike]) -> list[Path]:
+    """The files among paths of files and folders, in order. Raises as `predict` does."""
+    from tlkeras.tasks import finding
+
+    found: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            inside = finding.pictures(path, finding.Passed(path))
+            if not inside:
+                raise ValueError(f"Expected images in {path}; found none ({finding.KINDS}).")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"No file {str(path)!r}.")
+    return found
+
+
+def _ahead(
+    work: Callable[[Path], np.ndarray], files: Sequence[Path], count: int
+) -> Iterator[tuple[Sequence[Path], list[Future]]]:
+    """Files, `count` at a time, with their images, which threads are making."""
+    waiting: deque[tuple[Sequence[Path], list[Future]]] = deque()
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), count):
+            part = files[start : start + count]
+            waiting.append((part, [pool.submit(work, path) for path in part]))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        yield from waiting

@@ -1,0 +1,110 @@
+"""What `predict` found: names and probabilities, as a table and as a file."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlkeras.utils.tables import html_table, text_table
+
+SHOWN = 20  # rows of a table
+CLASS, LABELS, NUMBER = "class", "labels", "number"
+
+
+@dataclass(frozen=True, repr=False)
+class Predictions:
+    """What `predict` found, an example a row, in the order given.
+
+    Attributes:
+        classes: names of the outputs.
+        probabilities: float32 (examples, classes); of a model that predicts numbers, those.
+        kind: "class" (probabilities sum to 1), "labels" (each for itself) or "number".
+        files: paths of the examples; () for arrays.
+        unreadable: of each file that could not be read, why. It has no row.
+        seconds: for reading and predicting, without loading the model.
+        top: how many classes tables show of each.
+        thresholds: of each label, from which probability it is there.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    kind: str
+    files: tuple[str, ...] = ()
+    unreadable: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    top: int = 3
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def names(self) -> list[Any]:
+        """Of each example the likeliest class, or the labels it has, or its number."""
+        given = self.probabilities
+        if self.kind == LABELS:
+            there = given >= np.array(self.thresholds or 0.5)
+            return [[self.classes[i] for i in np.flatnonzero(row)] for row in there]
+        if self.kind == NUMBER:
+            return given.squeeze(1).tolist() if len(self.classes) == 1 else given.tolist()
+        return [self.classes[i] for i in given.argmax(-1)]
+
+    @property
+    def images_per_second(self) -> float:
+        """Measured, decoding included."""
+        return len(self) / self.seconds if self.seconds else 0.0
+
+    def ranked(self, row: int) -> list[tuple[str, float]]:
+        """The `top` likeliest classes of an example with their probabilities."""
+        given = self.probabilities[row]
+        order = range(len(given)) if self.kind == NUMBER else np.argsort(-given)[: self.top]
+        return [(self.classes[i], float(given[i])) for i in order]
+
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """A line for each example, and for each file that could not be read."""
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([self.header(), *self.lines()])
+
+    def header(self) -> list[str]:
+        """The first line of a CSV file."""
+        if self.kind == NUMBER:
+            return ["file", *self.classes, "problem"]
+        ranks = range(1, min(self.top, len(self.classes)) + 1)
+        columns = [f"{what}_{rank}" for rank in ranks for what in ("class", "probability")]
+        return ["file", *(["labels"] if self.kind == LABELS else []), *columns, "problem"]
+
+    def lines(self) -> Iterator[list[str]]:
+        """The other lines: one for each example, and for each file that could not be read."""
+        labels = self.names
+        for row, source in enumerate(self.files or map(str, range(len(self)))):
+            cells = [";".join(labels[row])] if self.kind == LABELS else []
+            for name, value in self.ranked(row):
+                cells += [f"{value:.6g}"] if self.kind == NUMBER else [name, f"{value:.6f}"]
+            yield [source, *cells, ""]
+        for source, why in self.unreadable.items():
+            yield [source, *[""] * (len(self.header()) - 2), why]
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def _rows(self) -> list[tuple]:
+        sources = self.files or tuple(map(str, range(len(self))))
+        rows = []
+        for row in range(min(len(self), SHOWN)):
+            ranked = self.ranked(row)
+            rows.append((sources[row], "  ".join(f"{name} {p:.3f}" for name, p in ranked)))
+        return rows
+
+    def _said(self) -> list[str]:
+        more = [f"... {len(self) - SHOWN:,} more"] if len(self) > SHOWN else []
+        speed = f"{len(self):,} images in {self.seconds:.2f} s ({self.images_per_second:.0f} a s)"
+        broken = [f"cannot read {name}: {why}" for name, why in self.unreadable.items()]
+        return [*more, speed, *broken]
+
+    def __repr__(self) -> str:
+        return "\n".join([text_table(self._rows(), ("image", self.kind)), *self._said()])
+
+    def _repr_html_(self) -> str:
+        said = html_table([(line,) for line in self._said()], ("",))
+        return html_table(self._rows(), ("image", self.kind)) + said

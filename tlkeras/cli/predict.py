@@ -1,0 +1,102 @@
+"""`tlkeras predict`: names and probabilities for images, by a run that `tlkeras fit` wrote."""
+
+import argparse
+import contextlib
+import csv
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:  # at run time Keras is loaded when it is needed
+    from tlkeras.advice.predictions import Predictions
+
+TEXT = "name what is on images, by a run that `tlkeras fit` wrote"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="the folder of a run: runs/TASK")
+    parser.add_argument(
+        "files", metavar="FILES-or-FOLDER", nargs="+", help="images, or folders of images"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes shown; default: 3")
+    parser.add_argument(
+        "--tta", action="store_true", help="average over five views of each: five times the work"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+
+
+def run(options: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
+        from tlkeras.advice.predicting import Predictor, files_of
+
+        files = files_of(options.files)
+        predictor = Predictor(options.folder, options.top, options.tta, options.batch_size)
+    with predictor, contextlib.ExitStack() as opened:
+        write = _table(opened.enter_context(_open(options.csv))) if options.csv else None
+        start, count = time.perf_counter(), 0
+        shown, broken = list[dict](), dict[str, str]()
+        for part in predictor.stream(files):
+            found = _told(part)
+            count, broken = count + len(part), broken | part.unreadable
+            if write:
+                write(part)
+            if options.json:
+                shown += found
+            elif not write:
+                print(*map(_line, found), sep="\n", flush=True)
+    seconds = time.perf_counter() - start
+    for name, why in broken.items():
+        print(f"tlkeras: cannot read {name}: {why}", file=sys.stderr)
+    result = {
+        "images": count,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(count / seconds, 1),
+        "unreadable": broken,
+        "csv": str(options.csv) if options.csv else None,
+        "predictions": shown,
+    }
+    print(json.dumps(result) if options.json else _last_line(result))
+    return 1 if broken else 0
+
+
+def _open(path: Path) -> TextIO:
+    return path.open("w", newline="", encoding="utf-8")
+
+
+def _table(file: TextIO) -> Callable[["Predictions"], None]:
+    """Writes batches as lines of a CSV file."""
+    rows, started = csv.writer(file), False
+
+    def write(part: "Predictions") -> None:
+        nonlocal started
+        rows.writerows([*([] if started else [part.header()]), *part.lines()])
+        started = True
+
+    return write
+
+
+def _told(part: "Predictions") -> list[dict[str, Any]]:
+    """A batch for JSON."""
+    return [
+        {"file": name, part.kind: said, "ranked": part.ranked(row)}
+        for row, (name, said) in enumerate(zip(part.files, part.names, strict=True))
+    ]
+
+
+def _line(told: dict[str, Any]) -> str:
+    ranked = "  ".join(f"{name} {value:.3f}" for name, value in told["ranked"])
+    return f"{told['file']}  {ranked}"
+
+
+def _last_line(result: dict[str, Any]) -> str:
+    line = (
+        f"{result['images']:,} images in {result['seconds']:.1f} s "
+        f"({result['images_per_second']:.0f} a second)"
+    )
+    if result["unreadable"]:
+        line += f"; {len(result['unreadable'])} could not be read"
+    return f"{line}; written to {result['csv']}" if result["csv"] else line
