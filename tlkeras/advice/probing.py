@@ -121,15 +121,15 @@ def _outputs(parts: Sequence[keras.Model], data: Any) -> tuple[list[np.ndarray],
     """Pooled outputs of every part, (examples, channels) each, and the labels."""
     pooled: list[list[np.ndarray]] = [[] for _ in parts]
     labels = []
-    for x, y, *_ in _chunks(data):
+    for x, y, *_ in chunks(data):
         for kept, part in zip(pooled, parts, strict=True):
             x = np.asarray(part.predict_on_batch(x), "float32")
             kept.append(x.reshape(len(x), -1, x.shape[-1]).mean(axis=1))
-        labels.append(_classes(np.asarray(y)))
+        labels.append(class_numbers(np.asarray(y)))
     return [np.concatenate(kept) for kept in pooled], np.concatenate(labels)
 
 
-def _classes(labels: np.ndarray) -> np.ndarray:
+def class_numbers(labels: np.ndarray) -> np.ndarray:
     """One class for each example: a number or a name, or the place of the 1 in a one-hot row."""
     if labels.ndim == 2 and labels.shape[1] > 1:
         if np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all():
@@ -142,7 +142,7 @@ def _classes(labels: np.ndarray) -> np.ndarray:
     )
 
 
-def _chunks(data: Any) -> Iterator[tuple]:
+def chunks(data: Any) -> Iterator[tuple]:
     if not isinstance(data, tuple | list):
         yield from reading.opened(data)
         return
