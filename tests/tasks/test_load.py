@@ -288,3 +288,12 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("TLKERAS_DATA_DIR", str(tmp_path / "mine"))
     assert paths.cache_dir() == tmp_path / "mine"
     assert paths.cache_dir(os.fspath(tmp_path)) == tmp_path
+
+
+def test_every_task_says_which_network_to_start_from():
+    for name in tlk.list_tasks():
+        task = tlk.load_task(name)
+        assert task.start in {folder.name for folder in paths.presets()}
+        assert f"**Start from.** `{task.start}`" in task.card
+    assert tlk.load_task("digits").start == "glyph_resnet"
+    assert tlk.load_task("clothes").start == "efficientnet_lite0"

@@ -6,6 +6,7 @@ these class attributes:
     SLOW     why its preparation takes a while; said on standard error before it begins
     NOTE     what a reader must know about the data, such as "Synthetic"; in every title
     DOMAINS  {domain: configuration}: the same classes seen otherwise; the first is the default
+    START    the network to start from, if not the one for photographs
     GROUP    the feature (a patient, say) whose values are in one split only
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tlkeras.tasks.contents import SPLITS, Contents
+from tlkeras.tasks.contents import PHOTOGRAPHS, SPLITS, Contents
 from tlkeras.utils import paths
 from tlkeras.utils.lock import lock
 
@@ -63,6 +64,7 @@ def load(name: str, domain: str | None, cache: Path) -> Contents:
         note=getattr(made_by, "NOTE", ""),
         domain=domain,
         group=getattr(made_by, "GROUP", None),
+        start=getattr(made_by, "START", PHOTOGRAPHS),
     )
 
 

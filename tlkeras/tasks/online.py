@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tlkeras.tasks import idx
 from tlkeras.tasks.contents import Contents, refuse_large
 from tlkeras.utils import downloads, paths
 
@@ -38,6 +39,7 @@ class OnlineTask:
         mirrors: what to ask instead of an address that TFDS knows; if there are any, the files
             at its other addresses are not needed.
         classes: their names, where the files do not say.
+        idx: whether its IDX files may be in the folder for prepared tasks instead.
         md5: the hash of the file of images with that many pixels a side.
     """
 
@@ -53,6 +55,7 @@ class OnlineTask:
     config: str = ""
     mirrors: dict[str, list[str]] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
+    idx: bool = False
     md5: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -64,7 +67,8 @@ class OnlineTask:
     @property
     def advice(self) -> str:
         """What to use without the internet."""
-        return f"Without the internet, tlk.load_task({self.stand_in!r}) stands in for it."
+        local = " Its IDX files can be read from a folder: give it as data_dir." if self.idx else ""
+        return f"Without the internet, tlk.load_task({self.stand_in!r}) stands in for it.{local}"
 
     def card(self) -> str:
         """Where the data come from and what they are good for (Markdown)."""
@@ -98,7 +102,8 @@ def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) 
 
     Args:
         name: one of `names()`, with `/configuration` after it or not.
-        cache: where downloads and prepared tasks are kept.
+        cache: where downloads and prepared tasks are kept; or where the task's IDX files are, and
+            then nothing is downloaded.
         size: (height, width) that TFDS's images are read at; None: as the table says.
         is_online: whether downloads are wanted.
 
@@ -108,6 +113,8 @@ def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) 
     """
     name, _, config = name.partition("/")
     task = next(task for task in TABLE if task.name == name)
+    if task.idx and idx.are_in(cache):
+        return _load_idx(task, cache)
     if not is_online:
         raise ConnectionError(
             f"{name!r} is an online task and the profile is offline: set TLKERAS_PROFILE=online, "
@@ -120,6 +127,22 @@ def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) 
     if task.md5:
         return _load_medmnist(task, int(config or configs[0]), cache)
     return _load_tfds(task, cache, size or (task.size, task.size))
+
+
+def _load_idx(task: OnlineTask, folder: Path) -> Contents:
+    """From IDX files, without TFDS; validation is the end of what is for training."""
+    parts = {part: idx.examples(folder, begins) for part, begins in idx.PARTS.items()}
+    count = task.counts["train"]
+    cuts = {
+        "train": ("train", slice(count)),
+        "validation": ("train", slice(count, None)),
+        "test": ("test", slice(None)),
+    }
+    splits = {}
+    for split, (part, places) in cuts.items():
+        images, labels = parts[part]
+        splits[split] = {"image": images[places], "label": labels[places]}
+    return Contents(splits, task.classes, task.card(), [f"read from the IDX files in {folder}"])
 
 
 def _load_medmnist(task: OnlineTask, side: int, cache: Path) -> Contents:

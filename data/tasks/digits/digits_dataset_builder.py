@@ -14,6 +14,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """`tfds.load("digits")` after `import tlkeras.tasks`."""
 
     VERSION = tfds.core.Version("1.0.0")
+    START = "glyph_resnet"
     code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -37,6 +37,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """`tfds.load("glyphs/letters")` after `import tlkeras.tasks`."""
 
     VERSION = tfds.core.Version("1.1.0")
+    START = "glyph_resnet"
     code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself
     NOTE = "Synthetic"
     BUILDER_CONFIGS = [

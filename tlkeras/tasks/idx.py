@@ -1,0 +1,81 @@
+"""IDX files, in which MNIST and the data sets made to replace it are given out.
+
+Two zero bytes, a code for the type of the numbers, how many axes there are, the length of each
+(four bytes, the highest first), and the numbers: http://yann.lecun.com/exdb/mnist/.
+"""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+UINT8 = 8  # the code of the only type that images and labels come in
+PARTS = {"train": "train", "test": "t10k"}  # how the names of a split's two files begin
+
+
+def read(path: Path) -> np.ndarray:
+    """The uint8 array of a file, which may be compressed by gzip.
+
+    Raises ValueError if it is no such file, or cut off.
+    """
+    content = path.read_bytes()
+    try:
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"Cannot unpack {path}: {error}. Get it again.") from error
+    axes = content[3] if content[:3] == bytes([0, 0, UINT8]) else 0
+    start = 4 + 4 * axes
+    shape = np.frombuffer(content[4:start], ">u4").tolist() if axes else []
+    if not axes or len(shape) != axes or len(content) - start != math.prod(shape):
+        raise ValueError(f"{path} is no IDX file of bytes, or a part of one. Get it again.")
+    return np.frombuffer(content, "uint8", offset=start).reshape(shape)
+
+
+def examples(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (n, height, width, 3), grey repeated, and labels int32 (n,).
+
+    Args:
+        folder: where the files are, with or without `.gz` at the end of their names.
+        part: how their names begin: `part-images-idx3-ubyte` and `part-labels-idx1-ubyte`.
+
+    Raises:
+        ValueError: a damaged file, or images and labels that do not belong together.
+        FileNotFoundError: one is missing.
+    """
+    images, labels = (read(_path(folder, name)) for name in _names(part))
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{folder} has {part} images of shape {images.shape} and labels of {labels.shape}: "
+            "expected (n, height, width) and (n,). Get both files again."
+        )
+    return np.repeat(images[..., None], 3, axis=-1), labels.astype("int32")
+
+
+def write_examples(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes grey uint8 images (n, height, width) and labels (n,) as `examples` reads them.
+
+    The same arrays give the same files, with the same version of zlib.
+    """
+    for name, array in zip(_names(part), (images, labels), strict=True):
+        header = bytes([0, 0, UINT8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        packed = gzip.compress(header + array.tobytes(), 9, mtime=0)
+        (folder / f"{name}.gz").write_bytes(packed)
+
+
+def are_in(folder: Path) -> bool:
+    """Whether a data set's IDX files are in a folder, or some of them."""
+    names = [name for part in PARTS.values() for name in _names(part)]
+    return any((folder / f"{name}{end}").is_file() for name in names for end in ("", ".gz"))
+
+
+def _names(part: str) -> tuple[str, str]:
+    return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
+
+
+def _path(folder: Path, name: str) -> Path:
+    found = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{folder} has no {name} and no {name}.gz: all four are needed.")
+    return found
