@@ -35,7 +35,7 @@ PRIVATE = {
     },
     "optimizers.pattern": {"_is_excluded_from_weight_decay", "_use_weight_decay"},
     "optimizers.state": {
-        *("_accumulated_gradients", "_get_current_learning_rate"),
+        *("_accumulated_gradients", "_get_current_learning_rate", "_iterations", "_learning_rate"),
         *("_model_variables_moving_average", "_momentums", "_trainable_variables", "_variables"),
     },
     "features.cached_fit": {"_get_metrics_result_or_logs", "_initial_epoch", "_symbolic_build"},

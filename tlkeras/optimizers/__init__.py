@@ -24,7 +24,7 @@ from tlkeras.optimizers.rates import (
     rates_from_dict,
     rates_to_dict,
 )
-from tlkeras.optimizers.state import Carried, carry, plain
+from tlkeras.optimizers.state import Carried, carry, go_on, plain
 
 __all__ = [
     "SUPPORTED",
@@ -34,6 +34,7 @@ __all__ = [
     "block_rates",
     "carry",
     "discriminative",
+    "go_on",
     "layerwise_decay",
     "like",
     "plain",

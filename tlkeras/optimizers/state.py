@@ -177,18 +177,75 @@ def averages(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, keras.Var
     ]
 
 
+def go_on(
+    old: keras.optimizers.Optimizer,
+    new: keras.optimizers.Optimizer,
+    variables: Sequence[keras.Variable],
+) -> keras.optimizers.Optimizer:
+    """`new`, or one that does the same, to train on with after `old` as `fit` would.
+
+    What `carry` carries; between optimizers that it does not know, all state, if they are of one
+    class and train the same variables. Where Keras's own optimizer does the same it is that one.
+    Where `old` scales the loss, so does the new one, as far as it had come.
+
+    Args:
+        old: what trained the model so far, or was to. new: not yet stepped, in no
+            LossScaleOptimizer. variables: the model's trainable variables.
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> old, new = keras.optimizers.Adam(1e-2), keras.optimizers.Adam(1e-3)
+    >>> old.apply([keras.ops.ones(v.shape) for v in model.weights], model.weights)
+    >>> new = tlk.optimizers.go_on(old, tlk.optimizers.discriminative(new, model), model.weights)
+    >>> type(new).__name__, int(new.iterations), round(float(new.learning_rate), 5)
+    ('Adam', 1, 0.001)
+    """
+    if isinstance(new, Discriminative):
+        carry(old, new, variables)
+        new = plain(new, variables, exactly=True)
+    else:
+        _take_all(getattr(old, "inner_optimizer", old), new, variables)
+    if isinstance(old, keras.optimizers.LossScaleOptimizer):
+        scale = float(old.dynamic_scale) if old.built else old.initial_scale
+        new = keras.optimizers.LossScaleOptimizer(new, scale, old.dynamic_growth_steps)
+        new.build(list(variables))
+        if old.built:
+            _copy(old.step_counter, new.step_counter)
+    return new
+
+
+def _take_all(
+    old: keras.optimizers.Optimizer,
+    new: keras.optimizers.Optimizer,
+    variables: Sequence[keras.Variable],
+) -> None:
+    """All state but the learning rate; none where it would begin a schedule in the middle."""
+    new.build(list(variables))
+    if type(old) is not type(new) or not old.built or callable(new._learning_rate):
+        return
+    if list(map(id, old._trainable_variables)) == list(map(id, new._trainable_variables)):
+        rate = float(keras.ops.convert_to_numpy(new.learning_rate))
+        for source, target in zip(old.variables, new.variables, strict=True):
+            _copy(source, target)
+        new.learning_rate = rate
+
+
 def plain(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+    optimizer: keras.optimizers.Optimizer,
+    variables: Sequence[keras.Variable],
+    exactly: bool = False,
 ) -> keras.optimizers.Optimizer:
     """The Keras optimizer that does the same, if all rates are 1; otherwise `optimizer` itself.
 
-    With it a saved model loads where tlkeras is not installed. Settings, iterations and slots are
-    kept; ages are not, so if it trains on, variables that were carried take smaller steps at
-    first (Adam's correction starts at this optimizer's own iteration).
+    With it a saved model loads where tlkeras is not installed. Settings, iterations, slots and
+    what weight decay leaves out are kept. Of ages one that all variables have is added to the
+    iterations, unless a schedule counts these; others are lost, so that variables that were
+    carried take smaller steps at first (Adam's correction starts at this optimizer's own
+    iteration).
 
     Args:
         optimizer: any; one in a LossScaleOptimizer is replaced in a new LossScaleOptimizer.
         variables: the model's trainable variables.
+        exactly: give `optimizer` itself, too, where ages would be lost.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> optimizer = tlk.optimizers.discriminative(keras.optimizers.AdamW(1e-3), model)
@@ -201,9 +258,15 @@ def plain(
         not isinstance(s.rate, float) or s.rate != 1 for s in inner.shares
     ):
         return optimizer
+    ages = {share.age for share in inner.shares}
+    age = ages.pop() if len(ages) == 1 and not callable(inner._learning_rate) else 0
+    if exactly and ages - {age}:
+        return optimizer
     settings = _settings(inner)
     del settings["shares"]
     simple = new = inner.base(**settings)
+    pairs = zip(variables, inner.shares, strict=True)
+    simple.exclude_from_weight_decay(var_list=[v for v, share in pairs if not share.decays])
     if inner is not optimizer:
         settings = optimizer.get_config() | {"inner_optimizer": simple}
         new = keras.optimizers.LossScaleOptimizer(**settings)
@@ -211,4 +274,5 @@ def plain(
         new.build(list(variables))
         for source, target in zip(optimizer.variables, new.variables, strict=True):
             _copy(source, target)
+        simple._iterations.assign_add(age * (simple.gradient_accumulation_steps or 1))
     return new

@@ -58,8 +58,9 @@ def fit_stages(
         validation_data: the same; chooses the best epoch.
         optimizer: a pattern for the optimizer of every stage, which takes the stage's learning
             rate; a name or an object. Where a model of mixed_float16 needs it, its loss is
-            scaled. If None, that of a compiled model, without rates by block, or AdamW. What it
-            remembers of a block (moments) goes on to the next stage.
+            scaled. If None, that of a compiled model, without rates by block, with what it
+            remembers (moments), as `fit` goes on with it; or AdamW. What it remembers of a block
+            goes on to the next stage.
         loss, metrics: as for `compile`. If None, those the model was compiled with; if it was
             not, cross-entropy and accuracy for class numbers, one-hot rows, several labels (rows
             of 0 and 1) or 0 and 1. For other targets they must be given. The accuracy of one
@@ -136,7 +137,7 @@ def fit_stages(
     if seed is not None:
         keras.utils.set_random_seed(seed)
     runner = Runner(
-        model, plan, data, validation_data, objective, _pattern(model, optimizer), batch_size,
+        model, plan, data, validation_data, objective, *_optimizers(model, optimizer), batch_size,
         class_weight, cache, list(callbacks or ()), seed, _running(model, jit_compile), verbose,
         (steps_per_epoch, validation_steps),
     )  # fmt: skip
@@ -174,19 +175,15 @@ def _unsaved(run: Run) -> str:
     return text
 
 
-def _pattern(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer | str | None
-) -> keras.optimizers.Optimizer:
-    """What the optimizers of the stages are made like."""
+def _optimizers(
+    model: keras.Model, given: keras.optimizers.Optimizer | str | None
+) -> tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]:
+    """What the optimizers of the stages are made like, and which one the first goes on from."""
     compiled = getattr(model, "optimizer", None) if model.compiled else None
-    found = keras.optimizers.get(optimizer or compiled or keras.optimizers.AdamW())
-    inner = getattr(found, "inner_optimizer", found)  # `compile` wraps it again where it should
-    if optimizer is not None:
-        return inner
-    if isinstance(inner, Discriminative):  # its rates were those of other stages
-        config = inner.get_config()
-        return inner.base.from_config({k: v for k, v in config.items() if k != "shares"})
-    return like(inner, 1e-3, model.variables)  # the stages have rates of their own
+    found = keras.optimizers.get(given or compiled or keras.optimizers.AdamW())
+    alone = given is None and compiled is not None  # its rates were those of other stages
+    pattern = like(found, 1e-3, model.variables, by_block=not alone)  # a stage has its own rate
+    return pattern, compiled if alone else type(found).from_config(found.get_config())
 
 
 def _running(model: keras.Model, jit_compile: bool | str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Runner:
         validation: Any,
         objective: dict[str, Any],
         pattern: keras.optimizers.Optimizer,
+        before: keras.optimizers.Optimizer,
         batch_size: int,
         class_weight: dict[int, float] | None,
         cache: str | bool | FeatureCache,
@@ -43,7 +44,7 @@ class Runner:
         steps: tuple[int | None, int | None] = (None, None),
     ):
         self.model, self.plan, self.data, self.validation = model, plan, data, validation
-        self.objective, self.pattern = objective, pattern
+        self.objective, self.pattern, self.optimizer = objective, pattern, before
         one_run.refuse(callbacks, backup=False)
         if validation is not None:
             ask(plan.stages, objective.get("metrics"))
@@ -58,7 +59,6 @@ class Runner:
         self.seed = _draw_seed() if seed is None else seed
         self.blocks = find_blocks(model)
         self.learning = [_learning(stage, pattern, self.blocks) for stage in plan.stages]
-        self.optimizer: keras.optimizers.Optimizer | None = None
         self.finished: list[dict] = []  # states of monitors
         self.backup: backup.Backup | None = None
         self.saved: tuple[dict, dict] | None = None
@@ -115,7 +115,7 @@ class Runner:
         monitor.finish()
         for weight, value in zip(learns.held, before, strict=True):
             weight.assign(value)  # in mid-step JAX has taken all state out of its variables
-        self.optimizer = None
+        self.optimizer = self.pattern
         self._compile(stage)
 
     def end(self) -> None:
@@ -136,16 +136,15 @@ class Runner:
         rates = _rates(stage, self.pattern)
         if rates is not None or base_of(optimizer):
             optimizer = optimizers.discriminative(optimizer, self.model, rates)
-            if self.optimizer is not None:
-                optimizers.carry(self.optimizer, optimizer, self.model.trainable_variables)
-        self._compile_with(optimizer)
+        variables = self.model.trainable_variables
+        self._compile_with(optimizers.go_on(self.optimizer, optimizer, variables))
 
     def _compile_with(self, optimizer: keras.optimizers.Optimizer) -> None:
-        self.optimizer = optimizer
         kind, plain = type(self.model), keras.Model
         if self.model.compiled:  # what a `compile` of its own was given besides stays as it is
             kind = plain
         kind.compile(self.model, optimizer, **self.objective, **self.running)
+        self.optimizer = self.model.optimizer  # in a LossScaleOptimizer where one is needed
 
     def _fit(self, number: int, stage: Stage, monitor: StageMonitor) -> None:
         title = f"stage {number + 1}/{len(self.plan.stages)} {stage.name}"

@@ -103,6 +103,10 @@ class StageMonitor(keras.callbacks.Callback):
             self.model.stop_training = True
             self.stopped = f"no better {self.watched} for {self.stage.patience} epochs"
 
+    def on_train_end(self, logs: dict | None = None) -> None:
+        if self.best_epoch == self.epochs and not self.failed:
+            self.weights = values(self.changing)  # also as a callback of the user's leaves them
+
     def _judged(self, logs: dict[str, Any]) -> float:
         """What is watched, as a number of which less is better."""
         where, value = f"Stage {self.stage.name!r} monitors {self.watched!r}", None

@@ -1,0 +1,164 @@
+"""Keras's own behaviour is the oracle: a plan of one stage does what one `fit` does.
+
+Without validation data a stage ends at its last epoch, as `fit` does; with them it ends at its
+best, so where they are needed here training goes so slowly that the last one is the best.
+"""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from tlkeras.freezing import policies
+from tlkeras.plans.plan import Stage
+from tlkeras.training.fit import fit_stages
+
+tf = pytest.importorskip("tensorflow")  # an order that is the same for both
+
+RATE, EPOCHS, COUNT = 1e-2, 2, 12
+RNG = np.random.default_rng(0)
+X, CLASSES = RNG.normal(size=(COUNT, 4)).astype("float32"), np.arange(COUNT) % 3
+ONE_HOT = keras.utils.to_categorical(CLASSES, 3)
+CACHE = (False, True)
+
+
+def every(module, base):
+    """Names of a module of Keras's that are classes of this kind."""
+    found = {n for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, base)}
+    return sorted(found - {base.__name__})
+
+
+def network(eagerly=True, time=False):
+    """A backbone, to be frozen, and a head of three classes: at each of two steps if `time`."""
+    keras.utils.set_random_seed(0)
+    inner, outer = keras.Input((4,)), keras.Input((4,))
+    backbone = keras.Model(inner, keras.layers.Dense(6, "relu")(inner), name="backbone")
+    x = keras.layers.Dense(6 if time else 3)(backbone(outer))
+    x = keras.layers.Reshape((2, 3))(x) if time else x
+    model = keras.Model(outer, keras.layers.Softmax()(x))
+    model.compile("sgd", run_eagerly=eagerly)
+    return model
+
+
+def batches(y):
+    return tf.data.Dataset.from_tensor_slices((X, y)).batch(COUNT // 2)
+
+
+def by_fit(y, optimizer, callbacks=(), validation=None, model=None, **objective):
+    model = model or network()
+    model.get_layer("backbone").trainable = False
+    model.compile(optimizer, run_eagerly=True, **objective)
+    model.fit(
+        batches(y), validation_data=validation, epochs=EPOCHS, shuffle=False, verbose=0,
+        callbacks=callbacks,
+    )  # fmt: skip
+    return model, model.history.history
+
+
+def by_stages(y, optimizer, cache, callbacks=(), validation=None, rate=RATE, model=None, **how):
+    model = model or network(eagerly=not cache)
+    stage = Stage("head", policies.head_only(), rate, EPOCHS)
+    run = fit_stages(
+        model, [stage], batches(y), validation, optimizer=optimizer, cache=cache,
+        callbacks=callbacks, verbose=0, **how,
+    )  # fmt: skip
+    history = {k: v for k, v in run.history.items() if k not in ("stage", "epoch", "learning_rate")}
+    return model, history
+
+
+def assert_same(one, other, state=False):
+    """Weights and history; the optimizer's state, too."""
+    (model, history), (staged, staged_history) = one, other
+    for a, b in zip(model.get_weights(), staged.get_weights(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+    for a, b in (
+        zip(*(m.optimizer.variables for m in (model, staged)), strict=True) if state else ()
+    ):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5, err_msg=a.path)
+    assert sorted(history) == sorted(staged_history)
+    for name, values in history.items():
+        np.testing.assert_allclose(staged_history[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+# Optimizers -------------------------------------------------------------------------------------
+
+OPTIMIZERS = every(keras.optimizers, keras.optimizers.Optimizer)
+
+
+def optimizer_of(name, **options):
+    made = getattr(keras.optimizers, name)
+    if name == "LossScaleOptimizer":
+        return made(keras.optimizers.Adam(RATE, **options))
+    if name == "MultiOptimizer":
+        return made(keras.optimizers.OptimizerMap(keras.optimizers.Adam(RATE, **options)))
+    return made(RATE, **options)
+
+
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"MultiOptimizer"}))
+def test_an_optimizer_steps_as_in_fit(name):
+    one = by_fit(ONE_HOT, optimizer_of(name), loss="mse")
+    for cache in CACHE:
+        assert_same(one, by_stages(ONE_HOT, optimizer_of(name), cache, loss="mse"), state=True)
+
+
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"MultiOptimizer"}))
+def test_a_compiled_model_goes_on_with_what_its_optimizer_remembers(name):
+    one, other = (by_fit(ONE_HOT, optimizer_of(name), loss="mse")[0] for _ in range(2))
+    one.fit(batches(ONE_HOT), epochs=EPOCHS, shuffle=False, verbose=0)
+    other = by_stages(ONE_HOT, None, "auto", model=other)
+    assert_same((one, one.history.history), other, state=True)
+
+
+def test_an_optimizer_without_a_learning_rate_is_refused_before_training():
+    model = network()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"found MultiOptimizer.*Stage\(rates="):
+        by_stages(ONE_HOT, optimizer_of("MultiOptimizer"), False, model=model, loss="mse")
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# Metrics and losses -----------------------------------------------------------------------------
+
+NEEDED = {  # what some cannot be made without
+    "IoU": {"num_classes": 3, "target_class_ids": [0], "sparse_y_pred": False},
+    "MeanIoU": {"num_classes": 3, "sparse_y_pred": False},
+    "OneHotIoU": {"num_classes": 3, "target_class_ids": [0]},
+    "OneHotMeanIoU": {"num_classes": 3},
+    "PrecisionAtRecall": {"recall": 0.5},
+    "RecallAtPrecision": {"precision": 0.5},
+    "SensitivityAtSpecificity": {"specificity": 0.5},
+    "SpecificityAtSensitivity": {"sensitivity": 0.5},
+    "MeanMetricWrapper": {"fn": keras.losses.mean_squared_error},
+}
+OF_VALUES = {"Mean", "Sum"}  # of no labels: `fit` itself does not take them
+NUMBERS = {"IoU", "MeanIoU", "Circle", "CategoricalGeneralizedCrossEntropy"}  # for labels
+
+
+def labels_of(name):
+    return CLASSES if "Sparse" in name or name in NUMBERS else ONE_HOT
+
+
+@pytest.mark.parametrize("name", sorted({*every(keras.metrics, keras.metrics.Metric)} - OF_VALUES))
+def test_a_metric_counts_as_in_fit(name):
+    y = labels_of(name)
+    loss = "mse" if y is ONE_HOT else "sparse_categorical_crossentropy"
+
+    def made():
+        return [getattr(keras.metrics, name)(**NEEDED.get(name, {}), name="counted")]
+
+    one = by_fit(y, "sgd", metrics=made(), loss=loss)
+    assert "counted" in one[1]
+    for cache in CACHE:
+        assert_same(one, by_stages(y, "sgd", cache, metrics=made(), loss=loss))
+
+
+@pytest.mark.parametrize("name", every(keras.losses, keras.losses.Loss))
+def test_a_loss_is_lowered_as_in_fit(name):
+    loss, y, time = getattr(keras.losses, name)(), labels_of(name), name == "CTC"
+    y = CLASSES[:, None] % 2 + 1 if time else y
+    one = by_fit(y, "sgd", loss=loss, model=network(time=time))
+    assert np.isfinite(one[1]["loss"]).all()
+    for cache in CACHE:
+        assert_same(one, by_stages(y, "sgd", cache, loss=loss, model=network(not cache, time)))
