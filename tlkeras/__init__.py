@@ -29,6 +29,7 @@ __all__ = [
     "find_learning_rate",
     "fit_stages",
     "freeze",
+    "interpret",
     "is_online",
     "list_tasks",
     "load_backbone",
@@ -60,6 +61,7 @@ _HOME = {  # the module each of the other names lives in
     "find_learning_rate": "training.rate_finder",
     "fit_stages": "training.fit",
     "freeze": "freezing.flags",
+    "interpret": "advice.interpret",
     "is_online": "utils.profiles",
     "list_tasks": "tasks.load",
     "load_backbone": "backbones.load",
@@ -100,6 +102,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from tlkeras import optimizers
+    from tlkeras.advice.interpret import interpret
     from tlkeras.advice.predicting import predict
     from tlkeras.advice.probing import probe
     from tlkeras.backbones.heads import add_head

@@ -5,18 +5,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from tlkeras.advice.predictions import CLASS, LABELS, NUMBER, Predictions
-from tlkeras.blocks import internals
-from tlkeras.training.loading import SavedRun, load_run
+from tlkeras.advice.asking import Asked
+from tlkeras.advice.predictions import Predictions
 from tlkeras.training.run import Run
-from tlkeras.training.run_folder import usable
 
 AHEAD = 2  # batches being decoded while the model works on another
 
@@ -62,38 +59,14 @@ def predict(
         return predictor.joined(parts, time.perf_counter() - start)
 
 
-class Predictor:
-    """A model ready to predict, batch by batch; a context, for what it puts on layers goes again.
-
-    Args: as for `predict`.
-    """
+class Predictor(Asked):
+    """A model ready to predict, batch by batch. Args: as for `predict`."""
 
     def __init__(self, run: Any, top: int = 3, tta: bool = False, batch_size: int = 64):
         if top < 1 or batch_size < 1:
             raise ValueError(f"top and batch_size must be at least 1; found {top}, {batch_size}.")
-        run = load_run(run) if isinstance(run, str | os.PathLike) else run
+        super().__init__(run)
         self.top, self.views, self.batch_size = top, VIEWS if tta else VIEWS[:1], batch_size
-        self._exit = ExitStack()
-        model = run.model if isinstance(run, Run) else run
-        self._exit.enter_context(internals.Traces(internals.functional(model)))
-        build, output = usable(model)
-        self.model = model if isinstance(run, SavedRun) else build()
-        self.record = run.record if isinstance(run, SavedRun) else {}
-        output = self.record.get("output", output)
-        width = self.model.output_shape[-1]
-        self.two = output == "sigmoid" and width == 1 and len(self.record.get("classes", "12")) == 2
-        numbers = map(str, range(2 if self.two else width))
-        self.classes = tuple(self.record.get("classes") or numbers)
-        self.kind = CLASS if output == "softmax" or self.two else LABELS
-        self.kind = NUMBER if output == "numbers" else self.kind
-        size = self.record.get("image_size") or self.model.input_shape[1:3]
-        self.size = tuple(size) if len(size) == 2 and all(size) else None
-
-    def __enter__(self) -> "Predictor":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._exit.close()
 
     def stream(self, images: Any) -> Iterator[Predictions]:
         """Predictions, a batch at a time."""
@@ -150,9 +123,8 @@ class Predictor:
         count, missing = len(pixels), self.batch_size - len(pixels)
         if of > self.batch_size and missing:
             pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
-        seen = [self.model.predict_on_batch(view(pixels.astype("float32"))) for view in self.views]
-        given = np.mean(seen, axis=0)[:count].astype("float32")
-        return np.concatenate([1 - given, given], axis=1) if self.two else given
+        seen = [self.ask(view(pixels.astype("float32"))) for view in self.views]
+        return np.mean(seen, axis=0)[:count]
 
     def _checked(self, pixels: np.ndarray) -> np.ndarray:
         if self.size is None:

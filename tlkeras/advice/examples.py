@@ -1,0 +1,90 @@
+"""The examples worth looking at: where a model is most wrong, and where it is least certain."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlkeras.advice.asking import Asked
+from tlkeras.advice.gradcam import gradcam
+from tlkeras.advice.predictions import CLASS, NUMBER
+
+
+@dataclass(frozen=True, repr=False)
+class Example:
+    """One image, and what the model said of it.
+
+    Attributes:
+        image: pixels 0..255, (height, width, 3). truth, said: in words.
+        probability: of what it said; of a number, how far it was off.
+        file: its path, where it is known; else "".
+        heat: where the model looked (Grad-CAM), (rows, columns) of 0..1, or None.
+    """
+
+    image: np.ndarray
+    truth: str
+    said: str
+    probability: float
+    file: str = ""
+    heat: np.ndarray | None = None
+
+
+class Kept:
+    """Of all examples seen, those most wrong, and those with the least certain answer."""
+
+    def __init__(self, kind: str, count: int):
+        self.kind, self.count = kind, count
+        self.found: list[list[tuple]] = [[], []]  # (how bad, number, image, given, truth)
+
+    def look(self, x: Any, given: np.ndarray, truth: np.ndarray, start: int) -> None:
+        if not self.count or not isinstance(x, np.ndarray) or x.ndim != 4 or x.shape[-1] != 3:
+            return
+        for rows, bad in zip(self.found, self._badness(given, truth), strict=True):
+            for i in np.argsort(-bad)[: self.count]:
+                if np.isfinite(bad[i]):
+                    rows.append((float(bad[i]), start + int(i), x[i].copy(), given[i], truth[i]))
+            rows.sort(key=lambda row: (-row[0], row[1]))
+            del rows[self.count :]
+
+    def _badness(self, given: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.kind == NUMBER:
+            return np.abs(given - truth).sum(1), np.full(len(given), -np.inf)
+        if self.kind == CLASS:
+            right = given[np.arange(len(truth)), truth]
+            second, first = np.sort(given, axis=1)[:, -2:].T
+            return np.where(given.argmax(1) == truth, -np.inf, 1 - right), second - first
+        return np.abs(given - truth).max(1), -np.abs(given - 0.5).min(1)
+
+
+def shown(
+    rows: list[tuple], asked: Asked, names: Sequence[str], files: Sequence[str]
+) -> tuple[Example, ...]:
+    if not rows:
+        return ()
+    images = np.stack([row[2] for row in rows])
+    explained = np.array([0 if asked.two else int(row[3].argmax()) for row in rows])
+    heats = gradcam(asked.model, images, explained)
+    found = []
+    for place, (bad, number, image, given, truth) in enumerate(rows):
+        said, true, sure = _words(given, truth, names, asked.kind)
+        heat = None if heats is None else heats[place]
+        file = str(files[number]) if len(files) else ""
+        found.append(Example(image, true, said, bad if sure is None else sure, file, heat))
+    return tuple(found)
+
+
+def _words(
+    given: np.ndarray, truth: Any, names: Sequence[str], kind: str
+) -> tuple[str, str, float | None]:
+    """What was said, what is true, and the probability of what was said."""
+    if kind == CLASS:
+        return names[int(given.argmax())], names[int(truth)], float(given.max())
+    if kind == NUMBER:
+        said, true = (" ".join(f"{value:.4g}" for value in row) for row in (given, truth))
+        return said, true, None
+    said, true = (
+        ", ".join(name for name, there in zip(names, row >= 0.5, strict=True) if there) or "none"
+        for row in (given, truth)
+    )
+    return said, true, float(np.maximum(given, 1 - given).min())

@@ -1,0 +1,199 @@
+"""What a trained model does on examples it has not seen: scores, mistakes, and where it looks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+from tlkeras.advice.asking import Asked
+from tlkeras.advice.examples import Example, Kept, shown
+from tlkeras.advice.predictions import CLASS
+from tlkeras.advice.probing import chunks, class_numbers
+from tlkeras.advice.scores import Judged, judge
+from tlkeras.display import judged
+from tlkeras.inputs import intake
+from tlkeras.training.run import Run
+from tlkeras.utils.tables import html_table, text_table
+
+WORST, UNCERTAIN = "worst", "uncertain"
+
+
+@dataclass(frozen=True, repr=False)
+class Interpretation:
+    """How a model did on examples it has not seen.
+
+    Attributes:
+        record: all numbers, as `run.json` keeps them: "split", "count", "scores" (with 95 %
+            intervals: value, low, high), "classes" (precision, recall, f1 and support of each),
+            "matrix" (a row for each true class), "confused" (pairs), "calibration".
+        worst: examples that it got most wrong. uncertain: those between classes.
+    """
+
+    record: dict[str, Any]
+    worst: tuple[Example, ...]
+    uncertain: tuple[Example, ...]
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Names with a value, or with a value and the ends of its 95 % interval."""
+        return self.record["scores"]
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The confusion matrix: [i, j] examples of class i were taken for class j."""
+        return np.array(self.record["matrix"])
+
+    def plot(self) -> Figure:
+        """The confusion matrix as a Figure. Raises ValueError if there is not one class each."""
+        return judged.confusion(self._of_classes()["matrix"], self.record["names"])
+
+    def plot_calibration(self) -> Figure:
+        """How often it is right against how sure it is, as a Figure. Raises as `plot`."""
+        found = self._of_classes()["calibration"]
+        return judged.reliability(found["confidence"], found["accuracy"], found["share"])
+
+    def plot_examples(self, which: str = WORST) -> Figure:
+        """The "worst" or the most "uncertain" examples, and where the model looked: a Figure."""
+        chosen = {WORST: self.worst, UNCERTAIN: self.uncertain}[which]
+        titles = [f"is {one.truth}\nsaid {one.said} {one.probability:.2f}" for one in chosen]
+        return judged.gallery([one.image for one in chosen], titles, [one.heat for one in chosen])
+
+    def _of_classes(self) -> dict[str, Any]:
+        if "matrix" not in self.record:
+            raise ValueError("Expected one class for each example; found labels or numbers.")
+        return self.record
+
+    def _rows(self) -> list[tuple]:
+        return [
+            (r["class"], f"{r['precision']:.3f}", f"{r['recall']:.3f}", f"{r['support']:,}")
+            for r in self.record["classes"]
+        ]
+
+    def _said(self) -> list[str]:
+        lines = [f"{self.record['count']:,} examples ({self.record['split']})"]
+        for name, value in self.scores.items():
+            spread = isinstance(value, tuple)
+            ends = f" (95 % interval {value[1]:.3f} to {value[2]:.3f})" if spread else ""
+            lines.append(f"{name} {value[0] if spread else value:.3f}{ends}")
+        for pair in self.record.get("confused", [])[:3]:
+            lines.append(f"{pair['count']} of {pair['of']} {pair['is']} taken for "
+                         f"{pair['taken for']}")  # fmt: skip
+        return lines
+
+    _header = ("class", "precision", "recall", "examples")
+
+    def __repr__(self) -> str:
+        rows = [text_table(self._rows(), self._header)] if self.record["classes"] else []
+        return "\n".join([*self._said(), *rows])
+
+    def _repr_html_(self) -> str:
+        said = html_table([(line,) for line in self._said()], ("",))
+        return said + html_table(self._rows(), self._header)
+
+
+def interpret(
+    model: keras.Model | Run | str,
+    data: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    validation_data: Any = None,
+    examples: int = 8,
+) -> Interpretation:
+    """Judges a model on data that it was not trained on, and shows where it errs.
+
+    Args:
+        model: a Run, its folder, or a model that takes what `data` has.
+        data: what `tlk.load_task` gave: its test split is judged, or its validation split where
+            it has no other, which is then said. Or a tf.data.Dataset, (x, y) arrays or a
+            PyDataset that come to an end.
+        classes: names. None: those of the task or the run, or numbers.
+        validation_data: other examples, on which the temperature of calibration is chosen, never
+            on those judged. None: the task's validation split, if test is judged.
+        examples: how many of the worst, and of the most uncertain, are kept with their image and
+            a map of where the model looked (Grad-CAM). They are for looking: whoever changes
+            the model by what test images show has no test images any more.
+
+    Raises:
+        ValueError: data without an end, or labels that do not fit the model.
+
+    Source: Guo et al. 2017 (calibration); Selvaraju et al. 2017 (Grad-CAM).
+
+    >>> task = tlk.load_task("digits", labels_per_class=5)
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=10)
+    >>> run = tlk.fit_stages(model, tlk.recipes.head_only(1), task.train, verbose=0, seed=0)
+    >>> found = tlk.interpret(run, task, examples=2)
+    >>> found.record["split"], found.matrix.shape, len(found.worst)
+    ('test', (10, 10), 2)
+    """
+    split, judged_on, chosen_on, files = _parts(data, validation_data)
+    with Asked(model) as asked:
+        names = _names(asked, classes or getattr(data, "classes", None))
+        kept = Kept(asked.kind, examples)
+        found = _outputs(asked, judged_on, kept)
+        other = None
+        if chosen_on is not None and asked.kind == CLASS:
+            other = _outputs(asked, chosen_on, None)
+        record = {"split": split, "count": len(found[1]), "names": names, "kind": asked.kind}
+        record |= judge(found, asked.kind, names, other)
+        worst, uncertain = (shown(rows, asked, names, files) for rows in kept.found)
+    return Interpretation(record, worst, uncertain)
+
+
+def _names(asked: Asked, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the classes, the same in the same order as those the run knows."""
+    names = tuple(given or asked.classes)
+    known = asked.classes if asked.record else names
+    if len(names) != len(asked.classes) or names != known:
+        raise ValueError(
+            f"Expected data with the {len(asked.classes)} classes of the model, in their order "
+            f"({', '.join(asked.classes[:10])}); found {', '.join(names[:10])}."
+        )
+    return names
+
+
+def _parts(data: Any, validation_data: Any) -> tuple[str, Any, Any, Sequence[str]]:
+    """The split that is judged, its data, those for choices, and the files of its images."""
+    split, files, judged_on = "the data given", (), data
+    if hasattr(data, "validation") and hasattr(data, "test"):  # a Task, which is of another room
+        split = "test" if data.test is not None else "validation"
+        judged_on = getattr(data, split)
+        if split == "test" and validation_data is None:
+            validation_data = data.validation
+        if "file" in data.features:
+            files = data.arrays(split, "file")[0]
+    for part in (judged_on, validation_data):
+        if part is not None and intake.endless(part):
+            raise ValueError("Expected data that come to an end; pass data.take(...) of them.")
+    return split, judged_on, validation_data, files
+
+
+def _outputs(asked: Asked, data: Any, kept: Kept | None) -> Judged:
+    """What the model gives for all of the data, and the truth."""
+    outputs, truths, count = [], [], 0
+    for x, y, *_ in chunks(data):
+        given = asked.ask(x)
+        truth = _truth(np.asarray(y), given, asked.kind)
+        if kept is not None:
+            kept.look(x, given, truth, count)
+        count += len(truth)
+        outputs.append(given)
+        truths.append(truth)
+    if not outputs:
+        raise ValueError("Expected at least one batch of data to judge on; found none.")
+    return np.concatenate(outputs), np.concatenate(truths)
+
+
+def _truth(y: np.ndarray, given: np.ndarray, kind: str) -> np.ndarray:
+    """Labels as the kind has them: class numbers, rows of 0 and 1, or rows of numbers."""
+    if kind != CLASS:
+        return y.reshape(len(y), -1)
+    numbers = class_numbers(y).astype(int)
+    if numbers.min() < 0 or numbers.max() >= given.shape[1]:
+        raise ValueError(
+            f"Expected labels from 0 to {given.shape[1] - 1}, for so many classes; found "
+            f"{numbers.min()} to {numbers.max()}."
+        )
+    return numbers

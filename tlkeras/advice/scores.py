@@ -1,0 +1,125 @@
+"""The scores of a model on examples it has not seen, with how far they can be trusted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn import metrics
+
+from tlkeras.advice.calibration import calibration
+from tlkeras.advice.predictions import CLASS, LABELS
+
+DRAWS = 1000  # resamples of the examples, for the intervals
+PAIRS = 10  # of classes taken for one another
+
+Judged = tuple[np.ndarray, np.ndarray]  # what the model gave, and the truth
+
+
+def judge(
+    found: Judged, kind: str, classes: Sequence[str], chosen_on: Judged | None = None
+) -> dict[str, Any]:
+    """Scores, classes and calibration as plain values.
+
+    Args:
+        found: outputs (examples, classes), and class numbers, rows of 0 and 1, or numbers.
+        kind: "class", "labels" or "number". classes: names.
+        chosen_on: the same of other examples, on which what is chosen (a temperature) is chosen.
+    """
+    if kind == CLASS:
+        return _of_classes(*found, classes, chosen_on)
+    return (_of_labels if kind == LABELS else _of_numbers)(*found, classes)
+
+
+def _of_classes(
+    given: np.ndarray, truth: np.ndarray, classes: Sequence[str], chosen_on: Judged | None
+) -> dict[str, Any]:
+    numbers, said = range(len(classes)), given.argmax(-1)
+    matrix = metrics.confusion_matrix(truth, said, labels=numbers)
+    right = given[np.arange(len(truth)), truth]
+    return {
+        "scores": _intervals(matrix) | {"log loss": float(-np.log(right + 1e-12).mean())},
+        "classes": _each(truth, said, classes, labels=numbers),
+        "matrix": matrix,
+        "confused": _confused(matrix, classes),
+        "calibration": vars(calibration(given, truth, chosen_on)),
+    }
+
+
+def _each(truth: Any, said: Any, classes: Sequence[str], **options: Any) -> list[dict[str, Any]]:
+    columns = metrics.precision_recall_fscore_support(truth, said, zero_division=0, **options)
+    return [
+        {
+            "class": name,
+            "precision": float(p),
+            "recall": float(r),
+            "f1": float(f),
+            "support": int(n),
+        }
+        for name, p, r, f, n in zip(classes, *columns, strict=True)
+    ]
+
+
+def _intervals(matrix: np.ndarray) -> dict[str, tuple[float, float, float]]:
+    """Accuracy and balanced accuracy with the middle 95 % of what other draws of as many examples
+    would give (the bootstrap; Efron 1979). A class without examples has no recall to count."""
+    cells = np.flatnonzero(matrix)
+    truth, said = np.unravel_index(cells, matrix.shape)
+    counts = matrix.reshape(-1)[cells]
+    drawn = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), DRAWS)
+    every = np.concatenate([counts[None], drawn])
+    hits, supports = np.zeros((2, len(every), len(matrix)))
+    for cell, (true, seen) in enumerate(zip(truth, said, strict=True)):
+        supports[:, true] += every[:, cell]
+        hits[:, true] += every[:, cell] * (true == seen)
+    recall = np.divide(hits, supports, out=np.full_like(hits, np.nan), where=supports > 0)
+    values = {
+        "accuracy": hits.sum(1) / supports.sum(1),
+        "balanced accuracy": np.nanmean(recall, axis=1),
+    }
+    return {name: (float(v[0]), *_middle(v[1:])) for name, v in values.items()}
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _confused(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs of classes that most examples of one were taken for the other."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
+    places = [divmod(int(cell), len(wrong)) for cell in np.argsort(-wrong, axis=None)[:PAIRS]]
+    return [
+        {"is": classes[i], "taken for": classes[j], "count": int(wrong[i, j]),
+         "of": int(matrix[i].sum())}
+        for i, j in places
+        if wrong[i, j]
+    ]  # fmt: skip
+
+
+def _of_labels(given: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    said = given >= 0.5
+    each = _each(truth, said, classes, average=None)
+    for row, true, score in zip(each, truth.T, given.T, strict=True):
+        known = true.any()  # of a label that no example has there is none
+        row["average precision"] = (
+            float(metrics.average_precision_score(true, score)) if known else None
+        )
+    precisions = [p for row in each if (p := row["average precision"]) is not None]
+    scores = {
+        "mean average precision": float(np.mean(precisions or [0.0])),
+        "every label right": float((said == truth).all(axis=1).mean()),
+        "labels right": float((said == truth).mean()),
+    }
+    return {"scores": scores, "classes": each}
+
+
+def _of_numbers(given: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    given, truth = given.reshape(len(given), -1), truth.reshape(len(truth), -1)
+    scores = {
+        "mean absolute error": float(metrics.mean_absolute_error(truth, given)),
+        "root mean squared error": float(metrics.root_mean_squared_error(truth, given)),
+        "error of always saying the mean": float(np.abs(truth - truth.mean(0)).mean()),
+    }
+    if len(truth) > 1:
+        scores["share of the variance explained"] = float(metrics.r2_score(truth, given))
+    return {"scores": scores, "classes": []}
