@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import tlkeras as tlk
 
 if TYPE_CHECKING:  # at run time Keras is loaded when it is needed
-    import keras
-
+    from tlkeras.tasks.task import Task
     from tlkeras.training.run import StageResult
 
 TEXT = "train on a task or on a folder of images, in stages"
@@ -35,6 +34,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "recipe_b": {"head_epochs": 200, "tune_epochs": 50},
     "recipe_c": {"epochs": 50},
 }
+REASONS = {
+    "efficientnet_lite0": "it has learned from photographs (ImageNet)",
+    "glyph_resnet": "it has learned from printed letters",
+}
+LEAST = {"efficientnet_lite0": 96}  # pixels a side; smaller images are enlarged
 WRITTEN = ("model.keras", "history.csv", "history.png", "plan.json", "result.json")
 
 
@@ -43,19 +47,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "task",
         metavar="TASK-or-FOLDER",
         help="a task's name, or a folder with one folder of images for each class "
-        "(or with train/, validation/ and test/ laid out that way)",
+        "(or with train/, validation/ and test/ laid out that way, or with a labels.csv: "
+        "file,label[,split]; several labels a file separated by ;)",
     )
     parser.add_argument(
         "--recipe", choices=SETTINGS, default="two_stage", help="default: two_stage"
     )
     parser.add_argument(
         "--backbone",
-        default="glyph_resnet",
-        help="default: glyph_resnet; or a keras.applications name, a KerasHub preset, or a path",
+        help="default: what the task's card names, efficientnet_lite0 for photographs; or a "
+        "keras.applications name, a KerasHub preset, or a path",
     )
     parser.add_argument("--labels-per-class", type=int, metavar="N", help="default: all there are")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels a side")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of each stage, at most")
+    parser.add_argument(
+        "--time-budget",
+        type=float,
+        metavar="MINUTES",
+        help="train no epoch that would go over, as long as the last one took",
+    )
+    parser.add_argument(
+        "--augment",
+        choices=("light", "strong"),
+        help="light: mirrored (so not for writing), cut out, colours shifted; strong: more of it, "
+        "RandAugment and MixUp",
+    )
+    parser.add_argument(
+        "--class-weight", choices=("balanced",), help="let every class count the same in training"
+    )
+    parser.add_argument(
+        "--regression", action="store_true", help="labels.csv holds numbers to be predicted"
+    )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="go on without files that cannot be read"
+    )
     parser.add_argument("--out", type=Path, help="folder for the results; default: runs/TASK")
     parser.add_argument("--force", action="store_true", help="write into --out whatever is there")
     parser.add_argument("--quiet", action="store_true", help="print the result only")
@@ -77,42 +104,87 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     """Loads, trains, writes the results, and returns what --json prints."""
     import keras
 
+    from tlkeras.cli import fit_options
+    from tlkeras.tasks import targets
+
     out = options.out or Path("runs") / Path(options.task).resolve().name
     _check_out(out, Path(options.task), options.force)
-    task = tlk.load_task(options.task, options.labels_per_class, options.seed, options.image_size)
-    print(task, *task.report, sep="\n", file=talk)
+    _check_numbers(options)
+    task, network = _load(options, talk)
+    weights = targets.class_weights(task) if options.class_weight else None
     keras.utils.set_random_seed(options.seed)  # the head's first weights
-    backbone = tlk.load_backbone(options.backbone, image_size=task.image_size)
+    backbone = tlk.load_backbone(network, image_size=task.image_size)
     model = tlk.add_head(backbone, len(task.classes))
     plan = getattr(tlk.recipes, options.recipe)(**SETTINGS[options.recipe])
+    plan = fit_options.changed(plan, options.epochs, options.augment, task.kind, options.seed)
     print(f"\n{tlk.find_blocks(model)!r}\n\n{plan!r}\n", file=talk, flush=True)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out):
         pass  # it can be written to: better to know before training
     start = time.perf_counter()
-    run = tlk.fit_stages(
-        model, plan, task.train, task.validation, seed=options.seed, verbose=not options.quiet
-    )
+    feed = targets.Feed(task, rows=options.augment == "strong")
+    callbacks = [fit_options.TimeBudget(options.time_budget)] if options.time_budget else []
+    try:
+        run = tlk.fit_stages(
+            model, plan, feed.train, feed.validation, loss=feed.loss, metrics=feed.metrics,
+            class_weight=weights, callbacks=callbacks, seed=options.seed,
+            verbose=not options.quiet,
+        )  # fmt: skip
+        ended = ""
+    except fit_options.OutOfTime as end:
+        run, ended = fit_options.ended(end), str(end)
     seconds = time.perf_counter() - start
+    feed.finish(model)
     result = {
         "task": task.name,
-        "backbone": options.backbone,
+        "kind": task.kind,
+        "backbone": network,
         "recipe": options.recipe,
         "seed": options.seed,
         "labels_per_class": options.labels_per_class,
         "image_size": task.image_size,
         "counts": task.counts,
-        "test_accuracy": _accuracy(model, task.test),
-        "validation_accuracy": _accuracy(model, task.validation),
+        **feed.judged(model),
         "train_seconds": round(seconds, 2),
         "stages": [_stage(stage) for stage in run.stages],
         "stopped": run.stopped,
+        "ended": ended,
         "model_path": str(out / "model.keras"),
         "classes": task.classes,
         "report": task.report,
     }
     _write(out, run, result)
     return result
+
+
+def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str]":
+    """The task, and the name of the network to start from, which may want larger images."""
+
+    def load(size: int | None) -> "Task":
+        return tlk.load_task(
+            options.task, options.labels_per_class, options.seed, size,
+            regression=options.regression, skip_unreadable=options.skip_unreadable,
+            verbose=not options.quiet,
+        )  # fmt: skip
+
+    task = load(options.image_size)
+    network = options.backbone or task.start
+    least = LEAST.get(network, 0)
+    enlarged = options.image_size is None and min(task.image_size) < least
+    if enlarged:
+        task = load(least)
+    print(task, *task.report, sep="\n", file=talk)
+    why = "as --backbone says" if options.backbone else REASONS[network]
+    size = f"; images enlarged to {least}x{least} for it" if enlarged else ""
+    print(f"starts from {network}: {why}{size}", file=talk)
+    return task, network
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    for name in ("epochs", "time_budget"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0; found {value}.")
 
 
 def _check_out(out: Path, task: Path, force: bool) -> None:
@@ -128,17 +200,6 @@ def _check_out(out: Path, task: Path, force: bool) -> None:
             f"--out {out} holds files that `tlkeras fit` did not write ({', '.join(foreign[:3])}): "
             "choose another folder, or give --force to write beside them."
         )
-
-
-def _accuracy(model: "keras.Model", data: Any) -> float | None:
-    """The share of images whose largest output is at their label; None without data."""
-    if data is None:
-        return None
-    hits = [
-        model.predict_on_batch(images).argmax(-1) == labels
-        for images, labels in data.as_numpy_iterator()
-    ]
-    return sum(int(hit.sum()) for hit in hits) / sum(len(hit) for hit in hits)
 
 
 def _stage(stage: "StageResult") -> dict[str, Any]:
@@ -189,10 +250,13 @@ def _write(out: Path, run: "tlk.Run", result: dict[str, Any]) -> None:
 
 
 def _last_line(result: dict) -> str:
-    split = "validation" if result["test_accuracy"] is None else "test"
-    accuracy, count = result[f"{split}_accuracy"], result["counts"][split]
+    name = result["measure"]
+    split = "validation" if result[f"test_{name}"] is None else "test"
+    score, count = result[f"{split}_{name}"], result["counts"][split]
+    shown = f"{score:.4g}" if result["kind"] == "number" else f"{score:.1%}"
     line = (
-        f"{split} accuracy {accuracy:.1%} on {count:,} images; "
+        f"{split} {name.replace('_', ' ')} {shown} on {count:,} images; "
         f"trained {result['train_seconds']:.0f} s; results in {Path(result['model_path']).parent}"
     )
-    return f"{line}\nstopped early: {result['stopped']}" if result["stopped"] else line
+    early = result["stopped"] or result["ended"]
+    return f"{line}\nstopped early: {early}" if early else line
