@@ -87,4 +87,4 @@ def augmentation(strength: str, seed: int, mixing: bool = True) -> keras.Sequent
     if strength == "strong" and mixing:
         layers.append(keras.layers.MixUp(alpha=0.2, seed=seed + 7))
     layers.append(keras.layers.ReLU(max_value=255.0))  # contrast may lead out of 0..255
-    return keras.Sequential(layers, name=f"{strength}_augmentation")
+    return keras.Sequential(layers, name=f"augment_{strength}")
