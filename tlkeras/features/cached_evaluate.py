@@ -52,8 +52,8 @@ def evaluate(
         source = Source(data, cache.features(part, examples), batch_size=batch_size)
         source.begin(0)
     except NotExact:
-        arrays = isinstance(data, tuple | list)
-        given = reading.fit_arguments(data, batch_size) if arrays else {"x": data}
-        return model.evaluate(**given, verbose=0, return_dict=True)
+        if not isinstance(data, tuple | list):
+            return model.evaluate(data, verbose=0, return_dict=True)
+        return model.evaluate(*data, batch_size=batch_size, verbose=0, return_dict=True)
     part.above.compile(**internals.compiled_with(model))
     return part.above.evaluate(source, verbose=0, return_dict=True)

@@ -20,7 +20,7 @@ from tlkeras.blocks.find import Blocks
 from tlkeras.features import exactness, identity
 from tlkeras.features.exactness import NotExact
 from tlkeras.features.frozen_part import FrozenPart
-from tlkeras.inputs import order
+from tlkeras.inputs.augment import augmented
 
 CHUNK = 64  # examples computed at a time
 RUN = 32 * 2**20  # bytes of outputs handed over in one call, of which a few copies are made
@@ -163,7 +163,7 @@ class Features:
         elif augment is None:
             yield x
         else:
-            yield from (order.augmented(augment, x) for _ in range(views))
+            yield from (augmented(augment, x) for _ in range(views))
 
     def _compute(self, x: Any) -> np.ndarray:
         """The model's output for at most a chunk, always computed in batches of one size, since

@@ -9,22 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkeras.blocks.internals import all_layers, functional
+from tlkeras.blocks.internals import functional
 from tlkeras.inputs import reading
+from tlkeras.inputs.reading import shape_of
 
-# Layers of Keras that leave every pixel where it is, and what they are put together with.
-COLOURS = {
-    *("Sequential", "Pipeline", "InputLayer", "Functional", "Identity", "Rescaling"),
-    *(
-        "AutoContrast",
-        "Equalization",
-        "GaussianNoise",
-        "RandomBrightness",
-        "RandomColorDegeneration",
-    ),
-    *("RandomColorJitter", "RandomContrast", "RandomGrayscale", "RandomHue", "RandomInvert"),
-    *("RandomPosterization", "RandomSaturation", "RandomSharpness", "Solarization"),
-}
 INFINITE = -1  # what tf.data says of its cardinality
 
 
@@ -34,6 +22,7 @@ def taken(
     what: str = "training data",
     steps: int | None = None,
     passes: int = 1,
+    names: bool = False,
 ) -> Any:
     """`data`, with lists of numbers and tables as arrays.
 
@@ -42,24 +31,25 @@ def taken(
         data: as for `fit_stages`. what: they are, for messages.
         steps: batches that shall be taken of it in an epoch, if that is said.
         passes: how many epochs there will be.
+        names: whether labels may be names.
 
     Raises:
         ValueError: it cannot be trained on; says what was expected, found, and what to do.
     """
     data = as_arrays(data)
     _check_end(data, what, steps, passes)
-    example = _example(data)
+    example = reading.example_of(data)
     if example is None:
         return data
     batches = not isinstance(data, tuple | list)
     parts = _parts(model, example, what)
-    if batches and any(_shape(leaf) == () for leaf in keras.tree.flatten(parts)):
+    if batches and any(shape_of(leaf) == () for leaf in keras.tree.flatten(parts)):
         raise ValueError(_unbatched(what))
     if not preprocesses(model):
         _check_inputs(model, parts[0], what, batches)
+        if len(parts) > 1 and not names:
+            _check_labels(parts[1], what)
     _check_lengths(parts, what)
-    if len(parts) > 1 and not preprocesses(model):
-        _check_labels(parts[1], what)
     return data
 
 
@@ -83,16 +73,17 @@ def _as_array(part: Any) -> Any:
 def divided(data: Any, validation: Any, part: float) -> tuple[Any, Any]:
     """Arrays for training and, the last ones, for validation, as `fit(validation_split=)` does."""
     if validation is not None or not isinstance(data, tuple | list):
-        found = "validation_data as well" if validation is not None else type(data).__name__
+        found = "validation data as well" if validation is not None else type(data).__name__
         raise ValueError(
-            f"Expected arrays (x, y), and no validation_data, for validation_split; found {found}."
+            f"Expected arrays (x, y) for all stages, and no validation data, for validation_split; "
+            f"found {found}."
         )
     arrays = reading.without_none(data)
     count = len(keras.tree.flatten(arrays)[0])
     at = math.floor(count * (1 - part)) if 0 < part < 1 else 0
     if not 0 < at < count:
         raise ValueError(
-            f"Expected a validation_split between 0 and 1 that leaves examples on both sides; "
+            "Expected a validation_split between 0 and 1 that leaves examples on both sides; "
             f"found {part} of {count} examples."
         )
     return (
@@ -118,39 +109,10 @@ def learns_alone(model: keras.Model) -> bool:
     return kind.train_step is not plain.train_step or kind.compute_loss is not plain.compute_loss
 
 
-def check_augment(augment: Any, data: Any) -> None:
-    """Raises ValueError where augmented inputs would no longer go with their labels.
-
-    What sees the inputs alone cannot mix labels, nor move a mask along with its picture.
-    """
-    kinds = {type(x).__name__ for x in all_layers(augment)} if hasattr(augment, "call") else set()
-    mixing = sorted(kinds & {"MixUp", "CutMix"})
-    if mixing:
-        raise ValueError(
-            f"Expected Stage(augment=...) that leaves the labels as they are, for it is given the "
-            f"inputs alone; found {mixing[0]}, which mixes examples. Mix in the data, inputs and "
-            "labels together."
-        )
-    example = _example(data)
-    parts = reading.without_none(example) if isinstance(example, tuple | list) else ()
-    if len(parts) < 2 or keras.tree.is_nested(parts[0]) or keras.tree.is_nested(parts[1]):
-        return
-    x, y = _shape(parts[0]), _shape(parts[1])
-    if x and y and len(x) == 4 and len(y) > 2 and y[1:3] == x[1:3] and kinds - COLOURS:
-        raise ValueError(
-            "Expected Stage(augment=...) of layers that change colours alone, for the labels are "
-            f"masks, which are not moved along with their pictures; found "
-            f"{', '.join(sorted(kinds - COLOURS))}. Augment in the data, pictures and masks "
-            "together."
-        )
-
-
 def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None:
     """Raises ValueError where `fit` would refuse weights of classes, or cannot apply them."""
-    example = _example(data)
-    if class_weight is None or not isinstance(example, tuple | list):
-        return
-    parts = reading.without_none(example)
+    example = reading.example_of(data) if class_weight is not None else None
+    parts = reading.without_none(example) if isinstance(example, tuple | list) else ()
     if len(parts) > 2:
         raise ValueError(
             "Expected class_weight or a sample_weight in the data, not both; found both. Multiply "
@@ -164,17 +126,16 @@ def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None
 
 
 def _check_end(data: Any, what: str, steps: int | None, passes: int) -> None:
-    name = "steps_per_epoch" if what == "training data" else "validation_steps"
+    name = "validation_steps" if "validation" in what else "steps_per_epoch"
     if steps is not None:
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"Expected {name} of 1 or more; found {steps!r}.")
-        return
-    if endless(data):
+    elif endless(data):
         raise ValueError(
             f"Expected {what} that come to an end; found {type(data).__name__} without one. Pass "
             f"{name}=..., how many batches make an epoch."
         )
-    if hasattr(data, "__next__") and passes > 1:
+    elif hasattr(data, "__next__") and passes > 1:
         raise ValueError(
             f"Expected {what} that can be begun again in each of {passes} epochs; found a "
             "generator, which the first epoch uses up. Pass arrays, a tf.data.Dataset or a "
@@ -190,26 +151,16 @@ def endless(data: Any) -> bool:
     return callable(count) and int(count()) == INFINITE
 
 
-def _example(data: Any) -> Any:
-    """A batch, or what has its shapes and types; None where looking would count as an opening."""
-    if isinstance(data, tuple | list):
-        return data
-    if isinstance(data, keras.utils.PyDataset):
-        return data[0] if reading.length(data) != 0 else None
-    return getattr(data, "element_spec", None)
-
-
 def _parts(model: keras.Model, example: Any, what: str) -> tuple:
     """(x, y) or (x, y, sample_weight); (x,) for a model that needs no labels."""
     if isinstance(example, dict):
-        names = list(example)
-        x, y = [*names, "label"][:2]
+        x, y = [*example, "label"][:2]
         raise ValueError(
-            f"Expected {what} as pairs (x, y); found dictionaries with {', '.join(map(str, names))}"
-            f". Map them first: data.map(lambda d: (d[{x!r}], d[{y!r}]))."
+            f"Expected {what} as pairs (x, y); found dictionaries with "
+            f"{', '.join(map(str, example))}. Map them first: data.map(lambda d: (d[{x!r}], "
+            f"d[{y!r}]))."
         )
-    whole = isinstance(example, tuple | list)
-    parts = reading.without_none(tuple(example)) if whole else (example,)
+    parts = reading.without_none(reading.as_parts(example))
     alone = len(parts) == 1 and (learns_alone(model) or preprocesses(model))
     if len(parts) not in (2, 3) and not alone:
         raise ValueError(
@@ -219,13 +170,6 @@ def _parts(model: keras.Model, example: Any, what: str) -> tuple:
     return parts
 
 
-def _shape(leaf: Any) -> tuple[int | None, ...] | None:
-    try:
-        return tuple(np.shape(leaf) if not hasattr(leaf, "shape") else leaf.shape)
-    except (TypeError, ValueError):  # not even the number of its axes is known
-        return None
-
-
 def _unbatched(what: str) -> str:
     return f"Expected {what} in batches; found single examples. Batch them first: data.batch(32)."
 
@@ -233,7 +177,7 @@ def _unbatched(what: str) -> str:
 def _check_lengths(parts: tuple, what: str) -> None:
     lengths: dict[str, int] = {}
     for name, part in zip(("x", "y", "sample_weight"), parts, strict=False):
-        shapes = [shape for leaf in keras.tree.flatten(part) if (shape := _shape(leaf))]
+        shapes = [shape for leaf in keras.tree.flatten(part) if (shape := shape_of(leaf))]
         found = {shape[0] for shape in shapes if shape[0] is not None}
         if len(found) > 1:
             raise ValueError(
@@ -244,10 +188,9 @@ def _check_lengths(parts: tuple, what: str) -> None:
         if found:
             lengths[name] = found.pop()
     if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{count} in {name}" for name, count in lengths.items())
         raise ValueError(
-            f"Expected {what} with a label for every example; found "
-            f"{', '.join(f'{count} in {name}' for name, count in lengths.items())}. Pair them up "
-            "first."
+            f"Expected {what} with a label for every example; found {counts}. Pair them up first."
         )
 
 
@@ -255,11 +198,10 @@ def _check_labels(labels: Any, what: str) -> None:
     for leaf in keras.tree.flatten(labels):
         kind = str(getattr(leaf, "dtype", "")).removeprefix("<dtype: '").rstrip("'>")
         if kind.startswith(("<U", "|S", "S", "string", "str", "object")):
-            first = (
-                repr(str(np.ravel(leaf)[0])) if isinstance(leaf, np.ndarray) and leaf.size else kind
-            )
+            whole = isinstance(leaf, np.ndarray) and leaf.size
+            found = repr(str(np.ravel(leaf)[0])) if whole else kind
             raise ValueError(
-                f"Expected numbers as labels of the {what}; found names ({first}). Number them "
+                f"Expected numbers as labels of the {what}; found names ({found}). Number them "
                 "first: names, y = np.unique(y, return_inverse=True)."
             )
 
@@ -275,12 +217,11 @@ def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
         )
     if net is None or len(net.inputs) != 1 or len(leaves) != 1:
         return
-    expected, found = tuple(net.inputs[0].shape), _shape(leaves[0])
+    expected, found = tuple(net.inputs[0].shape), shape_of(leaves[0])
     if found is None or _fits(found, expected):
         return
     if batches and _fits((None, *found), expected):
         raise ValueError(_unbatched(what))
-    shape = f"{found[1:]}" if len(found) > 1 else "one number"
     advice = "Resize or reshape them first."
     if len(expected) == 4 and len(found) == 3:
         advice = "Give grey pictures a channel axis, x[..., None]"
@@ -289,7 +230,7 @@ def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
         advice = f"Repeat the grey channel: np.repeat(x, {expected[-1]}, -1)."
     raise ValueError(
         f"Expected {what} with examples of shape {expected[1:]}, as the model has its input; found "
-        f"{shape}. {advice}"
+        f"{found[1:] or 'one number'}. {advice}"
     )
 
 

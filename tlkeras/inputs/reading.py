@@ -10,26 +10,6 @@ import numpy as np
 BATCHES = 8  # looked at, of data that comes in batches; arrays are looked at whole
 
 
-def fit_arguments(data: Any, batch_size: int) -> dict[str, Any]:
-    """`data` as keyword arguments of `fit`.
-
-    Args:
-        data: a tuple of arrays (x, y) or (x, y, sample_weight), or anything iterable in batches
-            that `fit` takes: a tf.data.Dataset, a PyDataset, a torch DataLoader.
-        batch_size: for arrays.
-    """
-    if isinstance(data, tuple | list):
-        if len(data) not in (2, 3):
-            raise ValueError(
-                f"Expected (x, y) or (x, y, sample_weight); found {len(data)} item(s)."
-            )
-        names = ("x", "y", "sample_weight")
-        return dict(zip(names, data, strict=False)) | {"batch_size": batch_size}
-    if isinstance(data, keras.utils.PyDataset):
-        return {"x": data}
-    return {"x": data, "shuffle": False}  # brings its own order; Keras warns if asked to shuffle
-
-
 def first_batches(data: Any) -> list[tuple]:
     """The first batches of `data` as tuples of NumPy arrays (arrays: one batch, all of it)."""
     if isinstance(data, tuple | list):
@@ -67,6 +47,23 @@ def look(data: Any) -> tuple[int | None, list[tuple[int, ...]], Any]:
     first = next(opened(data))[0]
     arrays = keras.tree.flatten(first)
     return count * len(arrays[0]), [tuple(array.shape[1:]) for array in arrays], first
+
+
+def example_of(data: Any) -> Any:
+    """A batch, or what has its shapes and types; None where looking would count as an opening."""
+    if isinstance(data, tuple | list):
+        return data
+    if isinstance(data, keras.utils.PyDataset):
+        return data[0] if length(data) != 0 else None
+    return getattr(data, "element_spec", None)
+
+
+def shape_of(leaf: Any) -> tuple[int | None, ...] | None:
+    """None where not even the number of axes is known."""
+    try:
+        return tuple(np.shape(leaf) if not hasattr(leaf, "shape") else leaf.shape)
+    except (TypeError, ValueError):
+        return None
 
 
 def opened(data: Any) -> Iterator[tuple]:

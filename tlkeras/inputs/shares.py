@@ -9,40 +9,26 @@ from typing import Any
 
 import keras
 
-from tlkeras.inputs.order import Shuffled
+from tlkeras.inputs.order import Changed, Ordered
 from tlkeras.inputs.reading import length, without_none
 from tlkeras.utils import processes
 
 
-class Share(keras.utils.PyDataset):
-    """This process's part of every batch of a PyDataset: of two processes that share a batch of 8,
-    the first takes rows 0 to 3 and the second rows 4 to 7."""
-
-    def __init__(self, data: keras.utils.PyDataset):
-        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
-        self.data = data
-        self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
-
-    def begin(self, epoch: int) -> None:
-        self.data.begin(epoch)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, number: int) -> tuple:
-        batch = without_none(tuple(self.data[number]))
-        rows = _rows(batch)
-        _check_even(rows, "data")
-        size = rows // processes.count()
-        start = processes.index() * size
-        return keras.tree.map_structure(lambda array: array[start : start + size], batch)
+def share(data: Any, batch_size: int) -> Changed:
+    """This process's part of every batch of data that `check` has passed: of two processes that
+    share a batch of 8, the first takes rows 0 to 3 and the second rows 4 to 7. Arrays are taken in
+    their own order."""
+    return Changed(Ordered(data, batch_size) if isinstance(data, tuple | list) else data, _part)
 
 
-def share(data: Any, batch_size: int) -> Share | None:
-    """This process's share of data that `check` has passed; arrays in their own order."""
-    if isinstance(data, tuple | list):
-        data = Shuffled(data, batch_size, seed=None)
-    return None if data is None else Share(data)
+def _part(batch: tuple) -> tuple:
+    rows = _rows(batch)
+    _check_even(rows, "data")
+    size = rows // processes.count()
+    start = processes.index() * size
+    return keras.tree.map_structure(
+        lambda array: array[start : start + size], without_none(tuple(batch))
+    )
 
 
 def check(data: Any, batch_size: int, what: str = "training data") -> None:
@@ -66,9 +52,9 @@ def check(data: Any, batch_size: int, what: str = "training data") -> None:
             _check_even(_rows(data[number]), what)
     else:
         raise ValueError(
-            f"Expected {what} as arrays, or as a keras.utils.PyDataset that says how many batches "
-            f"it has, for each of the {processes.count()} processes takes its part of every batch; "
-            f"found {type(data).__name__}. Read the data into arrays, all of them in each process."
+            f"Expected {what} as arrays, or as a PyDataset that says how many batches it has, for "
+            f"each of the {processes.count()} processes takes its part of every batch; found "
+            f"{type(data).__name__}. Read the data into arrays, all of them in each process."
         )
 
 
@@ -82,6 +68,5 @@ def _check_even(rows: int, what: str) -> None:
         raise ValueError(
             f"Expected batches, the last one too, that {parts} devices of {processes.count()} "
             f"processes can share equally; found {what} with a batch of {rows}. Choose a batch "
-            f"size that {parts} divides, and leave out or repeat examples until {parts} divides "
-            "their number."
+            f"size that {parts} divides, and leave out or repeat examples until it divides them."
         )

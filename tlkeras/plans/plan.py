@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import keras
@@ -12,7 +12,8 @@ from tlkeras.freezing.policies import Policy
 from tlkeras.optimizers.rates import rates_from_dict, rates_to_dict, shown
 from tlkeras.utils.tables import html_table, text_table
 
-VERSION = 2  # of a stored plan: 1 had no mode and no min_delta
+VERSION = 3  # of a stored plan: 1 had no mode and no min_delta, 2 no batch_size
+UNSTORED: dict[str, Any] = {"callbacks": (), "data": None, "validation_data": None}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,11 @@ class Stage:
             validation data the last epoch is kept.
         rates: multiplies the learning rate block by block: see `tlk.optimizers`. None: the
             same for all that learn.
-        augment: a Keras layer or model, called on every batch of training inputs.
+        augment: a Keras layer or model, called on every batch of training inputs; or a function of
+            inputs, or of inputs and labels (x, y), that returns the same. Layers of Keras move
+            masks with their pictures, where the labels are masks of their size. MixUp and CutMix
+            mix labels that are one-hot rows; where they are among other layers, these stand in a
+            keras.Sequential or a keras.layers.Pipeline.
         views: with `augment`, how many augmented views of an image are drawn once and cached;
             None draws anew every epoch, which cannot be cached.
         mode: "min" or "max": whether a lower or a higher `monitor` is better. "auto": as the
@@ -39,9 +44,15 @@ class Stage:
             does not say is refused.
         min_delta: a smaller change of `monitor` is no improvement, as in
             `keras.callbacks.EarlyStopping`.
+        callbacks: of this stage alone: they begin and end with it, and count its epochs from 0.
+        batch_size: for arrays; None: that of `fit_stages`.
+        data: what this stage trains on, as `fit_stages` takes it: larger pictures, harder
+            examples. None: the data of `fit_stages`.
+        validation_data: the same for validation. None: that of `fit_stages`, also with `data`.
 
     Raises:
-        TypeError: `policy` is none. ValueError: a number out of range, an unknown mode.
+        TypeError: `policy` is none, or `callbacks` are no list of callbacks. ValueError: a number
+            out of range, an unknown mode.
 
     >>> stage = tlk.Stage("tune", tlk.policies.last_blocks(2), learning_rate=1e-5, epochs=10)
     >>> print(stage.policy, stage.learning_rate, stage.batchnorm)
@@ -60,6 +71,10 @@ class Stage:
     views: int | None = None
     mode: str = "auto"
     min_delta: float = 0.0
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    batch_size: int | None = None
+    data: Any = field(default=None, repr=False, compare=False)
+    validation_data: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.policy):
@@ -67,12 +82,16 @@ class Stage:
                 f"Stage {self.name!r}: expected a policy, e.g. tlk.policies.head_only(); "
                 f"found {self.policy!r}."
             )
-        for what, least in (("epochs", 1), ("patience", 1), ("views", 1)):
+        given = self.callbacks if isinstance(self.callbacks, list | tuple) else [self.callbacks]
+        if not all(isinstance(one, keras.callbacks.Callback) for one in given):
+            raise TypeError(
+                f"Stage {self.name!r}: expected a list of keras callbacks; found {given!r}."
+            )
+        object.__setattr__(self, "callbacks", tuple(given))
+        for what in ("epochs", "patience", "views", "batch_size"):
             value = getattr(self, what)
-            if value is not None and value < least:
-                raise ValueError(
-                    f"Stage {self.name!r}: {what} must be {least} or more, found {value}."
-                )
+            if value is not None and value < 1:
+                raise ValueError(f"Stage {self.name!r}: {what} must be 1 or more, found {value}.")
         if self.views is not None and self.augment is None:
             raise ValueError(
                 f"Stage {self.name!r}: views={self.views} needs augment=..., a layer to make them."
@@ -149,7 +168,9 @@ class Plan:
             )
 
     def to_dict(self) -> dict:
-        """The plan as JSON can store it. Raises TypeError if a policy is a plain function.
+        """The plan as JSON can store it.
+
+        Raises TypeError if a policy is a plain function, or a stage has callbacks or data.
 
         >>> stored = tlk.recipes.head_only(epochs=3).to_dict()
         >>> stored["stages"][0]["policy"], stored["stages"][0]["epochs"]
@@ -195,13 +216,20 @@ def _stage_to_dict(stage: Stage) -> dict:
             f"found the function {stage.policy!r}."
         )
     stored = vars(stage) | {"policy": [stage.policy.kind, list(stage.policy.arguments)]}
+    held = [name for name in UNSTORED if stored.pop(name) is not UNSTORED[name]]
+    if held:
+        raise TypeError(
+            f"Stage {stage.name!r}: expected what a file can hold; found {', '.join(held)}. Store "
+            "the stage without, stage.replace(callbacks=(), data=None, validation_data=None), and "
+            "give them again once it is read."
+        )
     for name in ("learning_rate", "augment"):
         stored[name] = keras.saving.serialize_keras_object(stored[name])
     return stored | {"rates": rates_to_dict(stage.rates)}
 
 
 def _stage_from_dict(stored: dict) -> Stage:
-    unknown = set(stored) - {field.name for field in fields(Stage)}
+    unknown = set(stored) - {one.name for one in fields(Stage)} | set(stored) & set(UNSTORED)
     if unknown:
         raise ValueError(
             f"Stage {stored.get('name')!r}: unknown in a stored plan: {', '.join(sorted(unknown))}."

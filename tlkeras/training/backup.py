@@ -23,6 +23,7 @@ import numpy as np
 
 from tlkeras.blocks import internals
 from tlkeras.inputs import reading
+from tlkeras.plans.plan import UNSTORED, Plan
 from tlkeras.training.stage_monitor import values
 from tlkeras.utils import processes
 from tlkeras.utils.lock import lock
@@ -272,22 +273,29 @@ def state_of(model: keras.Model) -> list:
 
 def identity(runner: Any) -> dict[str, Any]:
     """What must be the same for a training to go on from a backup."""
-    plan = runner.plan.to_dict()
-    for stage in plan["stages"]:
+    bare = [stage.replace(**UNSTORED) for stage in runner.plan.stages]
+    plan, first = Plan(bare).to_dict(), runner.feeds[0]
+    parts = {id(part): part for feed in runner.feeds for part in (feed.data, feed.validation)}
+    described = {key: describe(part) for key, part in parts.items()}  # each is opened once
+    for stage, feed in zip(plan["stages"], runner.feeds, strict=True):
         stage["augment"] = unnumbered(stage["augment"])
+        stage["batch_size"] = feed.batch_size if feed.batch_size != first.batch_size else None
+        if feed.ids != first.ids:
+            stage["data"] = [described[key] for key in feed.ids]
     objective = {name: known(part) for name, part in runner.objective.items()}
     return {
         "plan": plan,
         "model": unnumbered([[w.path, w.dtype, *w.shape] for w in runner.model.weights]),
         ALONE: [digest(values(block.weights)) for block in runner.blocks],
-        "data": describe(runner.data),
-        "validation data": describe(runner.validation),
-        "batch size": runner.batch_size,
+        "data": described[first.ids[0]],
+        "validation data": described[first.ids[1]],
+        "batch size": first.batch_size,
         "steps": list(runner.steps) if any(runner.steps) else None,
         "seed": runner.seed if runner.asked_seed is not None else None,
         "class weight": {str(k): v for k, v in (runner.class_weight or {}).items()},
         "optimizer": unnumbered(keras.saving.serialize_keras_object(runner.pattern)),
         **objective,
+        **({} if runner.keep == "last_stage" else {"keep": runner.keep}),
         "versions": versions(),
     }
 

@@ -15,8 +15,9 @@ from tlkeras.inputs import checks, intake
 from tlkeras.inputs.objective import check_loss, counted, default_objective
 from tlkeras.optimizers import Discriminative, like
 from tlkeras.plans.plan import Plan, Stage
-from tlkeras.training import together
+from tlkeras.training import one_run, together
 from tlkeras.training.backup import Backup, identity
+from tlkeras.training.feeds import Feed, feeds_of
 from tlkeras.training.run import Run
 from tlkeras.training.runner import Runner
 from tlkeras.utils import processes
@@ -25,7 +26,7 @@ from tlkeras.utils import processes
 def fit_stages(
     model: keras.Model,
     plan: Plan | Sequence[Stage],
-    data: Any,
+    data: Any = None,
     validation_data: Any = None,
     *,
     optimizer: keras.optimizers.Optimizer | str | None = None,
@@ -36,6 +37,7 @@ def fit_stages(
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
     class_weight: dict[int, float] | None = None,
+    keep: str = "last_stage",
     cache: str | bool | FeatureCache = "auto",
     backup_dir: str | None = None,
     callbacks: Sequence[keras.callbacks.Callback] | None = None,
@@ -45,8 +47,9 @@ def fit_stages(
 ) -> Run:
     """Runs a plan: freezes, compiles and fits once a stage, and checks what was frozen.
 
-    Each stage ends at the weights of its best epoch. A loss that becomes NaN ends the run at
-    the last good weights, with a RuntimeWarning; so does Ctrl-C.
+    Each stage ends at the weights of its best epoch, and the model with those of the last stage;
+    where an earlier one was better, a RuntimeWarning and the Run say so. A loss that becomes NaN
+    ends the run at the last good weights, with a RuntimeWarning; so does Ctrl-C.
 
     Args:
         model: built, with weights and, for most plans, a head.
@@ -54,7 +57,7 @@ def fit_stages(
         data: a tf.data.Dataset, (x, y) or (x, y, sample_weight) arrays, or a PyDataset. With
             several processes (`tlk.accelerate`) not the first: each is given the whole data, and
             takes its part of every batch. A KerasHub task with a preprocessor is given what
-            its own `fit` takes.
+            its own `fit` takes. None: each stage has data of its own (`Stage(data=...)`).
         validation_data: the same; chooses the best epoch.
         optimizer: a pattern for the optimizer of every stage, which takes the stage's learning
             rate; a name or an object. Where a model of mixed_float16 needs it, its loss is
@@ -69,6 +72,8 @@ def fit_stages(
         validation_split, steps_per_epoch, validation_steps: as for `fit`; the last two switch
             the cache off. A new stage begins the data anew.
         class_weight: as for `fit`.
+        keep: "last_stage", or "best_of_run": the model ends with the weights of the stage that has
+            the best `monitor`, which all stages must share, as they must validation data.
         cache: whether the outputs of frozen blocks are computed once and trained on. "auto":
             where that gives the same weights; the Run says where, and where not why. True:
             where it would not, it is an error. "disk": in a temporary file whatever the size.
@@ -109,37 +114,31 @@ def fit_stages(
     ['after stack1, 24.6 KB in memory', 'after stack0, 786 KB in memory']
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
-    passes = sum(stage.epochs for stage in plan.stages)
-    data = intake.taken(model, data, steps=steps_per_epoch, passes=passes)
-    if validation_split:
-        data, validation_data = intake.divided(data, validation_data, validation_split)
-    if validation_data is not None:
-        validation_data = intake.taken(
-            model, validation_data, "validation data", validation_steps, passes
-        )
-    if backup_dir is not None and steps_per_epoch and not intake.indexed(data):
-        raise ValueError(
-            "Expected data whose batches can be asked for by number, for a backup in the middle of "
-            f"them (steps_per_epoch); found {type(data).__name__}. Pass arrays or a PyDataset, or "
-            "leave out steps_per_epoch or backup_dir."
-        )
-    intake.check_class_weight(data, class_weight)
-    for stage in plan.stages:
-        if stage.augment is not None:
-            intake.check_augment(stage.augment, data)
+    steps = (steps_per_epoch, validation_steps)
+    feeds = feeds_of(model, plan, data, validation_data, batch_size, steps, validation_split)
+    _check_keep(keep, plan, feeds)
     several = processes.count() > 1
-    if several:
-        together.check(data, validation_data, batch_size)
+    for feed in feeds:
+        if backup_dir is not None and steps_per_epoch and not intake.indexed(feed.data):
+            raise ValueError(
+                "Expected data whose batches can be asked for by number, for a backup in the "
+                f"middle of them (steps_per_epoch); found {type(feed.data).__name__}. Pass arrays "
+                "or a PyDataset, or leave out steps_per_epoch or backup_dir."
+            )
+        intake.check_class_weight(feed.data, class_weight)
+        if several:
+            together.check(feed.data, feed.validation, feed.batch_size)
     if not model.weights:
         find_blocks(model)  # says what is missing
-    objective = _objective(model, loss, metrics, data)
-    checks.check(model, data, objective["loss"], validation_data)
+    objective = _objective(model, loss, metrics, feeds[0].data)
+    for feed in {feed.ids: feed for feed in feeds}.values():
+        checks.check(model, feed.data, objective["loss"], feed.validation)
     if seed is not None:
         keras.utils.set_random_seed(seed)
     runner = Runner(
-        model, plan, data, validation_data, objective, *_optimizers(model, optimizer), batch_size,
-        class_weight, cache, list(callbacks or ()), seed, _running(model, jit_compile), verbose,
-        (steps_per_epoch, validation_steps),
+        model, plan, feeds, objective, *_optimizers(model, optimizer),
+        _running(model, jit_compile), steps, class_weight, keep, cache, one_run.flat(callbacks),
+        seed, verbose,
     )  # fmt: skip
     known = identity(runner) if several or backup_dir is not None else {}
     run = Run(model, plan)
@@ -157,7 +156,27 @@ def fit_stages(
         runner.finish()
         run.unsaved = _unsaved(run)
         runner.end()
+    if run.worse and keep == "last_stage":
+        warnings.warn(f"Of the run, {run.worse}.", RuntimeWarning, stacklevel=2)
     return run
+
+
+def _check_keep(keep: str, plan: Plan, feeds: Sequence[Feed]) -> None:
+    """Raises ValueError where stages cannot be compared, and should be."""
+    if keep not in ("last_stage", "best_of_run"):
+        raise ValueError(f"keep must be 'last_stage' or 'best_of_run'; found {keep!r}.")
+    if keep == "last_stage":
+        return
+    judged = {(stage.monitor, stage.mode) for stage in plan.stages}
+    tested = {feed.ids[1] for feed in feeds}
+    if len(judged) > 1 or len(tested) > 1 or feeds[0].validation is None:
+        names = ", ".join(sorted({stage.monitor for stage in plan.stages}))
+        raise ValueError(
+            "Expected one monitor, one mode and one validation_data for all stages with "
+            f"keep='best_of_run', for they are compared by it; found {names} on {len(tested)} "
+            f"validation data{' (None)' if feeds[0].validation is None else ''}. Give all stages "
+            "the same, or keep='last_stage'."
+        )
 
 
 def _unsaved(run: Run) -> str:

@@ -62,6 +62,7 @@ class Run:
         history: a list a column, one value an epoch: "stage", "epoch" (counted over the whole
             run, from 1), and every metric.
         unsaved: what a file of the model would forget, with the call that puts it back, or "".
+        kept: with `keep="best_of_run"`, the stage whose weights the model has; else "".
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
     >>> y = np.arange(48) % 3  # brighter images in the higher classes
@@ -78,6 +79,7 @@ class Run:
     stages: list[StageResult] = field(default_factory=list)
     history: dict[str, list] = field(default_factory=dict)
     unsaved: str = ""
+    kept: str = ""
 
     @property
     def seconds(self) -> float:
@@ -104,7 +106,12 @@ class Run:
         reached, now = best.metrics[name], last.metrics[name]
         return (
             f"stage {last.name!r} ended at {last.monitor} {now:.4f}, worse than stage "
-            f"{best.name!r} at {reached:.4f}: the model would be better without what came after it"
+            f"{best.name!r} at {reached:.4f}: "
+            + (
+                "the model has the weights of that stage"
+                if self.kept
+                else "keep='best_of_run' would have kept the weights of that stage"
+            )
         )
 
     def plot(self) -> Figure:
@@ -153,9 +160,30 @@ class Run:
         >>> run = tlk.fit_stages(model, tlk.recipes.head_only(1), (x, y), verbose=0)
         >>> folder = run.save("runs/a", classes=["cat", "dog"], seed=0)
         >>> sorted(file.name for file in folder.iterdir())
-        ['README.md', 'history.csv', 'history.png', 'model.keras', 'run.json']
+        ['README.md', 'history.csv', 'history.png', 'model.keras', 'report.html', 'run.json']
         """
         return run_folder.save(self, path, classes, task, force, **known)
+
+    def save_report(
+        self,
+        path: str | os.PathLike,
+        classes: Sequence[str] | None = None,
+        *,
+        task: Any = None,
+        **known: Any,
+    ) -> Path:
+        """Writes the report alone: one HTML page that needs nothing else.
+
+        Args: as for `save`; with `interpretation=tlk.interpret(run, task)` it shows how good the
+        model is, and where it errs.
+
+        >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=2)
+        >>> x, y = np.random.uniform(0, 255, (32, 32, 32, 3)), np.arange(32) % 2
+        >>> run = tlk.fit_stages(model, tlk.recipes.head_only(1), (x, y), verbose=0)
+        >>> run.save_report("report.html", ["cat", "dog"]).name
+        'report.html'
+        """
+        return run_folder.save_report(self, path, classes, task, known)
 
     def _add(self, result: StageResult, logs: list[dict[str, float]]) -> None:
         for epoch in logs:

@@ -1,5 +1,8 @@
 """One call of `fit_stages` at work: trains stage after stage, and saves where it is."""
 
+import itertools
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -13,67 +16,75 @@ from tlkeras.features.exactness import NotExact
 from tlkeras.features.store import FeatureCache
 from tlkeras.freezing.flags import Learning, freeze
 from tlkeras.inputs import intake, order, reading, shares
+from tlkeras.inputs.augment import goes_along
 from tlkeras.optimizers.blockwise import base_of
 from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import backup, one_run
+from tlkeras.training.feeds import Feed
 from tlkeras.training.run import Run
 from tlkeras.training.stage_monitor import StageMonitor, ask, values
 from tlkeras.utils import processes
 
 
+@dataclass
 class Runner:
-    """Trains the stages of a plan. Arguments: those of `fit_stages`, checked."""
+    """Trains the stages of a plan. What it is made with: the arguments of `fit_stages`, checked.
 
-    def __init__(
-        self,
-        model: keras.Model,
-        plan: Plan,
-        data: Any,
-        validation: Any,
-        objective: dict[str, Any],
-        pattern: keras.optimizers.Optimizer,
-        before: keras.optimizers.Optimizer,
-        batch_size: int,
-        class_weight: dict[int, float] | None,
-        cache: str | bool | FeatureCache,
-        callbacks: list[keras.callbacks.Callback],
-        seed: int | None,
-        running: dict[str, Any],
-        verbose: int,
-        steps: tuple[int | None, int | None] = (None, None),
-    ):
-        self.model, self.plan, self.data, self.validation = model, plan, data, validation
-        self.objective, self.pattern, self.optimizer = objective, pattern, before
-        one_run.refuse(callbacks, backup=False)
-        if validation is not None:
-            ask(plan.stages, objective.get("metrics"))
-        self.callbacks = [one_run.OneRun(callback) for callback in callbacks]
-        self.batch_size, self.class_weight = batch_size, class_weight
-        self.running, self.steps, self.verbose = running, steps, verbose
-        self.prepare = model.preprocess_samples if intake.preprocesses(model) else None
-        given = [part for part in (data, validation) if part is not None]
-        self.looked = [reading.look(part) for part in given]
-        self.asked, self.cache = cache, _open_cache(cache)
-        self.asked_seed = seed
-        self.seed = _draw_seed() if seed is None else seed
-        self.blocks = find_blocks(model)
-        self.learning = [_learning(stage, pattern, self.blocks) for stage in plan.stages]
+    Attributes:
+        feeds: what each stage is fed. running: options of `compile` that say how steps are run.
+        pattern: what optimizers are made like; optimizer: the one to go on from.
+        steps: of an epoch, and of validation, where that is said.
+    """
+
+    model: keras.Model
+    plan: Plan
+    feeds: list[Feed]
+    objective: dict[str, Any]
+    pattern: keras.optimizers.Optimizer
+    optimizer: keras.optimizers.Optimizer
+    running: dict[str, Any]
+    steps: tuple[int | None, int | None]
+    class_weight: dict[int, float] | None
+    keep: str
+    asked: str | bool | FeatureCache
+    given_callbacks: list[keras.callbacks.Callback]
+    asked_seed: int | None
+    verbose: int
+
+    def __post_init__(self) -> None:
+        own = [list(stage.callbacks) for stage in self.plan.stages]
+        one_run.refuse([*self.given_callbacks, *sum(own, [])], backup=False)
+        self.callbacks = [one_run.OneRun(callback) for callback in self.given_callbacks]
+        if any(feed.validation is not None for feed in self.feeds):
+            ask(self.plan.stages, self.objective.get("metrics"))
+        self.prepare = self.model.preprocess_samples if intake.preprocesses(self.model) else None
+        self.looked: dict[int, tuple] = {}
+        for part in [part for feed in self.feeds for part in (feed.data, feed.validation)]:
+            if part is not None and id(part) not in self.looked:
+                self.looked[id(part)] = reading.look(part)
+        self.cache = _open_cache(self.asked)
+        self.seed = _draw_seed() if self.asked_seed is None else self.asked_seed
+        self.blocks = find_blocks(self.model)
+        self.learning = [_learning(s, self.pattern, self.blocks) for s in self.plan.stages]
+        names = set().union(*self.learning)
+        self.learned = [number for number, b in enumerate(self.blocks) if b.name in names]
         self.finished: list[dict] = []  # states of monitors
+        self.best, self.kept = math.inf, list[np.ndarray]()  # with keep="best_of_run"
         self.backup: backup.Backup | None = None
         self.saved: tuple[dict, dict] | None = None
 
     def train(self, number: int, run: Run) -> None:
         """Trains a stage, or what an earlier process left of it, and adds it to the run."""
-        stage = self.plan.stages[number]
-        names = self.learning[number]
+        stage, names = self.plan.stages[number], self.learning[number]
         learns = freeze(
             self.model, lambda found: [b for b in found if b.name in names], stage.batchnorm
         )
         held = {id(weight) for weight in learns.held}
         changing = [weight for weight in backup.state_of(self.model) if id(weight) not in held]
-        monitor = StageMonitor(stage, changing, validated=self.validation is not None)
-        monitor.swapped = any(one_run.swaps(one.callback) for one in self.callbacks)
+        monitor = StageMonitor(stage, changing, self.feeds[number].validation is not None)
+        own = [one_run.OneRun(callback) for callback in stage.callbacks]
+        monitor.swapped = any(one_run.swaps(one.callback) for one in [*self.callbacks, *own])
         for one in self.callbacks:
             one.before = sum(len(past["logs"]) for past in self.finished)
         monitor.begin()
@@ -85,7 +96,7 @@ class Runner:
                 self._restore(monitor, *self.saved)
             before = values(learns.held)
             try:
-                self._fit(number, stage, monitor)
+                self._fit(number, monitor, own)
             except KeyboardInterrupt:
                 if processes.count() > 1:
                     raise  # the others wait for this one, so it cannot put weights back
@@ -96,8 +107,8 @@ class Runner:
                     raise
                 monitor.interrupt(type(error).__name__)
                 self._put_back(stage, monitor, learns, before)
+                self._end_stage(monitor, learns, run)
                 self.finish()
-                run._add(monitor.result(learns), monitor.logs)
                 error.run = run  # type: ignore[attr-defined]
                 error.add_note(
                     f"Stage {stage.name!r}: {monitor.failed}. This error's attribute `run` is the "
@@ -106,7 +117,9 @@ class Runner:
                 raise
             _check_held(stage, learns.held, before)
             self.finished.append(monitor.state())
-        run._add(monitor.result(learns), monitor.logs)
+            for one in own:
+                one.end()
+        self._end_stage(monitor, learns, run)
 
     def _put_back(
         self, stage: Stage, monitor: StageMonitor, learns: Learning, before: list[np.ndarray]
@@ -118,13 +131,25 @@ class Runner:
         self.optimizer = self.pattern
         self._compile(stage)
 
+    def _end_stage(self, monitor: StageMonitor, learns: Learning, run: Run) -> None:
+        """Adds a stage to the run, and keeps its weights if they are the best so far."""
+        run._add(monitor.result(learns), monitor.logs)
+        if self.keep == "best_of_run" and monitor.best_epoch and monitor.best <= self.best:
+            self.best, run.kept = monitor.best, monitor.stage.name
+            if monitor.weights:  # not if an earlier process trained it: the backup has them
+                self.kept = values(self._learned())
+
     def end(self) -> None:
         """Tells the callbacks that the run is over."""
         for one in self.callbacks:
             one.end()
 
     def finish(self) -> None:
-        """Leaves the model with an optimizer that loads without tlkeras, where one will do."""
+        """Leaves the model with the weights to keep, and with an optimizer that loads without
+        tlkeras, where one will do."""
+        if self.kept:
+            for weight, value in zip(self._learned(), self.kept, strict=True):
+                weight.assign(value)
         trained = self.model.optimizer
         plain = optimizers.plain(trained, self.model.trainable_variables)
         if plain is not trained:
@@ -146,13 +171,15 @@ class Runner:
         kind.compile(self.model, optimizer, **self.objective, **self.running)
         self.optimizer = self.model.optimizer  # in a LossScaleOptimizer where one is needed
 
-    def _fit(self, number: int, stage: Stage, monitor: StageMonitor) -> None:
+    def _fit(self, number: int, monitor: StageMonitor, own: list[one_run.OneRun]) -> None:
+        stage = monitor.stage
         title = f"stage {number + 1}/{len(self.plan.stages)} {stage.name}"
         progress = [Progress(title)] if self.verbose and processes.index() == 0 else []
         saver = [_Saver(self, monitor, self.backup)] if self.backup else []
         try:
             if not monitor.done:
-                self._epochs(number, stage, monitor, [*self.callbacks, monitor, *saver, *progress])
+                callbacks = [*self.callbacks, *own, monitor, *saver, *progress]
+                self._epochs(number, monitor, callbacks)
             monitor.finish()
         finally:
             for line in progress:
@@ -160,65 +187,76 @@ class Runner:
                     monitor.epochs, monitor.logs[-1] if monitor.logs else {}, monitor.stopped
                 )
 
-    def _epochs(self, number: int, stage: Stage, monitor: StageMonitor, callbacks: list) -> None:
+    def _epochs(self, number: int, monitor: StageMonitor, callbacks: list) -> None:
         """`fit`, on cached outputs or on the data."""
-        seed = (self.seed, number)
-        data = order.ordered(self.data, self.batch_size, seed, stage.augment, self.steps[0])
+        stage, feed, seed = monitor.stage, self.feeds[number], (self.seed, number)
+        data = order.ordered(feed.data, feed.batch_size, seed, stage.augment, self.steps[0])
         if hasattr(data, "begin"):
             data.begin(monitor.epochs)
             monitor.ordered = data
+        users = [c for c in callbacks if isinstance(c, one_run.OneRun)]
         tell = next((c.computing for c in callbacks if isinstance(c, Progress)), None)
         try:
-            if self.cache is None:
-                raise NotExact("not asked for")
-            self._check_cacheable()
+            reason = self._not_cacheable(number)
+            if self.cache is None or reason:
+                raise NotExact(reason or "not asked for")
+            same = itertools.takewhile(lambda later: later.ids == feed.ids, self.feeds[number:])
+            together = slice(number, number + len(list(same)))
+            looked = [self.looked[id(p)] for p in (feed.data, feed.validation) if p is not None]
             ready = eligibility.make_ready(
-                self.model, self.blocks, self.learning[number:], self.plan.stages[number:],
-                self.data, self.validation, self.looked, self.cache,
+                self.model, self.blocks, self.learning[together], self.plan.stages[together],
+                feed.data, feed.validation, looked, self.cache,
                 own=self.cache is not self.asked, epoch=monitor.epochs, tell=tell, order=data,
-                batch_size=self.batch_size, augment=stage.augment, views=stage.views,
+                batch_size=feed.batch_size, augment=stage.augment, views=stage.views,
                 class_weight=self.class_weight, seed=seed, strict=self.asked is True,
             )  # fmt: skip
-        except NotExact as reason:
+        except NotExact as error:
             if self.asked is True:
-                raise ValueError(f"Stage {stage.name!r}: cache=True, but {reason}.") from None
-            monitor.cache = f"off: {reason}"
-            validation, kind = self.validation, type(self.model)
-            if self.prepare:
-                data = order.prepared(data, self.batch_size, self.prepare)
-                if validation is not None:
-                    validation = order.prepared(validation, self.batch_size, self.prepare)
-                kind = keras.Model  # whose `fit` does not prepare them once more
-            if processes.count() > 1:
-                data = monitor.ordered = shares.Share(data)
-                validation = shares.share(validation, self.batch_size)
-            arrays = isinstance(validation, tuple | list)
-            kind.fit(
-                self.model,
-                data,
-                validation_data=validation,
-                validation_batch_size=self.batch_size if arrays else None,
-                steps_per_epoch=None if monitor.ordered is not None else self.steps[0],
-                validation_steps=self.steps[1],
-                epochs=stage.epochs,
-                initial_epoch=monitor.epochs,
-                callbacks=callbacks,
-                class_weight=self.class_weight,
-                shuffle=False,
-                verbose=0,
-            )
+                raise ValueError(f"Stage {stage.name!r}: cache=True, but {error}.") from None
+            monitor.cache = f"off: {error}"
+            self._plainly(feed, data, monitor, callbacks)
             return
         monitor.cache, monitor.ordered = ready.note, ready.source
         cached_fit.fit(
             self.model, ready.above, ready.source, ready.validation, self.objective,
             stage.epochs, monitor.epochs, callbacks,
-            each_batch=any(map(cached_fit.sees_batches, self.callbacks)),
+            each_batch=any(map(cached_fit.sees_batches, users)),
         )  # fmt: skip
         monitor.cache = ready.note  # it may have switched itself off
 
-    def _check_cacheable(self) -> None:
-        """Raises NotExact where the caller wants what a cached stage does not do."""
+    def _plainly(self, feed: Feed, data: Any, monitor: StageMonitor, callbacks: list) -> None:
+        """`fit` on the data, in their order."""
+        validation, kind = feed.validation, type(self.model)
+        if self.prepare:
+            data = order.prepared(data, feed.batch_size, self.prepare)
+            if validation is not None:
+                validation = order.prepared(validation, feed.batch_size, self.prepare)
+            kind = keras.Model  # whose `fit` does not prepare them once more
+        if processes.count() > 1:
+            data = monitor.ordered = shares.share(data, feed.batch_size)
+            if validation is not None:
+                validation = shares.share(validation, feed.batch_size)
+        kind.fit(
+            self.model,
+            data,
+            validation_data=validation,
+            validation_batch_size=feed.batch_size if isinstance(validation, tuple) else None,
+            steps_per_epoch=None if monitor.ordered is not None else self.steps[0],
+            validation_steps=self.steps[1],
+            epochs=monitor.stage.epochs,
+            initial_epoch=monitor.epochs,
+            callbacks=callbacks,
+            class_weight=self.class_weight,
+            shuffle=False,
+            verbose=0,
+        )
+
+    def _not_cacheable(self, number: int) -> str:
+        """What the caller wants that a cached stage does not do, or ""."""
+        augment, example = self.plan.stages[number].augment, reading.example_of
         wanted = {
+            "augmentation changes labels with the inputs": augment is not None
+            and goes_along(augment, example(self.feeds[number].data) or ()),
             "the model preprocesses what it is given": self.prepare is not None,
             "steps_per_epoch or validation_steps is given": any(self.steps),
             "the model is compiled with run_eagerly": self.running.get("run_eagerly"),
@@ -226,9 +264,7 @@ class Runner:
                 self.running.get("steps_per_execution", 1) != 1
             ),
         }
-        for reason, applies in wanted.items():
-            if applies:
-                raise NotExact(reason)
+        return next((reason for reason, applies in wanted.items() if applies), "")
 
     # Backup -------------------------------------------------------------------------------------
 
@@ -250,21 +286,20 @@ class Runner:
             self.finished, self.seed = state["finished"], state["seed"]
             stages = len(state["identity"]["plan"]["stages"])  # there may be more now
             backup.assign(self._saved_weights(state["learned"], stages), arrays, "weight")
-            epochs = sum(len(past["logs"]) for past in [*self.finished, state["monitor"]])
-            reading.reopen(self.data, 2 * epochs)  # `fit` opens them twice an epoch
+            self.kept = [v for name, v in arrays.items() if name.startswith("kept ")]
+            for past, feed in zip([*self.finished, state["monitor"]], self.feeds, strict=False):
+                reading.reopen(feed.data, 2 * len(past["logs"]))  # `fit` opens them twice an epoch
 
     def save(self, monitor: StageMonitor, where: backup.Backup) -> None:
         """Writes the state after an epoch."""
-        names = set().union(*self.learning)
-        learned = [number for number, block in enumerate(self.blocks) if block.name in names]
-        saved = self._saved_weights(learned, len(self.plan.stages))
-        arrays = backup.named("weight", values(saved))
+        saved = self._saved_weights(self.learned, len(self.plan.stages))
+        arrays = backup.named("weight", values(saved)) | backup.named("kept", self.kept)
         arrays |= backup.named("optimizer", values(self.model.optimizer.variables))
         if monitor.best_epoch != monitor.epochs or averages(self.model.optimizer):
             arrays |= backup.named("best", monitor.weights)
         state = {
             "finished": self.finished,
-            "learned": learned,
+            "learned": self.learned,
             "monitor": monitor.state(),
             "seed": self.seed,
             "random": backup.random_state(),
@@ -281,6 +316,10 @@ class Runner:
         best = [v for name, v in arrays.items() if name.startswith("best")]
         monitor.restore(state["monitor"], best or values(monitor.changing))
         backup.set_random_state(state["random"])
+
+    def _learned(self) -> list[keras.Variable]:
+        """What any of the stages may change."""
+        return [weight for number in self.learned for weight in self.blocks[number].weights]
 
     def _saved_weights(self, learned: list[int], stages: int) -> list:
         """All that a plan changes, and what its augmentation draws its numbers from.
