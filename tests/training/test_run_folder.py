@@ -12,7 +12,7 @@ from small import easy_data, small_backbone, with_head
 
 import tlkeras as tlk
 
-FILES = ["README.md", "history.csv", "history.png", "model.keras", "run.json"]
+FILES = ["README.md", "history.csv", "history.png", "model.keras", "report.html", "run.json"]
 RATES = tlk.optimizers.layerwise_decay(0.5)
 
 
@@ -144,6 +144,7 @@ def spoil(folder, **changes):
         (lambda f: (f / "model.keras").unlink(), "found none"),
         (lambda f: (f / "model.keras").write_bytes(b"PK"), "is damaged"),
         (lambda f: [p.unlink() for p in f.iterdir()] + [f.rmdir()], "no folder"),
+        (lambda f: (f / "run.json").write_text('{"tlkeras_run": 1}'), "as tlkeras writes it"),
     ],
 )
 def test_a_damaged_folder_is_refused(folder, harm, says):

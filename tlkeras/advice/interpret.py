@@ -42,6 +42,11 @@ class Interpretation:
         return self.record["scores"]
 
     @property
+    def examples(self) -> dict[str, tuple[Example, ...]]:
+        """Those kept, by why they were."""
+        return {WORST: self.worst, UNCERTAIN: self.uncertain}
+
+    @property
     def matrix(self) -> np.ndarray:
         """The confusion matrix: [i, j] examples of class i were taken for class j."""
         return np.array(self.record["matrix"])
@@ -57,7 +62,7 @@ class Interpretation:
 
     def plot_examples(self, which: str = WORST) -> Figure:
         """The "worst" or the most "uncertain" examples, and where the model looked: a Figure."""
-        chosen = {WORST: self.worst, UNCERTAIN: self.uncertain}[which]
+        chosen = self.examples[which]
         titles = [f"is {one.truth}\nsaid {one.said} {one.probability:.2f}" for one in chosen]
         return judged.gallery([one.image for one in chosen], titles, [one.heat for one in chosen])
 

@@ -46,9 +46,10 @@ def reliability(confidence: Sequence[float], accuracy: Sequence[float], share: A
     with canvas(size=(4.2, 4)) as (figure, axis):
         axis.plot([0, 1], [0, 1], color=PALE)
         axis.plot(confidence, accuracy, color=BLUE, linewidth=1)
-        axis.scatter(confidence, accuracy, 20 + 600 * np.asarray(share), color=BLUE, alpha=0.6)
+        axis.scatter(confidence, accuracy, 20 + 400 * np.asarray(share), color=BLUE, alpha=0.6,
+                     clip_on=False)  # fmt: skip
         axis.set(xlabel="probability of the class chosen", ylabel="share that is right",
-                 xlim=(0, 1.03), ylim=(0, 1.03))  # fmt: skip
+                 xlim=(0, 1), ylim=(0, 1))  # fmt: skip
         axis.text(0.6, 0.52, "as sure as it should be", fontsize=8, color="#555555")
     return figure
 

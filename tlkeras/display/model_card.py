@@ -42,7 +42,7 @@ def model_card(record: dict[str, Any]) -> str:
         parts += ["## What was done to the files", _list(data["report"])]
     parts += ["## Made with", _list(f"{n} {v}" for n, v in record["versions"].items())]
     if record.get("command"):
-        parts.append(f"    {_one_line(record['command'])}")
+        parts.append(f"```\n{_one_line(record['command']).replace('```', '')}\n```")
     use = 'import tlkeras as tlk\n\ntlk.predict("THIS FOLDER", ["photo.jpg"])'
     return "\n\n".join([*parts, "## Use", f"```python\n{use}\n```"]) + "\n"
 

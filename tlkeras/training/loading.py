@@ -16,6 +16,11 @@ from tlkeras.training.record import FORMAT
 from tlkeras.training.run import Run, StageResult
 from tlkeras.training.run_folder import digest
 
+NEEDED = {
+    *("model_sha256", "classes", "output", "image_size", "network", "data", "plan", "plan_text"),
+    *("stages", "history", "seconds", "stopped", "worse", "unsaved", "versions"),
+}
+
 
 @dataclass(repr=False)
 class SavedRun(Run):
@@ -86,7 +91,8 @@ def load_run(path: str | os.PathLike) -> SavedRun:
         history = _history(record)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"Expected run.json as tlkeras writes it in {folder}: {error}.") from error
-    return SavedRun(model, plan, stages, history, record["unsaved"], folder, record)  # type: ignore[arg-type]
+    unsaved = record["unsaved"]
+    return SavedRun(model, plan, stages, history, unsaved, folder=folder, record=record)  # type: ignore[arg-type]
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -103,7 +109,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     except ValueError:  # JSON, or the encoding
         record = None
     version = record.get("tlkeras_run") if isinstance(record, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or (version <= FORMAT and NEEDED - set(record)):
         raise ValueError(f"Expected run.json of {folder} as tlkeras writes it; found otherwise.")
     if version > FORMAT:
         raise ValueError(

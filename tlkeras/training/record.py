@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tlkeras.blocks.find import find_blocks
+from tlkeras.inputs.activation import output_shapes
 from tlkeras.optimizers.rates import shown
 from tlkeras.utils import paths
 from tlkeras.utils.versions import versions
@@ -24,40 +25,57 @@ def record_of(
     """The record of a run: plain values only.
 
     Args:
-        run: a Run. output: what the model gives: "softmax", "sigmoid" or "numbers".
+        run: a Run; of one that was read from a folder, what is known of it goes on to hold.
+        output: what the model gives: "softmax", "sigmoid" or "numbers".
         classes: names in label order; None: those of the task, or numbers.
         task: what `tlk.load_task` gave, or None.
         known: more of it: see KNOWN.
+
+    Raises ValueError for names that are not as many as the model's classes, or unknown things.
     """
     unknown = set(known) - set(KNOWN)
     if unknown:
         raise ValueError(f"Expected some of {', '.join(KNOWN)}; found {', '.join(unknown)}.")
-    model, width = run.model, run.model.output_shape[-1]
+    judged = known.get("interpretation")
+    known = {name: value for name, value in known.items() if value is not None}
+    known |= {} if judged is None else {"interpretation": judged.record}
+    earlier = getattr(run, "record", {})
+    if classes is None and task is None and earlier:
+        return earlier | plain(known | _network(run.model, known, earlier))
+    found = known | _network(run.model, known, earlier) | _data(run.model, output, classes, task)
+    return earlier | plain(found if earlier else found | _training(run))
+
+
+def _data(
+    model: keras.Model, output: str, classes: Sequence[str] | None, task: Any
+) -> dict[str, Any]:
+    """What it was trained on, and what its outputs stand for."""
     names = list(classes if classes is not None else getattr(task, "classes", ()))
+    width = (output_shapes(model) or [(0,)])[0][-1] or 0
     wanted = 2 if output == "sigmoid" and width == 1 and len(names) != 1 else width
     names = [str(name) for name in names or range(wanted)]
     if len(names) != wanted:
         raise ValueError(f"Expected {wanted} names of classes, for so many outputs; found {names}.")
-    size = getattr(task, "image_size", None) or model.input_shape[1:3]
-    network = known.get("network") or _network(model)
-    return known | {
-        "tlkeras_run": FORMAT,
+    given = model.input_shape
+    size = getattr(task, "image_size", None) or (given[1:3] if isinstance(given, tuple) else ())
+    return {
         "classes": names,
         "output": output,
-        "image_size": list(size) if len(size) == 2 and all(size) else None,
+        "image_size": size if len(size) == 2 and all(size) else None,
         "white": getattr(task, "white", None),
-        "network": {
-            "name": network,
-            "licence": licence(network),
-            "parameters": model.count_params(),
-            "blocks": find_blocks(model).names,
-        },
         "data": {
             "name": getattr(task, "name", "arrays"),
             "counts": dict(getattr(task, "counts", {})),
             "note": getattr(task, "note", ""),
             "report": list(getattr(task, "report", ())),
         },
+    }
+
+
+def _training(run: Any) -> dict[str, Any]:
+    """What was done, and how it went."""
+    return {
+        "tlkeras_run": FORMAT,
         "plan": _plan(run),
         "plan_text": repr(run.plan),
         "stages": [_stage(stage) for stage in run.stages],
@@ -70,10 +88,21 @@ def record_of(
     }
 
 
-def _network(model: keras.Model) -> str:
-    """The preset in it, by the names of its layers, or its own name."""
-    names = {layer.name for layer in model.layers}
-    return next((p.name for p in paths.presets() if p.name in names), model.name)
+def _network(model: keras.Model, known: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """What it started from: as it is said, else as it was, else the preset among its layers."""
+    if earlier and "network" not in known:
+        return {"network": earlier["network"]}
+    names = [folder.name for folder in paths.presets()]
+    inside = next((layer.name for layer in model.layers if layer.name in names), model.name)
+    name = known.get("network", inside)
+    return {
+        "network": {
+            "name": name,
+            "licence": licence(name),
+            "parameters": model.count_params(),
+            "blocks": find_blocks(model).names,
+        }
+    }
 
 
 def licence(network: str) -> str:

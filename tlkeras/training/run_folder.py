@@ -20,11 +20,12 @@ from typing import Any
 import keras
 
 from tlkeras.blocks import internals
+from tlkeras.display import report
 from tlkeras.display.model_card import model_card
 from tlkeras.inputs import intake
 from tlkeras.inputs.activation import LOGITS, SIGMOID, SOFTMAX, endings
 from tlkeras.inputs.objective import cross_entropy
-from tlkeras.training.record import plain, record_of
+from tlkeras.training.record import record_of
 
 WRITTEN = ("model.keras", "run.json", "README.md", "history.csv", "history.png", "report.html")
 
@@ -39,23 +40,45 @@ def save(
 ) -> Path:
     """What `Run.save` does; see there."""
     folder = check_folder(path, force)
-    build, output = usable(run.model)
-    record = record_of(run, output, classes, task, known)
+    build, record = described(run, classes, task, known)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         with internals.Traces(internals.functional(run.model)):
             build().save(made / "model.keras")
         record["model_sha256"] = digest(made / "model.keras")
-        record = plain(record)
         text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
         (made / "run.json").write_text(text + "\n", encoding="utf-8")
         (made / "README.md").write_text(model_card(record), encoding="utf-8")
         _write_history(run, made)
+        examples = getattr(known.get("interpretation"), "examples", {})
+        report.write(made / "report.html", record, run.plan, run.model, examples)
         _move(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return folder
+
+
+def save_report(
+    run: Any,
+    path: str | os.PathLike,
+    classes: Sequence[str] | None,
+    task: Any,
+    known: dict[str, Any],
+) -> Path:
+    """What `Run.save_report` does; see there."""
+    _, record = described(run, classes, task, known)
+    examples = getattr(known.get("interpretation"), "examples", {})
+    return report.write(Path(path), record, run.plan, run.model, examples)
+
+
+def described(
+    run: Any, classes: Sequence[str] | None, task: Any, known: dict[str, Any]
+) -> tuple[Callable[[], keras.Model], dict[str, Any]]:
+    """How to make the model that is stored, and the record of the run."""
+    earlier = getattr(run, "record", {})
+    build, output = (lambda: run.model, earlier["output"]) if earlier else usable(run.model)
+    return build, record_of(run, output, classes, task, known)
 
 
 def check_folder(path: str | os.PathLike, force: bool = False) -> Path:
@@ -109,29 +132,34 @@ def usable(model: keras.Model) -> tuple[Callable[[], keras.Model], str]:
     so no optimizer is stored with it.
 
     Raises:
-        ValueError: the softmax or the scaling is done by something that no file of it would hold.
+        ValueError: it does not show what its outputs are, or something outside scales its inputs.
     """
+    net = internals.functional(model)
     if intake.preprocesses(model):
         raise ValueError(
             "Expected a model that takes what it is given as it is; found a KerasHub task whose "
             "preprocessor scales it first. Put that into the model, or use its save_to_preset."
         )
-    loss = cross_entropy(internals.compiled_with(model)["loss"])
-    found = endings(model) or [None]
-    kind, net = found[0] if len(found) == 1 else None, internals.functional(model)
-    if kind is None and loss is not None:
-        kind = SIGMOID if loss.family == "binary" else SOFTMAX
-        kind = LOGITS if loss.from_logits else kind
-    if kind != LOGITS or loss is None:
-        output = kind if kind in (SOFTMAX, SIGMOID) else "numbers"
-        return (lambda: model if net is None else keras.Model(net.input, net.output)), output
-    kind = SIGMOID if loss.family == "binary" else SOFTMAX
     if net is None:
         raise ValueError(
-            f"Expected a graph to put a {kind} after; found {type(model).__name__}, whose call is "
-            "its own. Call the model in a functional one: keras.Model(x, model(x)), x a "
-            "keras.Input."
+            f"Expected a model with a graph; found {type(model).__name__}, whose call is its own. "
+            "Call it in a functional one: keras.Model(x, model(x)), x a keras.Input."
         )
+    loss = cross_entropy(internals.compiled_with(model)["loss"])
+    found = endings(model) or []
+    kind = found[0] if len(found) == 1 else None
+    if kind is None and loss is not None and len(found) == 1:
+        kind = SIGMOID if loss.family == "binary" else SOFTMAX
+        kind = LOGITS if loss.from_logits else kind
+    if kind == LOGITS and not model.compiled:
+        raise ValueError(
+            "Expected a model that was trained, or ends in a softmax or sigmoid; found one that "
+            "gives scores and is not compiled, so what they stand for is not known."
+        )
+    if kind != LOGITS or loss is None:
+        output = kind if kind in (SOFTMAX, SIGMOID) else "numbers"
+        return (lambda: keras.Model(net.input, net.output, name=net.name)), output
+    kind = SIGMOID if loss.family == "binary" else SOFTMAX
     return (lambda: _ended(net, kind)), kind
 
 

@@ -1,0 +1,124 @@
+"""The report: one page that needs nothing else, in which names are text and pictures have words."""
+
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from light import bright
+
+import tlkeras as tlk
+from tlkeras.display import judged, page
+
+HOSTILE = "<script>alert('1')</script> \" onload=x & $a$b_{"
+
+
+class Reader(HTMLParser):
+    """Collects the tags of a page, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.said, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.said.append(data)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    x = np.zeros((40, 8, 8, 3)) + np.linspace(0, 255, 40)[:, None, None, None]
+    y, names = (np.arange(40) >= 15).astype(int), ("dark", HOSTILE)
+    plan = tlk.recipes.head_only(2)
+    run = tlk.fit_stages(bright(), plan, (x, y), (x, y), verbose=0, seed=0)
+    task = SimpleNamespace(
+        name=HOSTILE, classes=names, image_size=(8, 8), note=HOSTILE, counts={"train": 40},
+        report=(HOSTILE,), features=("file",), test=(x, y), validation=(x, y),
+        arrays=lambda split, name: (np.array([f"{HOSTILE}/{n}.png" for n in range(40)]),),
+    )  # fmt: skip
+    found = tlk.interpret(run, task)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    run.save_report(path, task=task, interpretation=found, command=f"tlkeras fit {HOSTILE}")
+    return Reader(path.read_text(encoding="utf-8")), found
+
+
+def test_names_are_text_whatever_is_in_them(report):
+    reader, found = report
+    tags = {tag for tag, _ in reader.tags}
+    assert "script" not in tags and not reader.open
+    assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
+    assert "".join(reader.said).count(HOSTILE) > 5 and found.worst
+
+
+def test_every_picture_is_in_the_page_and_has_words(report):
+    reader, found = report
+    images = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert len(images) >= 5 + len(found.worst) + len(found.uncertain)
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
+    assert all(len(image["alt"]) > 10 for image in images)
+
+
+def test_nothing_is_fetched(report):
+    reader, _ = report
+    addresses = [a.get("src") or a.get("href") for _, a in reader.tags if "src" in a or "href" in a]
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    meta = [a for tag, a in reader.tags if tag == "meta"]
+    assert any("default-src 'none'" in a.get("content", "") for a in meta)
+
+
+def test_it_says_what_a_reader_asks(report):
+    reader, found = report
+    said = " ".join("".join(reader.said).split())
+    accuracy, low, high = found.scores["accuracy"]
+    assert (
+        f"Accuracy {accuracy:.1%} on 40 test images" in said and f"{low:.1%} to {high:.1%}" in said
+    )
+    for words in ("only the new head learns", "not known to tlkeras", "seed", "2 (", "train 40"):
+        assert words in said
+
+
+def test_links_lead_somewhere(report):
+    reader, _ = report
+    ids = {attributes["id"] for _, attributes in reader.tags if "id" in attributes}
+    links = {a["href"][1:] for tag, a in reader.tags if tag == "a"}
+    assert links == ids and len(ids) >= 6
+
+
+def test_validation_images_flatter_and_it_is_said(tmp_path):
+    x = np.zeros((8, 8, 8, 3)) + np.linspace(0, 255, 8)[:, None, None, None]
+    y = (np.arange(8) >= 4).astype(int)
+    run = tlk.fit_stages(bright(), tlk.recipes.head_only(1), (x, y), verbose=0)
+    task = SimpleNamespace(test=None, validation=(x, y), features=(), classes=("a", "b"))
+    found = tlk.interpret(run, task)
+    text = run.save_report(tmp_path / "r.html", ["a", "b"], interpretation=found).read_text()
+    assert "keep some for testing" in text
+    assert "has not been measured" in run.save_report(tmp_path / "r.html", ["a", "b"]).read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_many_classes_are_no_wall_of_numbers():
+    figure = judged.confusion(np.eye(60, dtype=int), [f"class {n}" for n in range(60)])
+    assert not figure.axes[0].texts and figure.get_size_inches().max() <= 9
+
+
+def test_a_map_is_laid_over_its_image():
+    image, heat = np.zeros((8, 6, 3)), np.zeros((2, 2))
+    heat[0, 1] = 1
+    warm = judged.warm(image, heat).sum(-1)
+    assert warm.shape == (8, 6) and np.unravel_index(warm.argmax(), warm.shape) == (0, 5)
+
+
+def test_small_images_are_shown_large():
+    html = page.photos([(np.zeros((8, 8, 3)), "nothing")], "a caption")
+    assert "<figcaption>a caption</figcaption>" in html and re.search('alt="nothing"', html)

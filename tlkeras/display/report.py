@@ -1,0 +1,178 @@
+"""The report of a run: what was trained and why, how it went, how good it is, how to do it again.
+
+Made of what `run.json` holds; names of classes, files and data are escaped where they are shown.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tlkeras.display import plots
+from tlkeras.display.model_card import LIMITS
+from tlkeras.display.page import Section, beside, bullets, code, facts, page, picture, table, text
+from tlkeras.display.report_scores import good, looked_at, of_images
+
+WHY = {
+    "head_only": "only the new head learns; the pretrained blocks stay as they are, which is fast, "
+    "and which few images cannot spoil",
+    "last_blocks": "the blocks nearest to the head, which know the source task best, adapt as well",
+    "middle_blocks": "the middle blocks adapt, for the images look different and the task does not",
+    "all_blocks": "every block adapts, which needs the most images and time",
+    "named": "the blocks named learn",
+}
+CLASSES = 30  # names before a list is cut
+
+
+def write(
+    path: Path,
+    record: dict[str, Any],
+    plan: Any,
+    model: keras.Model,
+    examples: Mapping[str, Sequence[Any]] | None = None,
+) -> Path:
+    """Writes the page, whole or not at all, and returns its path.
+
+    Args:
+        record: as in `run.json`. plan: the Plan, or None. model: whose blocks learned.
+        examples: `Interpretation.examples`, or {}.
+    """
+    data, network = record["data"], record["network"]
+    lead = [_verdict(record)]
+    lead += [f"Note: {data['note']}."] if data["note"] else []
+    lead += [f"Training stopped early: {record['stopped']}."] if record["stopped"] else []
+    sections = [
+        _trained(record, plan, model), _went(record), *good(record), *looked_at(examples or {}),
+        _cost(record), _again(record),
+    ]  # fmt: skip
+    made = page(f"{data['name']}, learned from {network['name']}", lead, sections)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(made, encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    """The one sentence for who reads no further."""
+    found = record.get("interpretation")
+    if not found:
+        return "How good it is has not been measured on images that it has not seen."
+    name, value = next(iter(found["scores"].items()))
+    on = f"{of_images(found)}, which it was not trained on"
+    if isinstance(value, list | tuple):
+        ends = f"; the 95 % interval is {value[1]:.1%} to {value[2]:.1%}"
+        return f"{name.capitalize()} {value[0]:.1%} on {on}{ends}."
+    return f"{name.capitalize()} {value:.4g} on {on}."
+
+
+def _trained(record: dict[str, Any], plan: Any, model: keras.Model) -> Section:
+    network, data, size = record["network"], record["data"], record["image_size"]
+    names = record["classes"]
+    pairs = [
+        ("network", f"{network['name']}: {network['parameters']:,} parameters in the blocks "
+         f"{', '.join(network['blocks'])}"),
+        ("its licence", network["licence"]),
+        ("classes", f"{len(names)}: {', '.join(names[:CLASSES])}"
+         + (", ..." if len(names) > CLASSES else "")),
+        ("images", ", ".join(f"{split} {n:,}" for split, n in data["counts"].items())
+         or "not counted"),
+    ]  # fmt: skip
+    pairs += [("size", f"{size[0]}x{size[1]} pixels")] if size else []
+    section = Section("What was trained, and why", [facts(pairs)])
+    if plan is None:
+        section.parts.append(code(record["plan_text"]))
+        return section
+    rows = [
+        (s.name, str(s.policy), s.rate_text, s.epochs, s.batchnorm, getattr(s.policy, "kind", ""))
+        for s in plan.stages
+    ]
+    header = ("stage", "what learns", "learning rate", "epochs, at most", "BatchNorm")
+    reasons = [f"{name}: {WHY[kind]}." for name, *_, kind in rows if kind in WHY]
+    figure = plots.learning_rates(plan, model)
+    figure.set_size_inches(5, 3)  # so that it can be read on a phone
+    alt = "Learning rates of the blocks over the epochs of the plan: " + "; ".join(
+        f"{name}, {what} at {rate} for {epochs} epochs" for name, what, rate, epochs, *_ in rows
+    )
+    section.parts += [
+        table([row[:-1] for row in rows], header), bullets(reasons),
+        picture(figure, alt, "The learning rate of every block; a frozen block has none."),
+    ]  # fmt: skip
+    if data["report"]:
+        section.parts += [text("What was done to the files:"), bullets(data["report"])]
+    return section
+
+
+def _went(record: dict[str, Any]) -> Section:
+    history = {
+        name: [float("nan") if value is None else value for value in column]
+        for name, column in record["history"].items()
+    }
+    section = Section("How it went", [beside(_curves(history))])
+    stopped = any(_stopped(stage) for stage in record["stages"])
+    rows = [
+        (s["name"], s["learning_rate"], f"{s['epochs']} ({s['best_epoch']})", _metric(s),
+         *([_stopped(s)] if stopped else []))
+        for s in record["stages"]
+    ]  # fmt: skip
+    header = ("stage", "learning rate", "epochs (best)", "at the best epoch")
+    section.parts.append(table(rows, (*header, *(["stopped"] if stopped else []))))
+    section.parts += [text(said) for said in (record["worse"], record["unsaved"]) if said]
+    return section
+
+
+def _curves(history: dict[str, list]) -> list[str]:
+    """A picture for the loss, and one for the first other metric."""
+    pictures: list[str] = []
+    measures = [name for name in history if not name.startswith("val_")]
+    for name in [n for n in measures if n not in ("stage", "epoch", "learning_rate")]:
+        ends = {n: history[n] for n in (name, f"val_{name}") if n in history}
+        if len(pictures) == 2 or any(isinstance(v, list) for v in history[name]):
+            continue
+        said = ", ".join(f"{n} from {v[0]:.3f} to {v[-1]:.3f}" for n, v in ends.items())
+        alt = f"Curves over {len(history['epoch'])} epochs: {said}"
+        figure = plots.history({n: history[n] for n in ("stage", "epoch")} | ends)
+        pictures.append(picture(figure, alt, f"{name}; bands are stages"))
+    return pictures
+
+
+def _stopped(stage: dict[str, Any]) -> str:
+    return stage["stopped"] or stage["failed"]
+
+
+def _learned(stage: dict[str, Any]) -> tuple[int, int]:
+    """Parameters that learned in a stage, and all."""
+    rows = stage["learns"]["rows"]
+    return sum(row[5] for row in rows), sum(row[6] for row in rows)
+
+
+def _metric(stage: dict[str, Any]) -> str:
+    found = stage["metrics"]
+    names = [name for name in found if name.startswith("val_")] or list(found)
+    return ", ".join(
+        f"{name} {found[name]:.4f}" for name in names if isinstance(found[name], float)
+    )
+
+
+def _cost(record: dict[str, Any]) -> Section:
+    rows = [
+        (s["name"], f"{s['seconds']:.1f}", f"{_learned(s)[0]:,} of {_learned(s)[1]:,}", s["cache"])
+        for s in record["stages"]
+    ]
+    header = ("stage", "seconds", "parameters that learned", "outputs of the frozen part")
+    total = f"{record['seconds']:.1f} s of training in all."
+    return Section("What it cost", [text(total), table(rows, header)])
+
+
+def _again(record: dict[str, Any]) -> Section:
+    made = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    seed = record.get("seed")
+    parts = [facts([("seed", "not said" if seed is None else str(seed)), ("made with", made)])]
+    if record.get("command"):
+        parts.append(code(record["command"]))
+    parts += [text("To use it, from the folder of the run:"),
+              code("tlkeras predict . photo.jpg\n\nimport tlkeras as tlk\n"
+                   'tlk.predict(".", ["photo.jpg"])'),
+              text("What to keep in mind:"), bullets(LIMITS)]  # fmt: skip
+    return Section("How to do it again, and how to use it", parts)

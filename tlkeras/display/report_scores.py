@@ -1,0 +1,115 @@
+"""What the report says of how good a model is: scores, mistakes, calibration, examples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tlkeras.display import judged
+from tlkeras.display.model_card import shown_score
+from tlkeras.display.page import Section, grid, photos, picture, table, text
+
+CHOSEN = {
+    "worst": "Where it is most wrong",
+    "uncertain": "Where it is least certain",
+}
+CLASSES = 30  # rows of a table before it is cut
+FLATTERS = (
+    " These images also chose the best epoch, so new ones will do somewhat worse: keep some for "
+    "testing."
+)
+
+
+def of_images(found: dict[str, Any]) -> str:
+    """How many images were judged, and which."""
+    named = found["split"] in ("test", "validation")
+    which = f"{found['split']} images" if named else f"images ({found['split']})"
+    return f"{found['count']:,} {which}"
+
+
+def good(record: dict[str, Any]) -> list[Section]:
+    """How good it is, and how sure: from the interpretation, where there is one."""
+    found = record.get("interpretation")
+    rows = [
+        (split, name, shown_score(value))
+        for split, scores in (record.get("metrics") or {}).items()
+        for name, value in scores.items()
+        if value is not None
+    ]
+    section = Section("How good it is")
+    if rows:
+        section.parts.append(table(rows, ("images", "measure", "value")))
+    if not found:
+        return [section] if rows else []
+    scores = [(name, shown_score(value)) for name, value in found["scores"].items()]
+    section.parts += [
+        table(
+            scores, (f"on {found['count']:,} images ({found['split']})", "value (95 % interval)")
+        ),
+        text(
+            "The interval is what other images of the same kind would give, by resampling these; "
+            "another training run would differ, too."
+            + (FLATTERS if found["split"] == "validation" else "")
+        ),
+    ]
+    if found["classes"]:
+        names = [n for n in found["classes"][0] if n != "class"]
+        worst = sorted(found["classes"], key=lambda row: row["recall"])
+        each = [
+            (row["class"], *("-" if row[n] is None else shown_score(row[n]) for n in names))
+            for row in worst[:CLASSES]
+        ]
+        section.parts += [text("Each class, the least found first", "h3"),
+                          table(each, ("class", *names))]  # fmt: skip
+    if found.get("confused"):
+        pairs = [(p["is"], p["taken for"], f"{p['count']} of {p['of']}") for p in found["confused"]]
+        section.parts += [text("Most often taken for one another", "h3"),
+                          table(pairs, ("is", "taken for", "images"))]  # fmt: skip
+    if "matrix" in found:
+        alt = "The confusion matrix, a row for each true class; its largest mistakes are: " + (
+            "; ".join(f"{p['is']} taken for {p['taken for']}, {p['count']} of {p['of']}"
+                      for p in found["confused"][:5]) or "none"
+        )  # fmt: skip
+        figure = judged.confusion(found["matrix"], found["names"])
+        section.parts.append(picture(figure, alt, "Colours are shares of the true class."))
+    return [section, *([_sure(found["calibration"])] if "calibration" in found else [])]
+
+
+def _sure(found: dict[str, Any]) -> Section:
+    """Whether probabilities mean what they say."""
+    figure = judged.reliability(found["confidence"], found["accuracy"], found["share"])
+    points = zip(found["confidence"], found["accuracy"], strict=True)
+    alt = "Share that is right at each probability said: " + ", ".join(
+        f"{right:.0%} at {said:.0%}" for said, right in points
+    )
+    said = (
+        f"On average the probability of its answer and the share that is right are "
+        f"{found['error']:.1%} apart (expected calibration error)."
+    )
+    if found["temperature"] is not None:
+        way = "too sure of itself" if found["temperature"] > 1 else "less sure than it could be"
+        said += (
+            f" It is {way}: dividing its scores by {found['temperature']:.2f}, a temperature "
+            f"chosen on validation images, would leave {found['error_after']:.1%}."
+        )
+    return Section("Does it know when it errs?", [text(said), picture(figure, alt)])
+
+
+def looked_at(examples: Mapping[str, Sequence[Any]]) -> list[Section]:
+    """The examples worth looking at."""
+    parts = []
+    for why, chosen in examples.items():
+        cards = [_card(one) for one in chosen]
+        parts += [text(CHOSEN.get(why, why), "h3"), grid(cards)] if cards else []
+    warmth = any(one.heat is not None for chosen in examples.values() for one in chosen)
+    lead = "Bright, in the second picture, is what spoke for its answer (Grad-CAM). " * warmth
+    rule = "For looking, not for choosing: what is changed by these images needs new ones to test."
+    return [Section("Examples", [text(lead + rule), *parts])] if parts else []
+
+
+def _card(one: Any) -> str:
+    where = f" {one.file}" if one.file else ""
+    images = [(one.image, f"Image{where}: {one.truth}, said to be {one.said}")]
+    if one.heat is not None:
+        row, column = divmod(int(one.heat.argmax()), one.heat.shape[1])
+        place = f"row {row + 1} of {one.heat.shape[0]}, column {column + 1} of {one.heat.shape[1]}"
+        images.append((judged.warm(one.image, one.heat), f"Where it looked: most at {place}"))
+    return photos(images, f"is {one.truth}; said {one.said} ({one.probability:.2f}){where}")
