@@ -1,6 +1,9 @@
 """A folder of images: every file is read rightly, converted and reported, or named in an error."""
 
+import itertools
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -373,6 +376,27 @@ def test_names_are_one_however_their_accents_are_stored(tmp_path):
     photos(tmp_path / "val", classes=(decomposed, "tea"), count=2)
     task = tlk.load_task(tmp_path)
     assert task.classes == (composed, "tea") and task.counts["validation"] == 4
+
+
+def test_splits_inside_the_classes_are_not_mixed_in_silence(tmp_path):
+    for name, split, number in itertools.product(("cat", "dog"), ("train", "test"), range(4)):
+        scene(tmp_path / name / split / f"{number}.png", (len(split), ord(name[0]), number))
+    (line,) = [line for line in tlk.load_task(tmp_path).report if "for no splits" in line]
+    assert "took 4 folders" in line and "cat/test, cat/train, dog/test" in line
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has none")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(photos(tmp_path) / "cat" / "pipe.png")
+    assert any("cat/pipe.png" in line for line in tlk.load_task(tmp_path).report)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+def test_names_that_are_no_text_can_be_printed(tmp_path):
+    photos(tmp_path, classes=("cat", os.fsdecode(b"d\xffg")))
+    task = tlk.load_task(tmp_path)
+    assert task.classes == ("cat", "d?g")
+    "\n".join([repr(task), task.card, *task.report]).encode()
 
 
 def test_a_folder_around_the_folder_is_seen_through(tmp_path):

@@ -44,6 +44,7 @@ class Passed:
     system: set[Path] = field(default_factory=set)
     loops: set[Path] = field(default_factory=set)
     others: set[Path] = field(default_factory=set)
+    unused: set[Path] = field(default_factory=set)
 
     def report(self) -> list[str]:
         """A line for each kind, with names."""
@@ -51,6 +52,8 @@ class Passed:
             f"left out {len(self.others)} files that are no images ({KINDS}) or are outside the "
             "class folders": self.others,
             f"left out {len(self.loops)} links to folders that are read anyway": self.loops,
+            f"took {len(self.unused)} folders inside classes for no splits, though they have such "
+            "names (put train, validation and test at the top)": self.unused,
             f"passed over {len(self.system)} hidden or system files and folders": self.system,
         }
         return [
@@ -135,6 +138,7 @@ def by_class(place: Path, names: list[str], passed: Passed) -> list[tuple[Path, 
     """
     inside, loose = scan(place, passed)
     passed.others |= set(loose)
+    passed.unused |= {q for p in inside for q in scan(p, passed)[0] if split_named(q.name)}
     found = [(path, names.index(_name(p))) for p in inside for path in pictures(p, passed)]
     held = {label for _, label in found}
     empty = [str(place / name) for label, name in enumerate(names) if label not in held]
@@ -173,8 +177,10 @@ def scan(place: Path, passed: Passed) -> tuple[list[Path], list[Path]]:
             path = Path(entry.path)
             if is_system(entry.name):
                 passed.system.add(path)
-            elif not entry.is_dir():
+            elif entry.is_file() or not path.exists():  # a broken link is an unreadable file
                 files.append(path)
+            elif not entry.is_dir():  # a pipe, say, which nobody writes to
+                passed.system.add(path)
             elif entry.is_symlink() and real.is_relative_to(path.resolve()):
                 passed.loops.add(path)
             else:
@@ -191,13 +197,18 @@ def is_picture(path: Path) -> bool:
 
 
 def listed(items: Iterable[str]) -> str:
-    items = list(items)
+    items = [printable(item) for item in items]
     more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
     return ", ".join(items[:LISTED]) + more
 
 
+def printable(name: str) -> str:
+    """A name in which bytes that are no text, which some systems let pass, are question marks."""
+    return name.encode("utf-8", "replace").decode()
+
+
 def _name(place: Path) -> str:
-    return unicodedata.normalize("NFC", place.name)
+    return printable(unicodedata.normalize("NFC", place.name))
 
 
 def _identity(place: Path) -> tuple[int, int]:

@@ -92,8 +92,8 @@ def unevenness(labels: np.ndarray, classes: list[str]) -> list[str]:
         return []
     return [
         f"classes are uneven for training: {counts[high]} images of {classes[high]}, "
-        f"{counts[low]} of {classes[low]}; consider class_weight in fit_stages, or "
-        "labels_per_class in load_task"
+        f"{counts[low]} of {classes[low]}; consider class_weight in fit_stages "
+        "(--class-weight balanced), or labels_per_class in load_task"
     ]
 
 
