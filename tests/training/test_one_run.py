@@ -10,6 +10,7 @@ from small import easy_data, small_backbone, with_head
 from tlkeras.freezing import policies
 from tlkeras.plans.plan import Stage
 from tlkeras.training.fit import fit_stages
+from tlkeras.training.one_run import flat
 
 PLAN = [
     Stage("head", policies.head_only(), learning_rate=1e-2, epochs=2),
@@ -160,3 +161,10 @@ def test_callbacks_that_would_undo_what_is_done_here_are_refused(tmp_path):
             keras.callbacks.SwapEMAWeights(swap_on_epoch=True), backup_dir=tmp_path,
             optimizer=keras.optimizers.AdamW(**AVERAGING),
         )  # fmt: skip
+
+
+def test_callbacks_are_taken_alone_nested_and_in_a_callback_list():
+    one, two, three = Seen(), Seen(), Seen()
+    listed = keras.callbacks.CallbackList([three])
+    assert flat(None) == [] and flat(one) == [one]
+    assert flat([one, [two], listed]) == [one, two, three]

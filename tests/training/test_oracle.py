@@ -5,6 +5,9 @@ best, so where they are needed here training goes so slowly that the last one is
 """
 
 import inspect
+import re
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import keras
 import numpy as np
@@ -45,26 +48,21 @@ def batches(y):
     return tf.data.Dataset.from_tensor_slices((X, y)).batch(COUNT // 2)
 
 
-def by_fit(y, optimizer, callbacks=(), validation=None, model=None, **objective):
+def by_fit(y, optimizer, model=None, epochs=EPOCHS, callbacks=None, validation=None, **objective):
     model = model or network()
     model.get_layer("backbone").trainable = False
     model.compile(optimizer, run_eagerly=True, **objective)
-    model.fit(
-        batches(y), validation_data=validation, epochs=EPOCHS, shuffle=False, verbose=0,
-        callbacks=callbacks,
-    )  # fmt: skip
-    return model, model.history.history
+    how = {"epochs": epochs, "callbacks": callbacks, "validation_data": validation}
+    seen = model.fit(batches(y), shuffle=False, verbose=0, **how)
+    return model, seen.history
 
 
-def by_stages(y, optimizer, cache, callbacks=(), validation=None, rate=RATE, model=None, **how):
+def by_stages(y, optimizer, cache, model=None, epochs=EPOCHS, rate=RATE, validation=None, **how):
     model = model or network(eagerly=not cache)
-    stage = Stage("head", policies.head_only(), rate, EPOCHS)
-    run = fit_stages(
-        model, [stage], batches(y), validation, optimizer=optimizer, cache=cache,
-        callbacks=callbacks, verbose=0, **how,
-    )  # fmt: skip
-    history = {k: v for k, v in run.history.items() if k not in ("stage", "epoch", "learning_rate")}
-    return model, history
+    stage = Stage("head", policies.head_only(), rate, epochs)
+    how |= {"optimizer": optimizer, "cache": cache}
+    run = fit_stages(model, [stage], batches(y), validation, verbose=0, **how)
+    return model, {k: v for k, v in run.history.items() if k not in ("stage", "epoch")}
 
 
 def assert_same(one, other, state=False):
@@ -76,7 +74,7 @@ def assert_same(one, other, state=False):
         zip(*(m.optimizer.variables for m in (model, staged)), strict=True) if state else ()
     ):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5, err_msg=a.path)
-    assert sorted(history) == sorted(staged_history)
+    assert {*history} == {*staged_history}
     for name, values in history.items():
         np.testing.assert_allclose(staged_history[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
 
@@ -162,3 +160,132 @@ def test_a_loss_is_lowered_as_in_fit(name):
     assert np.isfinite(one[1]["loss"]).all()
     for cache in CACHE:
         assert_same(one, by_stages(y, "sgd", cache, loss=loss, model=network(not cache, time)))
+
+
+# Callbacks --------------------------------------------------------------------------------------
+
+
+def teller(path):
+    """Writes down what it is told, in order."""
+    hooks = [h for h in inspect.signature(keras.callbacks.LambdaCallback).parameters if "on_" in h]
+
+    def telling(hook):
+        def tell(*given, logs=None):
+            number, names = given[:1], sorted((*given, logs)[-1] or {})
+            with open(path, "a") as file:
+                print(hook, *(n for n in number if isinstance(n, int)), *names, file=file)
+
+        return tell
+
+    return keras.callbacks.LambdaCallback(**{hook: telling(hook) for hook in hooks})
+
+
+C = keras.callbacks
+MADE = {  # each with a folder of its own
+    "CSVLogger": lambda at: C.CSVLogger(at / "log.csv"),
+    "CallbackList": lambda at: C.CallbackList([teller(at / "told.csv")]),
+    "EarlyStopping": lambda at: C.EarlyStopping("loss", patience=1, restore_best_weights=True),
+    "History": lambda at: C.History(),
+    "LambdaCallback": lambda at: teller(at / "told.csv"),
+    "LearningRateScheduler": lambda at: C.LearningRateScheduler(lambda _, rate: rate / 2),
+    "ModelCheckpoint": lambda at: C.ModelCheckpoint(
+        at / "{epoch}-{loss:.3f}.keras", monitor="loss", save_best_only=True
+    ),
+    "OrbaxCheckpoint": lambda at: C.OrbaxCheckpoint(at / "orbax", save_on_background=False),
+    "ProgbarLogger": lambda at: C.ProgbarLogger(),
+    "ReduceLROnPlateau": lambda at: C.ReduceLROnPlateau("loss", patience=1, min_delta=9.0),
+    "RemoteMonitor": lambda at: C.RemoteMonitor(at, send_as_json=True),
+    "SwapEMAWeights": lambda at: C.SwapEMAWeights(),
+    "TensorBoard": lambda at: C.TensorBoard(at / "board", write_graph=False),
+    "TerminateOnNaN": lambda at: C.TerminateOnNaN(),
+}
+WRITE = {"CSVLogger", "CallbackList", "LambdaCallback", "ModelCheckpoint", "RemoteMonitor"}
+REFUSED = {"BackupAndRestore"}  # for backup_dir: see test_one_run.py
+NEEDS = {"OrbaxCheckpoint": "orbax.checkpoint", "TensorBoard": "tensorboard"}
+RATES = {"EarlyStopping": 30.0}  # at which the loss rises
+CALLBACKS = sorted({*every(C, C.Callback)} - REFUSED)
+
+
+def written(folder):
+    """What the files of a callback hold."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.suffix == ".keras":
+            model = keras.models.load_model(path)
+            found[path.name] = [type(model.optimizer).__name__, *model.get_weights()]
+            found[path.name] += [np.array(v) for v in model.optimizer.variables]
+        elif path.suffix in (".csv", ".json"):
+            found[path.name] = path.read_text().splitlines()
+        elif "tfevents" in path.name:
+            events = tf.compat.v1.train.summary_iterator(str(path))
+            found[path.parent.name] = [f"{e.step} {v.tag}" for e in events for v in e.summary.value]
+    return found
+
+
+@pytest.fixture
+def remote():
+    """The address of a server that writes what is posted to it into the folder that it is told."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            with open(self.path.removesuffix("/publish/epoch/end/") + "/posted.json", "ab") as file:
+                file.write(body + b"\n")
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_a_callback_does_what_it_does_in_fit(name, tmp_path, remote):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    rate = RATES.get(name, RATE)
+
+    def how(where):
+        (at := tmp_path / where).mkdir()
+        make, averaging = MADE[name], name == "SwapEMAWeights"
+        return {
+            "callbacks": [make(f"{remote}{at}" if name == "RemoteMonitor" else at)],
+            "optimizer": keras.optimizers.SGD(rate, use_ema=averaging, ema_momentum=0.5),
+            "loss": "mse", "epochs": 4, "validation": batches(ONE_HOT) if averaging else None,
+        }  # fmt: skip
+
+    one = by_fit(ONE_HOT, **how("fit"))
+    expected = written(tmp_path / "fit")
+    for cache in CACHE:
+        other = by_stages(ONE_HOT, cache=cache, rate=rate, **how(str(cache)))
+        assert_same(one, other, state=True)
+        assert_written(expected, written(tmp_path / str(cache)))
+    assert (len(one[1]["loss"]) < 4) == (name == "EarlyStopping")
+    assert bool(expected) == (name in WRITE | set(NEEDS))
+
+
+def assert_written(expected, found):
+    assert expected.keys() == found.keys()
+    for name, parts in expected.items():
+        for a, b in zip(parts, found[name], strict=True):
+            if isinstance(a, str):
+                assert rounded(a) == rounded(b)
+            else:
+                np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
+
+
+def rounded(line):
+    return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.4f}", line)
+
+
+def test_a_loss_that_is_no_number_ends_both_in_one_epoch():
+    y, stop = np.full_like(ONE_HOT, np.nan), C.TerminateOnNaN()
+    _, history = by_fit(y, "sgd", callbacks=[stop], loss="mse")
+    for cache in CACHE:
+        with pytest.warns(RuntimeWarning, match="weights are those of before the stage"):
+            _, staged = by_stages(y, "sgd", cache, callbacks=[stop], loss="mse")
+        assert len(history["loss"]) == len(staged["loss"]) == 1

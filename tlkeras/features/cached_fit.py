@@ -241,8 +241,9 @@ def fit(
     _build_metrics(model, above, source)
     mirror = _Mirror(above)
     listed = keras.callbacks.CallbackList(
-        [*callbacks, mirror], add_history=True, model=model, epochs=epochs, steps=len(source)
-    )
+        [*callbacks, mirror], add_history=True, model=model, epochs=epochs, steps=len(source),
+        verbose=0,
+    )  # fmt: skip
     initial_epoch = getattr(model, "_initial_epoch", 0) or initial_epoch
     objective = {"optimizer": model.optimizer, **objective}
     above.looping = keras.backend.backend() == "tensorflow" and not each_batch

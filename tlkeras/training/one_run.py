@@ -62,6 +62,15 @@ class OneRun(keras.callbacks.Callback):
             self.callback.on_train_end(self._logs)
 
 
+def flat(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """One callback, a list, lists in lists or a CallbackList, as `fit` takes them, in one list."""
+    found = []
+    for callback in keras.tree.flatten(callbacks or ()):
+        inside = isinstance(callback, keras.callbacks.CallbackList)
+        found += callback.callbacks if inside else [callback]
+    return found
+
+
 def swaps(callback: keras.callbacks.Callback) -> bool:
     """Whether a callback leaves the averages of the weights in the model between two epochs."""
     return isinstance(callback, keras.callbacks.SwapEMAWeights) and callback.swap_on_epoch
