@@ -285,6 +285,16 @@ def test_a_loss_is_known_by_what_it_is_and_how_it_was_made():
     assert found == [json.dumps(known(make())) for make in makers]
 
 
+def test_a_loss_may_call_itself_and_others_that_call_it():
+    def one(y, prediction):
+        return two(one(y, prediction), {(1, 2): 3}) if y else prediction
+
+    def two(y, prediction):
+        return one(y, prediction)
+
+    assert "one" in json.dumps(known(one))
+
+
 def test_other_metrics_or_libraries_are_refused(tmp_path, half_done, monkeypatch):
     (tmp_path / "backup.npz").write_bytes(half_done)
     with pytest.raises(ValueError, match="another training: metrics"):

@@ -15,6 +15,7 @@ import random
 import re
 import types
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def _comparable(known: dict[str, Any], old: dict[str, Any], learned: list[int]) 
     if len(stages) == len(before) and stages[-1]["epochs"] >= before[-1]["epochs"]:
         stages = [*stages[:-1], stages[-1] | {"epochs": before[-1]["epochs"]}]
     plan = known["plan"] | {"stages": stages}
-    return known | {"plan": plan, ALONE: digest_of("".join(alone).encode())}
+    return known | {"plan": plan, ALONE: digest([a.encode() for a in alone])}
 
 
 def _native(array: np.ndarray) -> np.ndarray:
@@ -204,13 +205,12 @@ def describe(data: Any) -> dict[str, Any] | None:
     """
     if data is None:
         return None
-    digest, total, count = hashlib.sha256(), 0, 0
+    total, count = 0, 0
     if isinstance(data, tuple | list):
         parts = keras.tree.flatten(keras.tree.map_structure(reading.as_numpy, tuple(data)))
         parts = [part for part in parts if part is not None]
-        for row in itertools.chain.from_iterable(parts):
-            digest.update(row.tobytes())
-        return {"examples": len(parts[0]), "shapes": _shapes(parts), "content": digest.hexdigest()}
+        content = digest(itertools.chain.from_iterable(parts))  # row by row: no copy of them all
+        return {"examples": len(parts[0]), "shapes": _shapes(parts), "content": content}
     if hasattr(data, "__next__") or reading.length(data) is None:
         return {"batches": None}
     for _, *labels in reading.opened(data):
@@ -225,15 +225,11 @@ def _shapes(arrays: list[np.ndarray]) -> list:
     return [[str(array.dtype), *array.shape[1:]] for array in arrays]
 
 
-def digest(weights: list[np.ndarray]) -> str:
-    """A fingerprint of weights."""
-    return digest_of(*(weight.tobytes() for weight in weights))
-
-
-def digest_of(*parts: bytes) -> str:
+def digest(parts: Iterable[np.ndarray | bytes]) -> str:
+    """A fingerprint of weights, or of anything else."""
     found = hashlib.sha256()
     for part in parts:
-        found.update(part)
+        found.update(part if isinstance(part, bytes) else part.tobytes())
     return found.hexdigest()[:16]
 
 
@@ -300,36 +296,33 @@ def identity(runner: Any) -> dict[str, Any]:
     }
 
 
-def known(thing: Any, deep: int = 9) -> Any:
+def known(thing: Any) -> Any:
     """A loss or metrics as JSON: what they are and how they were made, not their names alone."""
-    if thing is None or isinstance(thing, int | float | str):
-        return unnumbered(thing)
+    with contextlib.suppress(ValueError):  # two parts that hold one another: by name alone
+        return unnumbered(json.loads(json.dumps(thing, default=_told, skipkeys=True)))
+    return getattr(thing, "__qualname__", type(thing).__qualname__)
+
+
+def _told(thing: Any) -> Any:
+    """What JSON does not know, in parts that it may know."""
     name = getattr(thing, "__qualname__", type(thing).__qualname__)
-    if deep == 0:
-        return name
-    part = functools.partial(known, deep=deep - 1)
-    if isinstance(thing, dict):
-        return {str(key): part(value) for key, value in thing.items()}
-    if isinstance(thing, list | tuple):
-        return [part(value) for value in thing]
     if isinstance(thing, np.ndarray | np.generic):
-        return [str(thing.dtype), list(thing.shape), digest_of(thing.tobytes())]
+        return [str(thing.dtype), thing.shape, digest([thing])]
     if isinstance(thing, functools.partial):
-        return ["partial", part(thing.func), part(thing.args), part(thing.keywords)]
+        return ["partial", thing.func, thing.args, thing.keywords]
     if isinstance(thing, types.MethodType):
-        return [name, part(thing.__self__)]
+        return [name, thing.__self__]
     if isinstance(thing, types.FunctionType):
         enclosed = [cell.cell_contents for cell in thing.__closure__ or ()]
-        return [name, _code(thing.__code__), part(thing.__defaults__), part(enclosed)]
+        enclosed = [value for value in enclosed if value is not thing]  # a function that recurs
+        return [name, _code(thing.__code__), thing.__defaults__, enclosed]
     if isinstance(thing, type) or not hasattr(thing, "get_config"):
         return name
     told = int | float | str | tuple | types.FunctionType | None
     own = {k: v for k, v in vars(thing).items() if k[0] != "_" and isinstance(v, told)}
-    try:
-        config = part(thing.get_config())
-    except (NotImplementedError, TypeError, ValueError):
-        config = None
-    return [name, config, part(own) if isinstance(thing, keras.Loss) else None]
+    with contextlib.suppress(NotImplementedError, TypeError, ValueError):
+        return [name, thing.get_config(), own if isinstance(thing, keras.Loss) else None]
+    return [name, None, own]
 
 
 def _code(code: types.CodeType) -> str:
@@ -338,4 +331,4 @@ def _code(code: types.CodeType) -> str:
         else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
         for c in code.co_consts
     ]  # fmt: skip
-    return digest_of(code.co_code, repr((parts, code.co_names)).encode())
+    return digest([code.co_code, repr((parts, code.co_names)).encode()])
