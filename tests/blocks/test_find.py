@@ -348,8 +348,80 @@ def test_what_becomes_an_image_again_is_no_head():
     x = inputs = keras.Input((16, 16, 3))
     x = layers.Conv2D(4, 3, 2, padding="same")(x)
     x = layers.Dense(16 * 4)(layers.Flatten()(x))
-    x = layers.Conv2DTranspose(3, 3, 2, padding="same")(layers.Reshape((8, 8, 1))(x))
-    assert "head" not in [block.role for block in find_blocks(keras.Model(inputs, x))]
+    x = layers.Conv2DTranspose(3, 3, 2, padding="same", name="up")(layers.Reshape((8, 8, 1))(x))
+    blocks = find_blocks(keras.Model(inputs, x))
+    assert [x.name for b in blocks if b.role == "head" for x in b.layers] == ["up"]
+
+
+def unet(up, named=True):
+    """A U-Net in one graph, as tutorials write it."""
+
+    def convolved(x, filters, name):
+        for i in range(2):
+            name = name and f"{name}_conv{i}"
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=name)(x)
+        return layers.BatchNormalization()(x)
+
+    x, skips = keras.Input((32, 32, 3)), []
+    inputs = x
+    for i, filters in enumerate((4, 6, 8)):
+        x = convolved(x, filters, f"enc{i}" if named else None)
+        skips.append(x)
+        x = layers.MaxPooling2D()(x)
+    x = convolved(x, 10, "enc3" if named else None)
+    for i, skip in reversed(list(enumerate(skips))):
+        x = layers.Concatenate()([up(x, f"dec{i}_up" if named else None), skip])
+        x = convolved(x, 4, f"dec{i}" if named else None)
+    return keras.Model(inputs, layers.Conv2D(2, 1, activation="softmax", name="mask")(x))
+
+
+def transposed(x, name):
+    return layers.Conv2DTranspose(4, 2, 2, padding="same", name=name)(x)
+
+
+def up_sampled(x, _):
+    return layers.UpSampling2D()(x)
+
+
+def resized(x, _):
+    return keras.ops.image.resize(x, (2 * x.shape[1], 2 * x.shape[2]))
+
+
+@pytest.mark.parametrize("up", [transposed, up_sampled, resized])
+def test_encoder_decoder_and_head_of_a_flat_unet_are_told_apart(up):
+    blocks = find_blocks(unet(up))
+    assert blocks.names == ["enc0", "enc1", "enc2", "enc3", "dec2", "dec1", "dec0", "head"]
+    assert [b.role == "head" for b in blocks] == [False] * 4 + [True] * 4
+    assert [layer.name for layer in blocks["head"].layers] == ["mask"]
+    blocks = find_blocks(unet(up, named=False))
+    assert blocks.names[3:] == ["block3", "decoder4", "decoder5", "decoder6", "head"]
+
+
+def test_a_decoder_on_a_pretrained_encoder_is_head_flat_or_nested():
+    encoder = residual_net((64, 64, 3))
+    skips = [encoder.get_layer(f"stack{i}_block1_add").output for i in range(3)]
+    nested = keras.Model(encoder.input, skips, name="encoder")
+    inputs = keras.Input((64, 64, 3))
+    for image, (low, middle, x) in ((encoder.input, skips), (inputs, nested(inputs))):
+        lateral = layers.Conv2D(4, 1, name="lateral")(middle)
+        x = layers.Add()([transposed(x, "up0"), lateral])
+        x = layers.Concatenate()([transposed(x, "up1"), low])
+        blocks = find_blocks(keras.Model(image, layers.Conv2D(2, 3, padding="same")(x)))
+        assert blocks.names == ["stem", "stack0", "stack1", "stack2", "up0", "up1", "head"]
+        assert [b.role for b in blocks][-3:] == ["head"] * 3
+        assert {"up0", "lateral"} == {layer.name for layer in blocks["up0"].layers}
+
+
+def test_an_image_that_is_enlarged_and_classified_has_no_decoder():
+    x = inputs = keras.Input((32, 32, 3))
+    for i in range(3):
+        x = layers.Conv2D(4, 3, 2, padding="same", name=f"conv{i}")(x)
+    pooled = layers.UpSampling2D(4)(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    x = layers.Concatenate()([layers.ZeroPadding2D()(x)[:, 1:-1, 1:-1], pooled])
+    x = layers.Conv2D(4, 3, name="conv3")(layers.UpSampling2D()(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    blocks = find_blocks(keras.Model(inputs, layers.Dense(2, name="logits")(x)))
+    assert [layer.name for layer in blocks["head"].layers] == ["logits"]
 
 
 def test_dropout_before_the_last_dense_is_in_the_head():

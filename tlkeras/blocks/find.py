@@ -168,9 +168,9 @@ def find_blocks(model: keras.Model) -> Blocks:
     head = _head(parts) if head is None else head
     runs = _runs(parts[:head])
     blocks = [_block(_role(i, len(runs)), run) for i, run in enumerate(runs)]
-    if head < len(parts):
-        blocks.append(_block("head", parts[head:]))
-    for block, name in zip(blocks, block_names(runs, len(blocks)), strict=True):
+    decoder, last = _decoder(parts, head)
+    blocks += [_block("head", run) for run in [*decoder, last] if run]
+    for block, name in zip(blocks, block_names(runs, decoder, bool(last)), strict=True):
         block.name = name
     return Blocks(model, blocks)
 
@@ -197,6 +197,16 @@ def _head(parts: Sequence[Part]) -> int:
     return head
 
 
+def _decoder(parts: Sequence[Part], head: int) -> tuple[list[Sequence[Part]], Sequence[Part]]:
+    """What follows the backbone: blocks that make the image larger again, and the head proper."""
+    rest = parts[head:]
+    small = parts[head - 1].positions if head else 1
+    last = max((i for i, part in enumerate(rest) if part.learns), default=0)
+    if small < 2 or all(part.positions < 2 * small for part in rest[:last]):
+        return [], rest
+    return _cut(rest[:last], _joints(rest[:last], 0)), rest[last:]
+
+
 def _drops(part: Part) -> bool:
     return any(type(op).__name__.endswith("Dropout") for op in part.ops) and not part.owners
 
@@ -204,11 +214,14 @@ def _drops(part: Part) -> bool:
 def _runs(parts: Sequence[Part]) -> list[Sequence[Part]]:
     """Group the parts of a backbone into blocks."""
     for fineness in range(3):
-        joints = _joints(parts, fineness)
-        runs = [parts[a:b] for a, b in zip(joints, [*joints[1:], len(parts)], strict=True)]
+        runs = _cut(parts, _joints(parts, fineness))
         if len(runs) >= FEW or any(part.attends for part in parts):
             break
     return [run for run in runs if run]
+
+
+def _cut(parts: Sequence[Part], joints: list[int]) -> list[Sequence[Part]]:
+    return [parts[a:b] for a, b in zip(joints, [*joints[1:], len(parts)], strict=True)]
 
 
 def _joints(parts: Sequence[Part], fineness: int) -> list[int]:

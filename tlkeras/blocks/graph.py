@@ -4,7 +4,7 @@
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -97,9 +97,7 @@ class Graph:
             inputs.append(self._add(tensor, shape, net))
         self.inputs = set(inputs)
         self.outputs = set(self._walk(net, inputs))
-        # What runs beside the network and does not make it wide: inputs read later, and masks.
-        masks = {id(mask_of(tensor)) for tensor in self.tensors}
-        self.beside = self.inputs | {k for k, t in enumerate(self.tensors) if id(t) in masks}
+        self.sizes = list(map(positions, self.shapes))
         self._look()
 
     def _look(self) -> None:
@@ -108,6 +106,38 @@ class Graph:
         self.owners = [owners(step.op) for step in self.steps]
         self.attends = [attends(step.op) for step in self.steps]
         self.live = self._live()
+        # What runs beside the network and does not make it wide: inputs read later, masks, skips.
+        masks, skips = {id(mask_of(tensor)) for tensor in self.tensors}, self._skips()
+        beside = self.inputs | {k for k, t in enumerate(self.tensors) if id(t) in masks}
+        self.main = [
+            {key for key in live - beside if skips.get(key, i) >= i}
+            for i, live in enumerate(self.live)
+        ]
+
+    def enlarged(self, i: int) -> int:
+        """How many positions step `i` makes twice as many of, or more; 0 if it does not."""
+        op, reads, writes = self.steps[i]
+        size = sum(self.sizes[key] for key in reads)
+        ranks = {len(self.shapes[key]) for key in [*reads, *writes]}
+        if size < 2 or len(ranks) > 1 or "Pad" in type(op).__name__:
+            return 0
+        return size if any(self.sizes[key] >= 2 * size for key in writes) else 0
+
+    def _skips(self) -> dict[int, int]:
+        """Tensors that join, larger, what was made of them by shrinking and enlarging, as a U-Net's
+        do; with the step from which on they only wait for that."""
+        readers: defaultdict[int, list[int]] = defaultdict(list)
+        for i, step in enumerate(self.steps):
+            for key in step.reads:
+                readers[key].append(i)
+        skips = {}
+        for up in filter(self.enlarged, range(len(self.steps))):
+            needed = self.before({up})
+            for key in {key for i in needed for key in self.steps[i].writes}:
+                larger = self.sizes[key] > self.enlarged(up)
+                if larger and not needed.issuperset(readers[key]):
+                    skips[key] = readers[key][0]
+        return skips
 
     def before(self, steps: Collection[int]) -> set[int]:
         """These steps, and all whose outputs they need."""
@@ -126,6 +156,10 @@ class Graph:
                 found.add(i)
                 known.update(step.writes)
         return found
+
+    def learns(self, steps: Collection[int]) -> bool:
+        """Whether any of these steps holds weights that were made to be trained."""
+        return any(learns(layer) for i in steps for layer, _ in self.owners[i])
 
     def put_first(self, chosen: set[int]) -> None:
         """Moves the steps `chosen`, and all that they need, before the others."""
@@ -219,9 +253,7 @@ class Graph:
 
         A run that is still too much for one block is cut again where one more tensor is live.
         """
-        ends = [
-            i for i in range(first, last) if i in forced or len(self.live[i] - self.beside) <= width
-        ]
+        ends = [i for i in range(first, last) if i in forced or len(self.main[i]) <= width]
         start = first
         for end in [*ends, last]:
             held = sum(map(bool, self.owners[start : end + 1]))

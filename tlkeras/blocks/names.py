@@ -11,8 +11,11 @@ from tlkeras.blocks import graph
 from tlkeras.blocks.parts import Part, kernels
 
 
-def block_names(runs: Sequence[Sequence[Part]], count: int) -> list[str]:
-    """Names for `count` blocks, of which the first are `runs` and one more is the head."""
+def block_names(
+    backbone: Sequence[Sequence[Part]], decoder: Sequence[Sequence[Part]], head: bool
+) -> list[str]:
+    """Names for the blocks of a backbone and a decoder, and for the head where there is one."""
+    runs = [*backbone, *decoder]
     votes, anew = [_votes(run) for run in runs], {""}
     for (word, mine), (other, theirs) in pairwise(votes):
         common = set(mine) & set(theirs) if word == other else ()
@@ -46,10 +49,10 @@ def block_names(runs: Sequence[Sequence[Part]], count: int) -> list[str]:
         if name and names.count(name) == 1
         else tower
         if name and towers.count(tower) == 1
-        else f"block{i}"
+        else f"{'block' if i < len(backbone) else 'decoder'}{i}"
         for i, (name, tower) in enumerate(zip(names, towers, strict=True))
     ]
-    names += ["head"] * (count - len(runs))
+    names += ["head"] * head
     return [f"{name}.{i}" if name in names[:i] else name for i, name in enumerate(names)]
 
 

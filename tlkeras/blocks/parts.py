@@ -45,12 +45,13 @@ def kernels(owners: Iterable[graph.Owner]) -> int:
 
 def find_parts(model: keras.Model) -> tuple[list[Part], int | None]:
     """The parts of `model`, every weight in one of them, and the number of the part after its
-    nested backbone (None where there is no such backbone or no head after it)."""
+    nested backbone or its encoder (None where there is neither, or no head after it)."""
     whole, net = len(graph.owners(model)), internals.functional(model)
     parts, head = [], None
     if net:
         flow = graph.Graph(net)
         end = _backbone_first(flow)
+        end = _encoder_first(flow) if end is None else end
         parts = _from_graph(flow, whole, end)
         head = next((i + 1 for i, part in enumerate(parts) if part.end == end), None)
     else:
@@ -96,6 +97,21 @@ def _backbone_first(flow: graph.Graph) -> int | None:
     return None
 
 
+def _encoder_first(flow: graph.Graph) -> int | None:
+    """The same for the encoder of a flat U-Net or autoencoder: all that is needed by the step that
+    begins to make the image larger again, where it is smallest."""
+    whole = set(range(len(flow.steps)))
+    ups = [i for i in whole if flow.enlarged(i) and flow.learns(flow.before({i}) - {i})]
+    first = min(ups, key=flow.enlarged, default=0)
+    encoder = flow.before({first}) - {first}
+    given = {key for i in encoder for key in flow.steps[i].reads}
+    ends = [max((flow.sizes[key] for key in keys), default=0) for keys in (given, flow.outputs)]
+    if not ups or min(ends) < 2 * flow.enlarged(first) or not flow.learns(whole - encoder):
+        return None
+    flow.put_first(encoder)
+    return len(encoder) - 1
+
+
 def _is_tower(flow: graph.Graph, first: int, last: int) -> bool:
     """Whether these steps look at images, sequences or tokens, not at a vector of numbers."""
     layers = [layer for held in flow.owners[first : last + 1] for layer, _ in held]
@@ -119,7 +135,7 @@ def _from_graph(flow: graph.Graph, whole: int, end: int | None = None) -> list[P
 def _part(flow: graph.Graph, first: int, last: int) -> Part:
     """The steps `first` to `last` as one part."""
     steps, leaving = flow.steps[first : last + 1], flow.leaving(last)
-    live = flow.live[last] - flow.beside or flow.outputs
+    live = flow.main[last] or flow.outputs
     homes = [op.name for op, a, b in flow.spans if a <= last <= b]
     part = Part(
         owners=[owner for held in flow.owners[first : last + 1] for owner in held],
@@ -128,7 +144,7 @@ def _part(flow: graph.Graph, first: int, last: int) -> Part:
         end=last,
         home=homes[-1] if homes else None,
         attends=any(flow.attends[first : last + 1]),
-        positions=graph.positions(flow.shapes[max(live)]),
+        positions=flow.sizes[max(live)],
         cost=sum(math.prod(side or 1 for side in flow.shapes[key][1:]) for key in live),
         vector=len(leaving) == 1 and len(flow.shapes[min(leaving)]) == 2,
     )
