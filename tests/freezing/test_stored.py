@@ -1,6 +1,7 @@
 """What is frozen is frozen in a loaded model, or said and put back by one call."""
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 from small import small_backbone, with_head
@@ -25,6 +26,20 @@ class Tokens(keras.layers.Layer):
 
     def call(self, x):
         return self.dense(x) + self.token
+
+
+@keras.saving.register_keras_serializable("tests")
+class Scale(keras.layers.Layer):
+    """Writes down its name alone."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], name="scale")
+
+    def call(self, x):
+        return x * self.scale
+
+    def get_config(self):
+        return {"name": self.name}
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -62,6 +77,7 @@ MODELS = {  # with what is forgotten when all but the head is frozen
         [],
     ),
     "token": (lambda: flat(Tokens(name="tokens")), ["tokens"]),
+    "no flag in its config": (lambda: flat(Scale(name="scaling")), ["scaling"]),
     "attention": (lambda: flat(keras.layers.MultiHeadAttention(1, 4, name="att")), ["att"]),
     "recurrent": (
         lambda: flat(
@@ -106,7 +122,7 @@ def test_the_loaded_model_learns_the_same_or_it_is_said_and_put_back(name, tmp_p
         same = positions(loaded) == positions(model)
         assert same == (not text)
         if policy == head_only():
-            found = [name.rstrip("_0123456789") for name in forgotten(model)]
+            found = [layer.name.rstrip("_0123456789") for layer in forgotten(model)]
             assert found == expected
         freeze(loaded, policy)
         assert positions(loaded) == positions(model)
@@ -133,6 +149,53 @@ def test_the_call_names_the_blocks_where_no_policy_of_ours_was_used():
     assert "tlk.policies.named('head'), batchnorm='train'" in text
 
 
+def close_one(tokens):
+    tokens.dense.trainable = False
+
+
+def close_all(tokens):
+    tokens.trainable = False
+
+
+def close_a_variable(tokens):
+    tokens.dense.bias.trainable = False
+
+
+def close_inside_a_transformer_layer(layer):
+    layer._feedforward_intermediate_dense.trainable = False
+
+
+HIDDEN = {  # what the user closes inside a layer, and how it is called
+    "tokens/dense": (Tokens, close_one),
+    "tokens": (Tokens, close_all),
+    "tokens/dense/bias": (Tokens, close_a_variable),
+    "tokens/feedforward_intermediate_dense": (
+        lambda name: keras_hub.layers.TransformerEncoder(8, 2, name=name),
+        close_inside_a_transformer_layer,
+    ),
+}
+
+
+@pytest.mark.parametrize("closed", HIDDEN)
+def test_what_the_user_closed_inside_a_layer_stays_and_after_a_file_it_is_said(closed, tmp_path):
+    make, close = HIDDEN[closed]
+    model = flat(make(name="tokens"))
+    close(model.get_layer("tokens"))
+    for policy in (head_only(), last_blocks(1), all_blocks()):
+        freeze(model, policy)
+        learning = {v.path for v in model.trainable_variables}
+        assert not any(path.startswith(closed) for path in learning)
+    text = remark(model, all_blocks(), freeze(model, all_blocks()).blocks, "frozen")
+    assert f"close {closed} again, as you had, then call" in text
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    close(loaded.get_layer(index=3))
+    freeze(loaded, all_blocks())
+    assert positions(loaded) == positions(model)
+    freeze(loaded, all_blocks(), reopen=True)
+    assert all(positions(loaded))
+
+
 def test_lora_and_state_that_is_held_are_said():
     model = with_head(small_backbone())
     freeze(model, all_blocks())
@@ -143,4 +206,4 @@ def test_lora_and_state_that_is_held_are_said():
     x = keras.layers.SpectralNormalization(keras.layers.Conv2D(4, 3), name="sn")(image)
     model = with_head(keras.Model(image, keras.layers.Conv2D(4, 3)(x), name="backbone"))
     freeze(model, head_only())
-    assert forgotten(model) == ["sn"]
+    assert [layer.name for layer in forgotten(model)] == ["sn"]

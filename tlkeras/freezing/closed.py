@@ -22,10 +22,12 @@ def closed_by_user(blocks: Blocks) -> list[keras.Variable]:
     file that the model is from. Not: a backbone or a model that is closed as a whole, and
     BatchNorm that is closed in all of the backbone, for that is a mode.
     """
-    layers = internals.all_layers(blocks.model)
+    layers, shut = internals.all_layers(blocks.model), _shut(blocks.model)
     bases = {id(v): v for layer in layers for v in lora_bases(layer)}
     backbone = [block for block in blocks if block.role != "head"]
-    free = next((part for part in (blocks, backbone) if _closed_whole(blocks.model, part)), [])
+    free = next(
+        (part for part in (blocks, backbone) if _closed_whole(blocks.model, part, shut)), []
+    )
     free_ids = {id(weight) for block in free for weight in block.weights}
     free_ids |= {id(variable) for variable in _closed_norms(backbone)}
     free_ids |= {id(variable) for layer in layers for variable in _new_factors(layer)}
@@ -33,13 +35,27 @@ def closed_by_user(blocks: Blocks) -> list[keras.Variable]:
     return [
         variable
         for key, variable in made.items()
-        if not variable.trainable
+        if key in shut
         and (
             _mark(variable) != REOPENED
             if key in bases
             else _mark(variable) != OURS and key not in free_ids
         )
     ]
+
+
+def _shut(model: keras.Model) -> set[int]:
+    """Ids of the variables that are closed, by their own flag or by that of a layer around them:
+    where all inside it is open, that is what loading leaves of a layer that was closed."""
+    shut = set[int]()
+    for layer in internals.all_layers(model):
+        shut |= {id(v) for v in internals.trainable_kind(layer) if not v.trainable}
+        if internals.flag(layer) or isinstance(layer, keras.Model):
+            continue
+        inside = [x for child in internals.children(layer) for x in internals.all_layers(child)]
+        made = [v for x in inside for v in internals.trainable_kind(x)]
+        shut |= {id(v) for v in made} if all(v.trainable for v in made) else set()
+    return shut
 
 
 def lora_bases(layer: keras.Layer) -> list[keras.Variable]:
@@ -81,17 +97,22 @@ def forget_open(model: keras.Model) -> None:
                 variable.closed_by = ""
 
 
+def is_users(variable: keras.Variable) -> bool:
+    """Whether `freeze` found the variable closed by the user."""
+    return not variable.trainable and _mark(variable) == THEIRS
+
+
 def _mark(variable: keras.Variable) -> str:
     return getattr(variable, "closed_by", "")
 
 
-def _closed_whole(model: keras.Model, blocks: Sequence[Block]) -> bool:
+def _closed_whole(model: keras.Model, blocks: Sequence[Block], closed: set[int]) -> bool:
     """Whether all of `blocks` was closed at once: by one flag of a model around them, or layer
     after layer: two or more, or some that have no weights (which tlkeras leaves alone)."""
     held = [(layer, v) for b in blocks for layer in b.layers for v in _learnable(b, layer)]
-    if not held or any(variable.trainable for _, variable in held):
-        return False
     wanted = {id(variable) for _, variable in held}
+    if not held or not wanted <= closed:
+        return False
     shut = [layer for layer in internals.all_layers(model) if not internals.flag(layer)]
     for layer in shut:
         around = isinstance(layer, keras.Model) and wanted <= {id(w) for w in layer.weights}

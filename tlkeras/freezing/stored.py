@@ -12,17 +12,18 @@ import keras
 
 from tlkeras.blocks import internals
 from tlkeras.blocks.find import find_blocks
-from tlkeras.freezing.closed import lora_bases
+from tlkeras.freezing.closed import is_users, lora_bases
 from tlkeras.freezing.inference import is_held
 from tlkeras.freezing.policies import Policy
 
 HANDING_ON = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.Bidirectional)
 
 
-def forgotten(model: keras.Model) -> list[str]:
-    """Names of the layers that would learn, or update their state, otherwise than they do now once
-    `model` has been saved and loaded; of layers inside one that hides them, that one's name."""
-    return list(dict.fromkeys(_forgotten(model, _written_in(model), "")))
+def forgotten(model: keras.Model) -> list[keras.Layer]:
+    """The layers that would learn, or update their state, otherwise than they do now once `model`
+    has been saved and loaded; of layers inside one that hides them, that one."""
+    found = _forgotten(model, _written_in(model), None)
+    return list({id(layer): layer for layer in found}.values())
 
 
 def remark(model: keras.Model, policy: object, learning: Sequence[str], batchnorm: str) -> str:
@@ -32,34 +33,54 @@ def remark(model: keras.Model, policy: object, learning: Sequence[str], batchnor
         policy: of the last stage. learning: names of the blocks that learned in it.
         batchnorm: its mode.
     """
-    names = forgotten(model)
-    if not names:
+    layers = forgotten(model)
+    if not layers:
         return ""
     blocks = find_blocks(model)
     same = isinstance(policy, Policy) and {b.name for b in policy(blocks)} == set(learning)
     call = str(policy) if same else f"named({', '.join(map(repr, learning))})"
-    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    closed = [path for layer in layers for path in _closed_by_user(layer)]
+    again = f"close {_some(closed)} again, as you had, then " if closed else ""
     text = (
-        f"Keras does not save all of what is frozen in {some}: a model loaded from a file would "
-        f"train it. After loading, call tlk.freeze(model, tlk.policies.{call}, "
-        f"batchnorm={batchnorm!r}), and compile."
+        f"Keras does not save all of what is frozen in {_some([x.name for x in layers])}: a model "
+        f"loaded from a file would train it. After loading, {again}call tlk.freeze(model, "
+        f"tlk.policies.{call}, batchnorm={batchnorm!r}), and compile."
     )
     if any(lora_bases(layer) for layer in internals.all_layers(model)):
-        text += " The factors of LoRA are merged into their weights in the file."
+        text += (
+            " In the file the factors of LoRA are merged into their weights: a loaded layer has "
+            "none, or two of zeros that never learn."
+        )
     return text
 
 
-def _forgotten(layer: keras.Layer, written: bool, hidden_by: str) -> Iterator[str]:
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _closed_by_user(layer: keras.Layer) -> list[str]:
+    """Paths of what the user closed in `layer`: of whole layers where all of it is closed."""
+    made = [v for x in internals.all_layers(layer) for v in internals.trainable_kind(x)]
+    bases = {id(v) for x in internals.all_layers(layer) for v in lora_bases(x)}
+    closed = [v for v in made if is_users(v) and id(v) not in bases]
+    if closed and len(closed) == len(made):
+        return [layer.path or layer.name]
+    own = {id(v) for v in internals.trainable_kind(layer)}
+    inside = [path for child in internals.children(layer) for path in _closed_by_user(child)]
+    return [v.path for v in closed if id(v) in own] + inside
+
+
+def _forgotten(
+    layer: keras.Layer, written: bool, hidden_by: keras.Layer | None
+) -> Iterator[keras.Layer]:
     """Args: written: whether the layers in `layer` are written down one by one. hidden_by: the
-    name of the layer around it in which they are not, or ""."""
-    opens = internals.flag(layer) if not hidden_by else True
-    if any(variable.trainable != opens for variable in internals.trainable_kind(layer)):
-        yield hidden_by or layer.name
-    if is_held(layer):
-        yield hidden_by or layer.name
+    layer around it in which they are not, or None."""
+    made = internals.trainable_kind(layer)
+    closes = made and not hidden_by and not layer.get_config().get("trainable", True)
+    if is_held(layer) or any(v.trainable == closes for v in made):
+        yield hidden_by or layer
     for child in internals.children(layer):
-        hides = hidden_by or ("" if written else layer.name)
-        yield from _forgotten(child, _written_in(child), hides)
+        yield from _forgotten(child, _written_in(child), hidden_by or (None if written else layer))
 
 
 def _written_in(layer: keras.Layer) -> bool:
