@@ -123,6 +123,13 @@ def test_grad_cam_comes_with_the_examples(model):
     assert found.uncertain[0].heat.shape == (2, 2) and not model.layers[-1]._outbound_nodes
 
 
+def test_a_model_that_diverged_is_not_judged():
+    model = bright(activation="softmax")
+    model.layers[-1].set_weights([np.full((3, 2), np.nan), np.zeros(2)])
+    with pytest.raises(ValueError, match="diverge"):
+        tlk.interpret(model, (np.zeros((4, 8, 8, 3)), np.arange(4) % 2))
+
+
 @pytest.mark.parametrize(
     ("labels", "options", "says"),
     [

@@ -57,7 +57,7 @@ def fit(*more):
 
 def result_of(*more):
     assert fit(*more) == 0
-    return json.loads(Path("runs/shots/result.json").read_text())
+    return json.loads(Path("runs/shots/run.json").read_text())["result"]
 
 
 def test_several_labels(shots, capsys):

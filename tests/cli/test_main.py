@@ -16,6 +16,7 @@ import tlkeras as tlk
 from tlkeras.cli import fit as command
 from tlkeras.cli import main, tasks
 from tlkeras.tasks import online
+from tlkeras.training import run_folder
 
 FAST = {
     "head_only": {"epochs": 2},
@@ -67,14 +68,16 @@ def test_fit_leaves_a_model_and_its_record(fit, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.splitlines()[-1].startswith("test accuracy ") and "on 7 images" in out
     folder = tmp_path / "runs" / "photos"
-    assert sorted(p.name for p in folder.iterdir()) == sorted(command.WRITTEN)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(run_folder.WRITTEN)
     model = keras.saving.load_model(folder / "model.keras")
     assert model.predict(np.zeros((1, 16, 16, 3)), verbose=0).shape == (1, 2)
     rows = list(csv.DictReader((folder / "history.csv").open()))
     assert [row["stage"] for row in rows] == ["head", "tune"]
     assert float(rows[0]["val_accuracy"]) >= 0
-    plan = tlk.Plan.from_dict(json.loads((folder / "plan.json").read_text()))
-    assert [stage.epochs for stage in plan.stages] == [1, 1]
+    run = tlk.load_run(folder)
+    assert [stage.epochs for stage in run.plan.stages] == [1, 1]
+    assert run.classes == ("bright", "dark")
+    assert run.record["command"].startswith("tlkeras fit photos --backbone ")
     assert Image.open(folder / "history.png").size[0] > 300
 
 
@@ -90,7 +93,7 @@ def test_json_is_one_object_and_nothing_else(fit, tmp_path, capsys):
     assert (first["name"], first["epochs"], first["learning_rate"]) == ("head", 1, 1e-3)
     assert first["trainable_parameters"] < second["trainable_parameters"]
     assert (tmp_path / result["model_path"]).is_file()
-    assert json.loads((tmp_path / "runs/photos/result.json").read_text()) == result
+    assert json.loads((tmp_path / "runs/photos/run.json").read_text())["result"] == result
 
 
 def test_the_accuracy_printed_is_that_of_the_model_written(fit, tmp_path, capsys):
@@ -122,6 +125,23 @@ def test_results_are_written_again_but_nothing_else_is_touched(fit, tmp_path, ca
     assert "thesis.txt" in capsys.readouterr().err
     assert fit("--quiet", "--out", "mine", "--force") == 0
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_report_says_how_good_it_is(fit, tmp_path, capsys):
+    assert fit("--json") == 0
+    accuracy = json.loads(capsys.readouterr().out)["test_accuracy"]
+    text = (tmp_path / "runs/photos/report.html").read_text()
+    assert f"Accuracy {accuracy:.1%} on 7 test images" in text and "tlkeras fit photos" in text
+    assert str(tlk.load_run("runs/photos").record["network"]["name"]) == "small.keras"
+
+
+def test_a_report_that_fails_costs_no_training(fit, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(tlk, "interpret", fails, raising=False)
+    assert fit() == 0
+    assert "no space left" in capsys.readouterr().err and tlk.load_run("runs/photos").classes
 
 
 def test_validation_accuracy_stands_in_where_there_is_no_test(fit, photos, tmp_path, capsys):

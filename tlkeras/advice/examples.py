@@ -8,7 +8,7 @@ import numpy as np
 
 from tlkeras.advice.asking import Asked
 from tlkeras.advice.gradcam import gradcam
-from tlkeras.advice.predictions import CLASS, NUMBER
+from tlkeras.advice.predictions import CLASS, LABELS, NUMBER
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,33 +58,38 @@ class Kept:
 
 
 def shown(
-    rows: list[tuple], asked: Asked, names: Sequence[str], files: Sequence[str]
+    rows: list[tuple],
+    asked: Asked,
+    names: Sequence[str],
+    files: Sequence[str],
+    thresholds: Sequence[float] | None,
 ) -> tuple[Example, ...]:
+    """The rows of `Kept` as examples, with maps of where the model looked."""
     if not rows:
         return ()
-    images = np.stack([row[2] for row in rows])
-    explained = np.array([0 if asked.two else int(row[3].argmax()) for row in rows])
-    heats = gradcam(asked.model, images, explained)
-    found = []
+    explained = np.array([row[3].argmax() for row in rows])
+    if asked.two:  # a lower score speaks for the first class
+        explained = 2.0 * explained[:, None] - 1
+    heats = gradcam(asked.model, np.stack([row[2] for row in rows]), explained)
+    limits, found = np.array(thresholds or 0.5), []
     for place, (bad, number, image, given, truth) in enumerate(rows):
-        said, true, sure = _words(given, truth, names, asked.kind)
+        if asked.kind == CLASS:
+            said, sure = given.argmax(), float(given.max())
+        elif asked.kind == LABELS:
+            said, sure = given >= limits, float(np.maximum(given, 1 - given).min())
+        else:
+            said, sure = given, bad
+        true, answer = (_words(value, names, asked.kind) for value in (truth, said))
         heat = None if heats is None else heats[place]
         file = str(files[number]) if len(files) else ""
-        found.append(Example(image, true, said, bad if sure is None else sure, file, heat))
+        found.append(Example(image, true, answer, sure, file, heat))
     return tuple(found)
 
 
-def _words(
-    given: np.ndarray, truth: Any, names: Sequence[str], kind: str
-) -> tuple[str, str, float | None]:
-    """What was said, what is true, and the probability of what was said."""
+def _words(value: Any, names: Sequence[str], kind: str) -> str:
+    """A class by its number, labels by which of them are there, or numbers."""
     if kind == CLASS:
-        return names[int(given.argmax())], names[int(truth)], float(given.max())
+        return names[int(value)]
     if kind == NUMBER:
-        said, true = (" ".join(f"{value:.4g}" for value in row) for row in (given, truth))
-        return said, true, None
-    said, true = (
-        ", ".join(name for name, there in zip(names, row >= 0.5, strict=True) if there) or "none"
-        for row in (given, truth)
-    )
-    return said, true, float(np.maximum(given, 1 - given).min())
+        return " ".join(f"{number:.4g}" for number in value)
+    return ", ".join(name for name, there in zip(names, value, strict=True) if there) or "none"

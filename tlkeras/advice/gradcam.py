@@ -17,7 +17,8 @@ def gradcam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.n
 
     Args:
         model: with a head. images: (n, height, width, channels), as the model takes them.
-        classes: (n,), of each image the number of the output that is explained.
+        classes: (n,), of each image the number of the output that is explained; or (n, outputs),
+            how much each of them counts.
 
     Returns:
         (n, rows, columns) of the map, each scaled to 0..1; 0 where nothing speaks for the class.
@@ -38,7 +39,8 @@ def gradcam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.n
             return None
         below, above = blocks.split(last.name)
         maps = keras.ops.convert_to_numpy(below(images, training=False)).astype("float32")
-        wanted = np.eye(scored.output_shape[-1], dtype="float32")[classes]
+        every = np.eye(scored.output_shape[-1], dtype="float32")
+        wanted = every[classes] if classes.ndim == 1 else classes.astype("float32")
         slopes = _slopes(above, maps, wanted)
     weights = slopes.mean(axis=(1, 2), keepdims=True)
     heat = np.maximum((weights * maps).sum(-1), 0)

@@ -105,6 +105,7 @@ def interpret(
     *,
     classes: Sequence[str] | None = None,
     validation_data: Any = None,
+    thresholds: Sequence[float] | None = None,
     examples: int = 8,
 ) -> Interpretation:
     """Judges a model on data that it was not trained on, and shows where it errs.
@@ -117,6 +118,8 @@ def interpret(
         classes: names. None: those of the task or the run, or numbers.
         validation_data: other examples, on which the temperature of calibration is chosen, never
             on those judged. None: the task's validation split, if test is judged.
+        thresholds: of several labels, the probability from which each is there. None: those of
+            the run, or one half.
         examples: how many of the worst, and of the most uncertain, are kept with their image and
             a map of where the model looked (Grad-CAM). They are for looking: whoever changes
             the model by what test images show has no test images any more.
@@ -142,8 +145,9 @@ def interpret(
         if chosen_on is not None and asked.kind == CLASS:
             other = _outputs(asked, chosen_on, None)
         record = {"split": split, "count": len(found[1]), "names": names, "kind": asked.kind}
-        record |= judge(found, asked.kind, names, other)
-        worst, uncertain = (shown(rows, asked, names, files) for rows in kept.found)
+        limits = thresholds or asked.record.get("thresholds")
+        record |= judge(found, asked.kind, names, other, limits)
+        worst, uncertain = (shown(rows, asked, names, files, limits) for rows in kept.found)
     return Interpretation(record, worst, uncertain)
 
 
@@ -180,6 +184,8 @@ def _outputs(asked: Asked, data: Any, kept: Kept | None) -> Judged:
     outputs, truths, count = [], [], 0
     for x, y, *_ in chunks(data):
         given = asked.ask(x)
+        if not np.isfinite(given).all():
+            raise ValueError("Expected numbers from the model; found NaN. Did training diverge?")
         truth = _truth(np.asarray(y), given, asked.kind)
         if kept is not None:
             kept.look(x, given, truth, count)

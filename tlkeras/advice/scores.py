@@ -16,7 +16,11 @@ Judged = tuple[np.ndarray, np.ndarray]  # what the model gave, and the truth
 
 
 def judge(
-    found: Judged, kind: str, classes: Sequence[str], chosen_on: Judged | None = None
+    found: Judged,
+    kind: str,
+    classes: Sequence[str],
+    chosen_on: Judged | None = None,
+    thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Scores, classes and calibration as plain values.
 
@@ -24,10 +28,13 @@ def judge(
         found: outputs (examples, classes), and class numbers, rows of 0 and 1, or numbers.
         kind: "class", "labels" or "number". classes: names.
         chosen_on: the same of other examples, on which what is chosen (a temperature) is chosen.
+        thresholds: from which probability a label is there; None: one half.
     """
     if kind == CLASS:
         return _of_classes(*found, classes, chosen_on)
-    return (_of_labels if kind == LABELS else _of_numbers)(*found, classes)
+    if kind == LABELS:
+        return _of_labels(*found, classes, np.array(thresholds or 0.5))
+    return _of_numbers(*found)
 
 
 def _of_classes(
@@ -96,8 +103,10 @@ def _confused(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]
     ]  # fmt: skip
 
 
-def _of_labels(given: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    said = given >= 0.5
+def _of_labels(
+    given: np.ndarray, truth: np.ndarray, classes: Sequence[str], limits: np.ndarray
+) -> dict[str, Any]:
+    said = given >= limits
     each = _each(truth, said, classes, average=None)
     for row, true, score in zip(each, truth.T, given.T, strict=True):
         known = true.any()  # of a label that no example has there is none
@@ -113,7 +122,7 @@ def _of_labels(given: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> 
     return {"scores": scores, "classes": each}
 
 
-def _of_numbers(given: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def _of_numbers(given: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     given, truth = given.reshape(len(given), -1), truth.reshape(len(truth), -1)
     scores = {
         "mean absolute error": float(metrics.mean_absolute_error(truth, given)),

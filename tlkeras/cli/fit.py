@@ -2,15 +2,12 @@
 
 import argparse
 import contextlib
-import csv
 import io
 import json
 import math
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -39,7 +36,6 @@ REASONS = {
     "glyph_resnet": "it has learned from printed letters",
 }
 LEAST = {"efficientnet_lite0": 96}  # pixels a side; smaller images are enlarged
-WRITTEN = ("model.keras", "history.csv", "history.png", "plan.json", "result.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,9 +102,10 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
 
     from tlkeras.cli import fit_options
     from tlkeras.tasks import targets
+    from tlkeras.training.run_folder import check_folder
 
     out = options.out or Path("runs") / Path(options.task).resolve().name
-    _check_out(out, Path(options.task), options.force)
+    _check_place(check_folder(out, options.force), Path(options.task))
     _check_numbers(options)
     task, network = _load(options, talk)
     weights = targets.class_weights(task) if options.class_weight else None
@@ -118,9 +115,6 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     plan = getattr(tlk.recipes, options.recipe)(**SETTINGS[options.recipe])
     plan = fit_options.changed(plan, options.epochs, options.augment, task.kind, options.seed)
     print(f"\n{tlk.find_blocks(model)!r}\n\n{plan!r}\n", file=talk, flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out):
-        pass  # it can be written to: better to know before training
     start = time.perf_counter()
     feed = targets.Feed(task, rows=options.augment == "strong")
     callbacks = [fit_options.TimeBudget(options.time_budget)] if options.time_budget else []
@@ -153,8 +147,22 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         "classes": task.classes,
         "report": task.report,
     }
-    _write(out, run, result)
+    limits = result.get("thresholds")
+    run.save(
+        out, task=task, force=options.force, network=network, seed=options.seed, result=result,
+        thresholds=limits, interpretation=_interpretation(run, task, limits),
+        command=options.command,
+    )  # fmt: skip
     return result
+
+
+def _interpretation(run: "tlk.Run", task: "Task", thresholds: Any) -> Any:
+    """How good it is, or None: whatever fails here must not cost what was trained."""
+    try:
+        return tlk.interpret(run, task, thresholds=thresholds)
+    except Exception as error:
+        print(f"tlkeras: the report says nothing of how good it is: {error}", file=sys.stderr)
+        return None
 
 
 def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str]":
@@ -187,19 +195,13 @@ def _check_numbers(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0; found {value}.")
 
 
-def _check_out(out: Path, task: Path, force: bool) -> None:
-    """Refuses a folder for the results that holds anything but earlier results."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file: choose a folder.")
+def _check_place(out: Path, task: Path) -> None:
+    """That results can be written there: better to know before training."""
     if task.is_dir() and out.resolve().is_relative_to(task.resolve()):
         raise ValueError(f"--out {out} is inside the images' own folder: choose another place.")
-    found = sorted(p.name for p in out.iterdir()) if out.exists() else []
-    foreign = [name for name in found if name not in WRITTEN and not name.startswith(".")]
-    if foreign and not force:
-        raise ValueError(
-            f"--out {out} holds files that `tlkeras fit` did not write ({', '.join(foreign[:3])}): "
-            "choose another folder, or give --force to write beside them."
-        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out if out.exists() else out.parent):
+        pass
 
 
 def _stage(stage: "StageResult") -> dict[str, Any]:
@@ -222,33 +224,6 @@ def _stage(stage: "StageResult") -> dict[str, Any]:
     }
 
 
-def _write(out: Path, run: "tlk.Run", result: dict[str, Any]) -> None:
-    """Writes each file under another name first: one that is there is whole."""
-    columns = run.history
-
-    def history(path: Path) -> None:
-        with path.open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(columns)
-            rows.writerows(zip(*columns.values(), strict=True))
-
-    def store(value: dict[str, Any]) -> Callable[[Path], int]:
-        return lambda path: path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-
-    writers = {
-        "model.keras": run.model.save,
-        "history.csv": history,
-        "history.png": lambda path: run.plot().savefig(path, dpi=120),
-        "plan.json": store(run.plan.to_dict()),
-        "result.json": store(result),
-    }
-    assert set(writers) == set(WRITTEN)
-    for name, write in writers.items():
-        unfinished = out / f".unfinished.{name}"
-        write(unfinished)
-        os.replace(unfinished, out / name)
-
-
 def _last_line(result: dict) -> str:
     name = result["measure"]
     split = "validation" if result[f"test_{name}"] is None else "test"
@@ -256,7 +231,8 @@ def _last_line(result: dict) -> str:
     shown = f"{score:.4g}" if result["kind"] == "number" else f"{score:.1%}"
     line = (
         f"{split} {name.replace('_', ' ')} {shown} on {count:,} images; "
-        f"trained {result['train_seconds']:.0f} s; results in {Path(result['model_path']).parent}"
+        f"trained {result['train_seconds']:.0f} s; "
+        f"report in {Path(result['model_path']).with_name('report.html')}"
     )
     early = result["stopped"] or result["ended"]
     return f"{line}\nstopped early: {early}" if early else line

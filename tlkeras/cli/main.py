@@ -5,6 +5,7 @@ error. Exit status: 0 done, 1 something is broken or diverged, 2 a mistake in wh
 """
 
 import argparse
+import shlex
 import sys
 
 import tlkeras as tlk
@@ -16,6 +17,7 @@ COMMANDS = {"doctor": doctor, "tasks": tasks, "fit": fit, "predict": predict}
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status. A user's mistake costs one line."""
     options = _parser().parse_args(arguments)
+    options.command = shlex.join(["tlkeras", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         return options.run(options)
     except KeyboardInterrupt:

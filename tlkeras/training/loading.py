@@ -91,8 +91,8 @@ def load_run(path: str | os.PathLike) -> SavedRun:
         history = _history(record)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"Expected run.json as tlkeras writes it in {folder}: {error}.") from error
-    unsaved = record["unsaved"]
-    return SavedRun(model, plan, stages, history, unsaved, folder=folder, record=record)  # type: ignore[arg-type]
+    said = record["unsaved"], record.get("kept", "")
+    return SavedRun(model, plan, stages, history, *said, folder, record)  # type: ignore[arg-type]
 
 
 def read_record(folder: Path) -> dict[str, Any]:

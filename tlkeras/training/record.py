@@ -16,7 +16,7 @@ from tlkeras.utils import paths
 from tlkeras.utils.versions import versions
 
 FORMAT = 1
-KNOWN = ("network", "seed", "metrics", "command", "interpretation", "thresholds")
+KNOWN = ("network", "seed", "metrics", "command", "interpretation", "thresholds", "result")
 
 
 def record_of(
@@ -84,6 +84,7 @@ def _training(run: Any) -> dict[str, Any]:
         "stopped": run.stopped,
         "worse": run.worse,
         "unsaved": run.unsaved,
+        "kept": run.kept,
         "versions": versions() | {"python": platform.python_version()},
     }
 

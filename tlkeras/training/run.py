@@ -146,7 +146,7 @@ class Run:
             force: write into a folder that holds other files, beside them.
             known: what the card and the report shall say besides: `network` (its name), `seed`,
                 `metrics` ({"test": {"accuracy": 0.9}}), `interpretation` (of `tlk.interpret`),
-                `command`.
+                `command`, `thresholds` (of several labels), `result` (anything that JSON knows).
 
         Returns:
             The folder.
