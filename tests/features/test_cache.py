@@ -102,6 +102,12 @@ def test_data_that_bring_their_order_keep_it(make_data):
     same([HEAD, LAST], make_data)
 
 
+@pytest.mark.parametrize("make_data", [uneven, dataset, lambda: Batches(*uneven())])
+def test_views_come_in_the_order_of_the_examples(make_data):
+    halved = keras.layers.Rescaling(0.5)  # all views of an image are one
+    same([Stage("head", policies.head_only(), 1e-2, 3, augment=halved, views=2)], make_data)
+
+
 def test_a_flat_model_is_cut_as_well():
     same([HEAD, LAST], uneven, nested=False)
 

@@ -16,6 +16,7 @@ from tlkeras.blocks import internals
 from tlkeras.features.exactness import NotExact
 from tlkeras.features.store import Features
 from tlkeras.inputs import reading
+from tlkeras.inputs.order import ordered
 
 HOOKS = ("on_batch_begin", "on_batch_end") + tuple(
     f"on_{kind}_batch_{end}" for kind in ("train", "test") for end in ("begin", "end")
@@ -53,10 +54,12 @@ class Source(keras.utils.PyDataset):
     ):
         super().__init__()
         self.data, self.features, self.order = data, features, order
+        if augment is not None and order is not None:  # views are drawn here
+            self.order = ordered(data, batch_size, seed, None)
         self.batch_size, self.augment, self.views = batch_size, augment, views or 1
         self.class_weight, self.seed, self.strict = class_weight, seed, strict
-        self.mark, self.epoch, self.changes, self._begun = mark, 0, "", False
-        self._read, self._generation, self._known, self._new = list[tuple](), -1, False, 0
+        self.mark, self.epoch, self.changes = mark, 0, ""
+        self._read, self._new = list[tuple](), 0
         self._arrays = isinstance(data, tuple | list)
         if self._arrays:
             arrays = keras.tree.map_structure(reading.as_numpy, reading.without_none(data))
@@ -73,45 +76,31 @@ class Source(keras.utils.PyDataset):
     def __getitem__(self, number: int) -> tuple:
         self.begin(self.epoch)
         rows, *rest = self._read[number]
-        return (self._outputs(rows), *rest)
-
-    def on_epoch_begin(self) -> None:
-        self._begun = True
-
-    def on_epoch_end(self) -> None:
-        if self._begun and self.order is None and not self._arrays:  # nobody calls `begin`
-            self._begun, self.epoch, self._read = False, self.epoch + 1, []
-            if isinstance(self.data, keras.utils.PyDataset):
-                self.data.on_epoch_end()  # `fit` does so before it validates, and after
+        return (self.features.read(rows), *rest)
 
     def begin(self, epoch: int) -> None:
         """Reads the batches of an epoch, and computes the outputs that are missing."""
-        if self._read and epoch == self.epoch and self._generation == self.features.generation:
+        if self._read and epoch == self.epoch:
             return
-        if self.changes and epoch != self.epoch:
-            self.features.clear()  # nothing in it will come again
-        kept = self._known and self._generation == self.features.generation
-        known, in_memory = self.features.computed, not self.features.on_disk
-        self.epoch = epoch
+        if self.changes:
+            self.features = self.features.for_one_epoch()
+        known, first, self.epoch = self.features.computed, not self._read, epoch
         if hasattr(self.order, "begin"):
             self.order.begin(epoch)
-        if self._arrays and self._generation != self.features.generation:
+        if self._arrays and first:
             self._rows = self._find(self._x)
-        self._generation = self.features.generation
-        self._read, self._known = list(self._batches()), True
-        if kept and not self.changes:
-            moved = in_memory and self.features.on_disk
-            self._look_for_changes(self.features.computed - known, moved)
+        self._read = list(self._batches())
+        if not (first or self.changes):
+            self._look_for_changes(self.features.computed - known)
 
-    def _look_for_changes(self, new: int, moved: bool) -> None:
+    def _look_for_changes(self, new: int) -> None:
         """Notices data that are new in every epoch: keeping their outputs saves nothing.
 
         Args:
-            new: examples that no epoch before had; moved: with them memory did not do.
+            new: examples that no epoch before had.
         """
         self._new += new
-        count = sum(len(rows) for rows, *_ in self._read)
-        if new <= count / 2 and self._new <= count and not (new and moved):
+        if self._new <= sum(len(rows) for rows, *_ in self._read) / 2:
             return
         self.changes = (
             f"{new} examples of epoch {self.epoch + 1} were not in the epoch before, so nothing is "
@@ -120,14 +109,6 @@ class Source(keras.utils.PyDataset):
         if self.strict:
             raise NotExact(f"cache=True, but {self.changes}.")
         warnings.warn(self.changes, RuntimeWarning, stacklevel=3)
-
-    def _outputs(self, rows: np.ndarray) -> np.ndarray:
-        if self._generation != self.features.generation:
-            raise RuntimeError(
-                "Expected the cached outputs of this epoch; they were cleared while it ran. Clear "
-                "a cache between calls of fit_stages."
-            )
-        return self.features.read(rows)
 
     def _batches(self) -> Iterator[tuple]:
         rng = np.random.default_rng([*self.seed, self.epoch, 1])
@@ -139,7 +120,7 @@ class Source(keras.utils.PyDataset):
                 rest = keras.tree.map_structure(lambda array, part=part: array[part], self._rest)
                 yield self._weighted(rows[part], *rest)
         else:
-            data = self.data if self.order is None or self.augment else self.order
+            data = self.data if self.order is None else self.order
             if isinstance(data, keras.utils.PyDataset):
                 data.on_epoch_begin()
             for x, *rest in reading.opened(data):
@@ -147,6 +128,8 @@ class Source(keras.utils.PyDataset):
                 yield self._weighted(rows + rng.integers(self.views, size=len(rows)), *rest)
             if isinstance(data, keras.utils.PyDataset):
                 data.on_epoch_end()
+                if self.order is None:
+                    data.on_epoch_end()  # `fit` does so after it validates, and before
             reading.reopen(data, 1)  # `fit` opens them once more at the end of an epoch
 
     def _find(self, x: Any) -> np.ndarray:
@@ -184,7 +167,7 @@ class Source(keras.utils.PyDataset):
         filled = np.arange(max(count, most // size * size))
         filled[count:] = 0
         rows, *rest = keras.tree.map_structure(lambda part: part[filled], parts)
-        return np.int32(size), np.int32(count), (self._outputs(rows), *rest)
+        return np.int32(size), np.int32(count), (self.features.read(rows), *rest)
 
 
 class Above(keras.Model):
@@ -239,7 +222,7 @@ def fit(
         each_batch: call the callbacks at every batch, which is slower.
     """
     _build_metrics(model, above, source)
-    mirror = _Mirror(above)
+    mirror = _Mirror(above, validation)
     listed = keras.callbacks.CallbackList(
         [*callbacks, mirror], add_history=True, model=model, epochs=epochs, steps=len(source),
         verbose=0,
@@ -262,19 +245,27 @@ def fit(
 def _build_metrics(model: keras.Model, above: keras.Model, source: Source) -> None:
     """So that `model` has the metrics it has in `fit`: EarlyStopping asks them for a direction."""
     x, *rest = source[0]
-    prediction = above(x, training=False)
+    given = above.compute_output_spec(keras.KerasTensor(x.shape, x.dtype))
+    prediction = keras.tree.map_structure(lambda t: keras.ops.zeros(t.shape, t.dtype), given)
     model.compute_metrics(None, rest[0] if rest else None, prediction, *rest[1:2])
     model.reset_metrics()
 
 
 class _Mirror(keras.callbacks.Callback):
-    """Hands the wish to stop on to the model that is trained."""
+    """Hands the wish to stop on to the model that is trained, and the epoch to validation data."""
 
     async_safe = True
 
-    def __init__(self, above: keras.Model):
+    def __init__(self, above: keras.Model, validation: Source | None):
         super().__init__()
-        self.above = above
+        self.above, self.validation, self.epoch = above, validation, 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.epoch = epoch
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        if self.validation is not None:
+            self.validation.begin(self.epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.above.stop_training = self.model.stop_training
@@ -305,9 +296,7 @@ def _loop(
         if validation is not None:
             above.reset_metrics()
             callbacks.on_test_begin()
-            validation.on_epoch_begin()
             tested = _through(above, above.test_function, validation)
-            validation.on_epoch_end()
             callbacks.on_test_end(tested)
             logs |= {f"val_{name}": value for name, value in tested.items()}
         callbacks.on_epoch_end(epoch, logs)

@@ -4,8 +4,6 @@ Layers that Keras documents to do so are taken at their word; anything else is t
 """
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -57,19 +55,17 @@ def doubt(part: keras.Model) -> str:
     """The first thing called in a part that is to be tried, or ""."""
     net = internals.functional(part)
     for node in [] if net is None else internals.nodes(net):
-        inner = internals.functional(node.operation)
-        found = doubt(inner) if inner else _doubt(node.operation)
+        op = node.operation
+        if internals.functional(op):
+            found = doubt(op)
+        elif isinstance(op, keras.Layer):
+            unknown = (layer for layer in internals.all_layers(op) if not _known(layer))
+            found = next((f"{type(layer).__name__} {layer.name!r}" for layer in unknown), "")
+        else:
+            found = f"the operation {type(op).__name__}"
         if found:
             return found
     return ""
-
-
-def _doubt(op: keras.Operation) -> str:
-    layers = internals.all_layers(op) if isinstance(op, keras.Layer) else []
-    for layer in layers:
-        if not _known(layer):
-            return f"{type(layer).__name__} {layer.name!r}"
-    return "" if layers else f"the operation {type(op).__name__}"
 
 
 def _known(layer: keras.Layer) -> bool:
@@ -101,20 +97,23 @@ def check(model: keras.Model, x: Any, doubtful: str) -> None:
     count = len(keras.tree.flatten(x)[0])
     some = keras.tree.map_structure(lambda array: array[: (count + 1) // 2], x)
     turned = keras.tree.map_structure(lambda array: array[::-1], x)
-    held = [v for layer in internals.all_layers(model) for v in _states(layer)]
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
-        with _nothing_drawn(doubtful), _nothing_changed(held, doubtful):
-            expected = _outputs(model, x, False)
-            trained = [_outputs(model, x, True) for _ in range(TRIES)]
-            if model.losses:
-                raise NotExact(f"{doubtful} adds to the loss")
-            alone = _outputs(model, some, False)
-            backwards = _outputs(model, turned, False)[::-1]
+        expected = _outputs(model, x, False, doubtful)
+        trained = [_outputs(model, x, True, doubtful) for _ in range(TRIES)]
+        alone = _outputs(model, some, False, doubtful)
+        backwards = _outputs(model, turned, False, doubtful)[::-1]
     except NotExact:
         raise
     except Exception as error:
         raise NotExact(f"{doubtful} cannot be tried: {error}") from error
-    if not all(_equal(expected, found) for found in trained):
+    finally:
+        found = repr((np.random.get_state(), random.getstate()))  # noqa: NPY002
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+    if found != repr((numpy_state, python_state)):
+        raise NotExact(f"{doubtful} draws random numbers")
+    if not all(_equal(expected, output) for output in trained):
         raise NotExact(
             f"the frozen blocks put out something else in training than otherwise: {doubtful}"
         )
@@ -122,8 +121,19 @@ def check(model: keras.Model, x: Any, doubtful: str) -> None:
         raise NotExact(f"what the frozen blocks put out depends on the batch: {doubtful}")
 
 
-def _outputs(model: keras.Model, x: Any, training: bool) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(model(x, training=training)))
+def _outputs(model: keras.Model, x: Any, training: bool, doubtful: str) -> np.ndarray:
+    """What it puts out, if it does no more: a draw is seen however rarely it changes anything."""
+    with keras.StatelessScope(collect_losses=True) as scope:  # keeps changes from the variables
+        outputs = np.asarray(keras.ops.convert_to_numpy(model(x, training=training)))
+    held = {id(variable): variable for variable in model.variables}
+    for key, value in scope.state_mapping.items():
+        if key not in held or not np.array_equal(
+            keras.ops.convert_to_numpy(value), keras.ops.convert_to_numpy(held[key])
+        ):
+            raise NotExact(f"{doubtful} draws random numbers, or changes a state, in training")
+    if scope.losses:
+        raise NotExact(f"{doubtful} adds to the loss")
+    return outputs
 
 
 def _equal(expected: np.ndarray, found: np.ndarray) -> bool:
@@ -135,49 +145,3 @@ def _equal(expected: np.ndarray, found: np.ndarray) -> bool:
     one, other = expected.astype("float64"), found.astype("float64")
     scale = np.abs(one[np.isfinite(one)]).max(initial=0)
     return np.allclose(other, one, rtol=0, atol=max(TOLERANCE, steps) * scale, equal_nan=True)
-
-
-def _states(layer: keras.Layer) -> list[keras.Variable]:
-    return [] if _known(layer) else [*internals.fixed_kind(layer), *internals.trainable_kind(layer)]
-
-
-@contextmanager
-def _nothing_changed(held: list[keras.Variable], doubtful: str) -> Iterator[None]:
-    before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in held]
-    try:
-        yield
-    finally:
-        changed = [
-            (variable, value)
-            for variable, value in zip(held, before, strict=True)
-            if keras.ops.convert_to_numpy(variable).tobytes() != value.tobytes()
-        ]
-        for variable, value in changed:
-            variable.assign(value)
-    if changed:
-        raise NotExact(f"{doubtful} changes its own state in training")
-
-
-@contextmanager
-def _nothing_drawn(doubtful: str) -> Iterator[None]:
-    """Sees draws however rarely they change anything, and puts the generators back."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    drawn: list[tuple[keras.random.SeedGenerator, Any]] = []
-    original = keras.random.SeedGenerator.next
-
-    def watched(generator: keras.random.SeedGenerator, ordered: bool = True) -> Any:
-        drawn.append((generator, keras.ops.convert_to_numpy(generator.state)))
-        return original(generator, ordered)
-
-    keras.random.SeedGenerator.next = watched
-    try:
-        yield
-    finally:
-        keras.random.SeedGenerator.next = original
-        for generator, state in reversed(drawn):
-            generator.state.assign(state)
-        others = repr((np.random.get_state(), random.getstate()))  # noqa: NPY002
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-    if drawn or others != repr((numpy_state, python_state)):
-        raise NotExact(f"{doubtful} draws random numbers")

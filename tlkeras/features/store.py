@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,8 +30,7 @@ RUN = 32 * 2**20  # bytes of outputs handed over in one call, of which a few cop
 class Features:
     """The outputs of one frozen part, kept by content of the example, in memory or in a file.
 
-    The file has no name in the file system, so nothing is left behind by a crash. Rows belong to
-    a `generation`: after `clear`, those found before are nobody's.
+    The file has no name in the file system, so nothing is left behind by a crash.
 
     `computed` counts the examples that went through that part; `tell` is called with it. `run`
     is how many bytes of outputs to take out at a time.
@@ -44,7 +44,7 @@ class Features:
         """
         self.part: FrozenPart | None = part
         self.shape, self.row_bytes, self.call = part.shape, part.bytes_per_example, part.call
-        self.computed, self.run, self.generation = 0, RUN, 0
+        self.computed, self.run = 0, RUN
         self.parent: Features | None = None
         self.tell: Callable[[int], None] | None = None
         self._model: keras.Model | None = part.below
@@ -73,10 +73,6 @@ class Features:
         return self._count
 
     @property
-    def nbytes(self) -> int:
-        return self._count * self.row_bytes
-
-    @property
     def held(self) -> int:
         """Bytes of memory that are taken or promised."""
         if self.on_disk:
@@ -88,18 +84,18 @@ class Features:
     def on_disk(self) -> bool:
         return self._file is not None
 
-    def clear(self) -> None:
-        """Lets go of all outputs; who has rows must find them again."""
-        self._rows, self._count, self.generation = {}, 0, self.generation + 1
-        if self.parent is not None:
-            self.parent.clear()
-        if self._file is not None:
-            self._file.seek(0)
-            self._file.truncate()
+    def for_one_epoch(self) -> "Features":
+        """An empty one of the same part, in a file, for outputs that nobody wants again."""
+        assert self.part is not None
+        other = Features(self.part, self._expected, self._room)
+        other._tried = self._tried
+        other.to_disk()
+        return other
 
     def to_disk(self) -> None:
         """Keeps outputs in a file from now on."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self.run = min(RUN, self._room() // 8) if self._room else RUN
         if self._array is not None:
             self._file.write(self._array[: self._count].reshape(-1).view("uint8").data)
