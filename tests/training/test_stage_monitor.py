@@ -53,13 +53,11 @@ def strange(y, prediction):
 
 def test_a_metric_that_does_not_say_is_asked_for(model, data):
     stage = HEAD.replace(monitor="val_strange")
-    with pytest.raises(ValueError, match=r"less or more.*Stage\(mode='min'\)") as caught:
-        fit_stages(model, [stage], data, data, metrics=[strange], verbose=0)
-    assert not hasattr(caught.value, "run")  # before training
     mean = keras.metrics.MeanMetricWrapper(strange, name="strange")
-    with pytest.raises(ValueError, match="less or more") as caught:
-        fit_stages(model, [stage], data, data, metrics=[mean], verbose=0)
-    assert caught.value.run.history["epoch"] == [1]
+    for metric in (strange, mean):
+        with pytest.raises(ValueError, match=r"less or more.*Stage\(mode='min'\)") as caught:
+            fit_stages(model, [stage], data, data, metrics=[metric], verbose=0)
+        assert not hasattr(caught.value, "run")  # before training
     for mode, best in (("min", min), ("max", max)):
         run = fit_stages(
             fresh(), [stage.replace(mode=mode)], data, data, metrics=[strange], verbose=0

@@ -72,9 +72,11 @@ def make_ready(
     replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
     if replicas > 1 or keras.distribution.distribution() is not None:
         raise NotExact("several devices train together")
-    examples, (shapes, *_), (first, *_) = zip(*looked, strict=True)
+    examples, (shapes, *others), (first, *_) = zip(*looked, strict=True)
     if None in examples:
         raise NotExact("the data do not say how many batches an epoch has")
+    if any(other != shapes for other in others):
+        raise NotExact("validation data have other shapes than training data")
     rows = examples[0] * (stage.views or 1) + sum(examples[1:])
 
     with internals.Traces(internals.functional(model)):

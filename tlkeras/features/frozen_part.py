@@ -87,6 +87,7 @@ def find_frozen_part(
         elif not problem:
             above.output_names = getattr(model, "output_names", above.output_names)
             mark, call = _fingerprint(below, cut, blocks)
+            mark += repr(shape).encode()  # one part may be given pictures of several sizes
             doubt = exactness.doubt(below)
             return FrozenPart(below, above, block.name, cut, shape, mark, doubt, call)
         reason = reason or problem

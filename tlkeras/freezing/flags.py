@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tlkeras.blocks import internals
-from tlkeras.blocks.find import Block, find_blocks
+from tlkeras.blocks.find import Block, Blocks, find_blocks
 from tlkeras.freezing.batchnorm import MODES, batchnorm_layers, set_batchnorm
 from tlkeras.freezing.closed import closed_by_user, remember
 from tlkeras.freezing.inference import hold_state
@@ -123,13 +123,7 @@ def freeze(
     kept = [] if reopen else closed_by_user(blocks)
     closed = {id(variable) for variable in kept}
     kept_in = {b.name: len(closed & {id(w) for w in b.weights}) for b in learning_blocks}
-    learning = {id(w) for block in learning_blocks for w in block.weights} - closed
-    if kept and not any(id(v) in learning for v in _made_to_learn(model)):
-        raise ValueError(
-            f"Expected a weight that may learn in {', '.join(sorted(chosen))}; found all of them "
-            "closed by hand, by their layers' trainable=False or by enable_lora. "
-            "freeze(..., reopen=True) opens them."
-        )
+    learning = may_learn(blocks, chosen, kept)
     set_trainable(model, learning)
 
     modes = {}  # of each BatchNorm layer, by the id of one of its weights
@@ -151,6 +145,23 @@ def freeze(
     rows = [_row(block, block.name in chosen, modes) for block in blocks]
     unique = list({id(weight): weight for weight in held}.values())
     return Learning(rows, unique, {name: count for name, count in kept_in.items() if count})
+
+
+def may_learn(blocks: Blocks, chosen: set[str], kept: Sequence[keras.Variable]) -> set[int]:
+    """The ids of the weights of the chosen blocks, but for those that the user closed (`kept`).
+
+    Raises:
+        ValueError: the user closed all of them.
+    """
+    closed = {id(variable) for variable in kept}
+    found = {id(w) for block in blocks if block.name in chosen for w in block.weights} - closed
+    if kept and not any(id(variable) in found for variable in _made_to_learn(blocks.model)):
+        raise ValueError(
+            f"Expected a weight that may learn in {', '.join(sorted(chosen))}; found all of them "
+            "closed by hand, by their layers' trainable=False or by enable_lora. "
+            "freeze(..., reopen=True) opens them."
+        )
+    return found
 
 
 def _made_to_learn(model: keras.Model) -> list[keras.Variable]:

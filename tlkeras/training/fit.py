@@ -17,7 +17,8 @@ from tlkeras.optimizers import Discriminative, like
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training import one_run, together
 from tlkeras.training.backup import Backup, identity
-from tlkeras.training.feeds import Feed, feeds_of
+from tlkeras.training.beforehand import check_keep
+from tlkeras.training.feeds import feeds_of
 from tlkeras.training.run import Run
 from tlkeras.training.runner import Runner
 from tlkeras.utils import processes
@@ -116,7 +117,7 @@ def fit_stages(
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     steps = (steps_per_epoch, validation_steps)
     feeds = feeds_of(model, plan, data, validation_data, batch_size, steps, validation_split)
-    _check_keep(keep, plan, feeds)
+    check_keep(keep, plan, feeds)
     several = processes.count() > 1
     for feed in feeds:
         if backup_dir is not None and steps_per_epoch and not intake.indexed(feed.data):
@@ -159,24 +160,6 @@ def fit_stages(
     if run.worse and keep == "last_stage":
         warnings.warn(f"Of the run, {run.worse}.", RuntimeWarning, stacklevel=2)
     return run
-
-
-def _check_keep(keep: str, plan: Plan, feeds: Sequence[Feed]) -> None:
-    """Raises ValueError where stages cannot be compared, and should be."""
-    if keep not in ("last_stage", "best_of_run"):
-        raise ValueError(f"keep must be 'last_stage' or 'best_of_run'; found {keep!r}.")
-    if keep == "last_stage":
-        return
-    judged = {(stage.monitor, stage.mode) for stage in plan.stages}
-    tested = {feed.ids[1] for feed in feeds}
-    if len(judged) > 1 or len(tested) > 1 or feeds[0].validation is None:
-        names = ", ".join(sorted({stage.monitor for stage in plan.stages}))
-        raise ValueError(
-            "Expected one monitor, one mode and one validation_data for all stages with "
-            f"keep='best_of_run', for they are compared by it; found {names} on {len(tested)} "
-            f"validation data{' (None)' if feeds[0].validation is None else ''}. Give all stages "
-            "the same, or keep='last_stage'."
-        )
 
 
 def _unsaved(run: Run) -> str:

@@ -9,21 +9,20 @@ import keras
 import numpy as np
 
 from tlkeras import optimizers
-from tlkeras.blocks.find import Blocks, find_blocks
+from tlkeras.blocks.find import find_blocks
 from tlkeras.display.progress import Progress
 from tlkeras.features import cached_fit, eligibility
 from tlkeras.features.exactness import NotExact
 from tlkeras.features.store import FeatureCache
 from tlkeras.freezing.flags import Learning, freeze
 from tlkeras.inputs import intake, order, reading, shares
-from tlkeras.inputs.augment import goes_along
 from tlkeras.optimizers.blockwise import base_of
 from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Plan, Stage
-from tlkeras.training import backup, one_run
+from tlkeras.training import backup, beforehand, one_run
 from tlkeras.training.feeds import Feed
 from tlkeras.training.run import Run
-from tlkeras.training.stage_monitor import StageMonitor, ask, values
+from tlkeras.training.stage_monitor import StageMonitor, values
 from tlkeras.utils import processes
 
 
@@ -56,17 +55,17 @@ class Runner:
         own = [list(stage.callbacks) for stage in self.plan.stages]
         one_run.refuse([*self.given_callbacks, *sum(own, [])], backup=False)
         self.callbacks = [one_run.OneRun(callback) for callback in self.given_callbacks]
-        if any(feed.validation is not None for feed in self.feeds):
-            ask(self.plan.stages, self.objective.get("metrics"))
         self.prepare = self.model.preprocess_samples if intake.preprocesses(self.model) else None
         self.looked: dict[int, tuple] = {}
         for part in [part for feed in self.feeds for part in (feed.data, feed.validation)]:
             if part is not None and id(part) not in self.looked:
                 self.looked[id(part)] = reading.look(part)
-        self.cache = _open_cache(self.asked)
-        self.seed = _draw_seed() if self.asked_seed is None else self.asked_seed
+        self.cache = beforehand.open_cache(self.asked)
+        self.seed = beforehand.draw_seed() if self.asked_seed is None else self.asked_seed
         self.blocks = find_blocks(self.model)
-        self.learning = [_learning(s, self.pattern, self.blocks) for s in self.plan.stages]
+        self.learning = beforehand.learning_of(self.plan, self.pattern, self.blocks)
+        beforehand.check_cache(self)
+        beforehand.check_monitors(self)
         names = set().union(*self.learning)
         self.learned = [number for number, b in enumerate(self.blocks) if b.name in names]
         self.finished: list[dict] = []  # states of monitors
@@ -158,7 +157,7 @@ class Runner:
     def _compile(self, stage: Stage) -> None:
         """Compiles with an optimizer that remembers what those of earlier stages learned."""
         optimizer = optimizers.like(self.pattern, stage.learning_rate, self.model.variables)
-        rates = _rates(stage, self.pattern)
+        rates = beforehand.rates_of(stage, self.pattern)
         if rates is not None or base_of(optimizer):
             optimizer = optimizers.discriminative(optimizer, self.model, rates)
         variables = self.model.trainable_variables
@@ -197,7 +196,7 @@ class Runner:
         users = [c for c in callbacks if isinstance(c, one_run.OneRun)]
         tell = next((c.computing for c in callbacks if isinstance(c, Progress)), None)
         try:
-            reason = self._not_cacheable(number)
+            reason = beforehand.not_cacheable(self, number)
             if self.cache is None or reason:
                 raise NotExact(reason or "not asked for")
             same = itertools.takewhile(lambda later: later.ids == feed.ids, self.feeds[number:])
@@ -250,21 +249,6 @@ class Runner:
             shuffle=False,
             verbose=0,
         )
-
-    def _not_cacheable(self, number: int) -> str:
-        """What the caller wants that a cached stage does not do, or ""."""
-        augment, example = self.plan.stages[number].augment, reading.example_of
-        wanted = {
-            "augmentation changes labels with the inputs": augment is not None
-            and goes_along(augment, example(self.feeds[number].data) or ()),
-            "the model preprocesses what it is given": self.prepare is not None,
-            "steps_per_epoch or validation_steps is given": any(self.steps),
-            "the model is compiled with run_eagerly": self.running.get("run_eagerly"),
-            "the model is compiled with steps_per_execution": (
-                self.running.get("steps_per_execution", 1) != 1
-            ),
-        }
-        return next((reason for reason, applies in wanted.items() if applies), "")
 
     # Backup -------------------------------------------------------------------------------------
 
@@ -346,40 +330,6 @@ class _Saver(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.runner.save(self.monitor, self.where)
-
-
-def _draw_seed() -> int:
-    """From NumPy's global generator, which `keras.utils.set_random_seed` sets."""
-    if processes.count() > 1:
-        raise ValueError(
-            "Expected a seed, the same in every worker, for they must take the data in one order; "
-            "found seed=None. Pass seed=0, say."
-        )
-    return int(np.random.randint(2**31))  # noqa: NPY002
-
-
-def _rates(stage: Stage, pattern: keras.optimizers.Optimizer) -> Any:
-    """The rates of a stage, or else those of an optimizer that has its own."""
-    if stage.rates is None and isinstance(pattern, optimizers.Discriminative):
-        return {share.block: share.rate for share in pattern.shares}
-    return stage.rates
-
-
-def _learning(stage: Stage, pattern: keras.optimizers.Optimizer, blocks: Blocks) -> set[str]:
-    """Names of the blocks that learn: those of the policy whose rate is not 0."""
-    chosen = {block.name for block in stage.policy(blocks)}
-    rates = optimizers.block_rates(_rates(stage, pattern), blocks, chosen)
-    return {name for name in chosen if rates[name] != 0}
-
-
-def _open_cache(cache: str | bool | FeatureCache) -> FeatureCache | None:
-    if isinstance(cache, FeatureCache):
-        return cache
-    if cache not in ("auto", "disk", True, False):
-        raise ValueError(
-            f"cache must be 'auto', 'disk', True, False or a tlk.FeatureCache; found {cache!r}."
-        )
-    return FeatureCache(disk=cache == "disk") if cache else None
 
 
 def _check_held(stage: Stage, weights: list[keras.Variable], before: list[np.ndarray]) -> None:

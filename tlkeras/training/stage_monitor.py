@@ -3,7 +3,6 @@
 import contextlib
 import math
 import time
-import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -192,17 +191,30 @@ def better(stage: Stage, model: keras.Model) -> str:
     raise _unsure(stage)
 
 
-def ask(stages: Sequence[Stage], metrics: Any) -> None:
-    """Raises ValueError, before training, for a stage that monitors a function of the user's.
+def ask(stages: Sequence[Stage], model: keras.Model, objective: dict, batch: tuple) -> None:
+    """Raises ValueError, before training, for a stage whose monitor is not there, or of which
+    nothing says what is better.
 
-    Keras takes no direction from one. What else cannot be told is known after the first epoch.
+    Args:
+        objective: loss and metrics, as for `compile`. batch: (x, y) or (x, y, sample_weight).
+
+    What a step of the model's own puts into the logs is known after the first epoch alone.
     """
-    own = [m for m in keras.tree.flatten(metrics) if isinstance(m, types.FunctionType)]
-    names = {m.__name__ for m in own if not m.__module__.startswith("keras.")}
+    judge = keras.Model()
+    if getattr(model, "output_names", None):
+        judge.output_names = model.output_names
+    judge.compile(**objective)
+    x, y, *weight = batch
+    prediction = model(x, training=False)
+    judge.compute_loss(x, y, prediction, *weight)
+    names = {*judge.compute_metrics(x, y, prediction, *weight)}
+    names |= {metric.name for metric in model.metrics}
+    judge.reset_metrics()
     for stage in stages:
-        name = stage.monitor.removeprefix("val_")
-        if stage.mode == "auto" and name in names and not name.endswith(LESS):
-            raise _unsure(stage)
+        if stage.monitor.removeprefix("val_") not in names:
+            found = ", ".join(sorted(f"val_{name}" for name in names))
+            raise ValueError(f"Stage {stage.name!r} monitors {stage.monitor!r}; found {found}.")
+        better(stage, judge)
 
 
 def _unsure(stage: Stage) -> ValueError:
