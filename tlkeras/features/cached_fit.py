@@ -65,8 +65,6 @@ class Source(keras.utils.PyDataset):
             arrays = keras.tree.map_structure(reading.as_numpy, reading.without_none(data))
             self._x, *self._rest = arrays
             self._rows = np.empty(0, "int64")
-        elif isinstance(data, keras.utils.PyDataset):
-            data.on_epoch_end()  # as `fit` does before its first epoch
 
     def __len__(self) -> int:
         if self._arrays:
@@ -122,14 +120,14 @@ class Source(keras.utils.PyDataset):
         else:
             data = self.data if self.order is None else self.order
             if isinstance(data, keras.utils.PyDataset):
+                if self.order is None or not self._read:
+                    data.on_epoch_end()  # `fit` does so before it validates, and at its start
                 data.on_epoch_begin()
             for x, *rest in reading.opened(data):
                 rows = self._find(x)
                 yield self._weighted(rows + rng.integers(self.views, size=len(rows)), *rest)
             if isinstance(data, keras.utils.PyDataset):
                 data.on_epoch_end()
-                if self.order is None:
-                    data.on_epoch_end()  # `fit` does so after it validates, and before
             reading.reopen(data, 1)  # `fit` opens them once more at the end of an epoch
 
     def _find(self, x: Any) -> np.ndarray:
