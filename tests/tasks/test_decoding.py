@@ -1,5 +1,7 @@
 """Images that are too many for memory: kept in a file, and the same in every other way."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,3 +92,17 @@ def test_images_are_indexed_like_an_array(tmp_path):
     taken = images.take(np.array([4, 1]))
     assert taken.shape == (2, 2, 3, 3)
     np.testing.assert_array_equal(taken[1:], wanted[[1]])
+
+
+@pytest.mark.parametrize("limit", [0, 2**30], ids=["from a file", "from memory"])
+def test_images_go_with_the_task_and_not_before(scenes, monkeypatch, tmp_path, limit):
+    monkeypatch.setattr(decoding, "IN_MEMORY", limit)
+    task = tlk.load_task(scenes, batch_size=4, data_dir=tmp_path)
+    images = weakref.ref(task._stored["train"]["image"])
+    made = task.train.map(lambda x, y: (x / 255, y)).prefetch(1)
+    del task
+    gc.collect()
+    assert sum(len(y) for _, y in made) == 18
+    del made
+    gc.collect()
+    assert images() is None

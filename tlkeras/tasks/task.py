@@ -1,7 +1,7 @@
 """What `load_task` returns: labelled images with a fixed training, validation and test split."""
 
 import math
-from collections.abc import Callable
+import weakref
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkeras.tasks.contents import CLASS, LABELS, NUMBER, PHOTOGRAPHS
-from tlkeras.tasks.decoding import Images, OnDisk
+from tlkeras.tasks.decoding import Images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,30 +149,25 @@ def stream(
     """Batches of (float32 images resized to `size`, labels), shuffled if there is a seed."""
     with tf.device("CPU:0"):
         labels = tf.constant(stored["label"])
-    pixels = _reader(stored["image"])
+    images = stored["image"]
+    known = weakref.ref(images)  # TensorFlow never lets go of a function: not so of the images
+
+    def read(index: np.ndarray) -> np.ndarray:
+        held = known()
+        assert held is not None  # the data hold them
+        return held[index]
 
     def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _as_input(pixels(index), size), tf.gather(labels, index)
+        pixels = tf.numpy_function(read, [index], tf.uint8)  # a tensor of all would be a copy
+        pixels.set_shape((None, *images.shape[1:]))
+        return _as_input(pixels, size), tf.gather(labels, index)
 
     order = tf.data.Dataset.range(len(labels))
     if seed is not None:
         order = order.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
-    return order.batch(batch_size).map(fetch, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def _reader(images: Images) -> Callable[[tf.Tensor], tf.Tensor]:
-    """What gives the pixels of the images with these numbers, inside a graph."""
-    if isinstance(images, OnDisk):
-
-        def read(index: tf.Tensor) -> tf.Tensor:
-            pixels = tf.numpy_function(images.__getitem__, [index], tf.uint8)
-            pixels.set_shape((None, *images.shape[1:]))
-            return pixels
-
-        return read
-    with tf.device("CPU:0"):
-        held = tf.constant(images)
-    return lambda index: tf.gather(held, index)
+    data = order.batch(batch_size).map(fetch, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    data.images = images  # as long as it is there, or one that is made from it
+    return data
 
 
 def _as_input(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
