@@ -88,8 +88,8 @@ def test_validation_data_are_looked_at_too():
 
 def test_lists_and_tables_are_taken():
     rows = [[1.0, 2.0], [3.0, 4.0]]
-    x, y, weights = intake.as_arrays((rows, [0, 1], None))
-    assert x.shape == (2, 2) and y.tolist() == [0, 1] and weights is None
+    x, y = intake.as_arrays((rows, [0, 1], None))
+    assert x.shape == (2, 2) and y.tolist() == [0, 1]
     pandas = pytest.importorskip("pandas")
     x, y = intake.as_arrays((pandas.DataFrame(rows), pandas.Series([0, 1])))
     assert x.shape == (2, 2) and type(y) is np.ndarray

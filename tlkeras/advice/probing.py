@@ -15,7 +15,7 @@ from tlkeras.blocks.find import Block, find_blocks
 from tlkeras.blocks.graph import split
 from tlkeras.display import plots
 from tlkeras.features.store import CHUNK
-from tlkeras.inputs import intake, reading
+from tlkeras.inputs import intake, order, reading
 from tlkeras.utils.tables import html_table, text_table
 
 CLOSE = 0.01  # accuracies nearer than this are taken for equal
@@ -63,13 +63,14 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
 
     Args:
         model: built; a head is ignored. It is not changed.
-        data, validation_data: a tf.data.Dataset, (x, y) arrays, or a PyDataset that come to an
-            end; labels are one class for each example: numbers, names or one-hot rows.
+        data, validation_data: as for `fit_stages`; labels are one class for each example:
+            numbers, names or one-hot rows.
         strength: C of scikit-learn's LogisticRegression, on outputs scaled to unit variance;
             smaller regularises more. Choose it on validation data, never on test data.
 
     Raises:
-        ValueError: fewer than two classes, or no block that one tensor leaves.
+        ValueError: fewer than two classes, no block that one tensor leaves, or data that do not
+            fit the model or do not come to an end.
 
     Source: Alain & Bengio 2016, "Understanding intermediate layers using linear classifier
     probes"; section 1.7, rule 3: probe before you commit.
@@ -83,18 +84,13 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
     >>> max(found.accuracies)
     1.0
     """
-    if intake.endless(data) or intake.endless(validation_data):
-        raise ValueError(
-            "Expected data that come to an end, for a probe looks at all of them; found data "
-            "without one. Pass data.take(...), so many batches."
-        )
+    given = [_taken(model, part) for part in (data, validation_data)]
     blocks = [b for b in find_blocks(model) if b.role != "head" and b.cut is not None]
     if not blocks:
         raise ValueError("Expected a block that one tensor leaves; found none in this model.")
     with internals.Traces(internals.functional(model)):
         parts = _parts(model, blocks)
-    outputs, labels = _outputs(parts, data)
-    tested, truth = _outputs(parts, validation_data)
+    (outputs, labels), (tested, truth) = (_outputs(parts, part) for part in given)
     if len(np.unique(labels)) < 2:
         raise ValueError(f"Expected at least two classes; found {np.unique(labels).tolist()}.")
     accuracies = []
@@ -105,6 +101,13 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
         accuracies.append(float(classifier.score(scaler.transform(new), truth)))
     names = tuple(block.name for block in blocks)
     return Probe(names, tuple(accuracies), _advice(names, accuracies))
+
+
+def _taken(model: keras.Model, data: Any) -> Any:
+    """The data as the model's blocks take them."""
+    data = intake.taken(model, data, "data to probe", names=True)
+    prepared = intake.preprocesses(model)
+    return order.prepared(data, CHUNK, model.preprocess_samples) if prepared else data
 
 
 def _parts(model: keras.Model, blocks: Sequence[Block]) -> list[keras.Model]:

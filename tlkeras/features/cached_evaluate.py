@@ -10,7 +10,7 @@ from tlkeras.features.cached_fit import Source
 from tlkeras.features.exactness import NotExact
 from tlkeras.features.frozen_part import find_frozen_part
 from tlkeras.features.store import FeatureCache
-from tlkeras.inputs import reading
+from tlkeras.inputs import intake, reading
 
 
 def evaluate(
@@ -23,11 +23,14 @@ def evaluate(
 
     Args:
         model: compiled; its blocks are frozen as in its last training.
-        data: a tf.data.Dataset, (x, y) or (x, y, sample_weight) arrays, or a PyDataset.
+        data: as for `fit_stages`.
         batch_size: for arrays.
 
     Returns:
         Loss and metrics by name, as `model.evaluate(..., return_dict=True)`.
+
+    Raises:
+        ValueError: data that do not fit the model, or do not come to an end.
 
     >>> model = keras.Sequential(
     ...     [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)]
@@ -39,10 +42,13 @@ def evaluate(
     >>> bool(np.isclose(scores["loss"], model.evaluate(x, y, verbose=0)[0]))
     True
     """
+    data = intake.taken(model, data, "data to evaluate")
     blocks = find_blocks(model)
     learning = [i for i, b in enumerate(blocks) if any(w.trainable for w in b.weights)]
     examples, shapes, _ = reading.look(data)
     try:
+        if intake.preprocesses(model):
+            raise NotExact("the model preprocesses what it is given")
         if examples is None:
             raise NotExact("the data do not say how many batches they have")
         with internals.Traces(internals.functional(model)):

@@ -13,6 +13,7 @@ from tlkeras.blocks.internals import functional
 from tlkeras.inputs import reading
 from tlkeras.inputs.reading import shape_of
 
+STEPS = {"training data": "steps_per_epoch", "validation data": "validation_steps"}
 INFINITE = -1  # what tf.data says of its cardinality
 
 
@@ -54,8 +55,10 @@ def taken(
 
 
 def as_arrays(data: Any) -> Any:
-    """A tuple of arrays where `data` is one of lists, arrays or tables; other data as they are."""
-    return tuple(map(_as_array, data)) if isinstance(data, tuple | list) else data
+    """Of lists, arrays, tables and None a tuple of arrays; other data as they are."""
+    if not isinstance(data, tuple | list):
+        return data
+    return tuple(map(_as_array, reading.without_none(data)))
 
 
 def _as_array(part: Any) -> Any:
@@ -126,14 +129,15 @@ def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None
 
 
 def _check_end(data: Any, what: str, steps: int | None, passes: int) -> None:
-    name = "validation_steps" if "validation" in what else "steps_per_epoch"
+    name = STEPS.get(what)
+    advice = f"Pass {name}=..., how many batches make an epoch" if name else "Pass so many batches"
     if steps is not None:
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"Expected {name} of 1 or more; found {steps!r}.")
     elif endless(data):
         raise ValueError(
-            f"Expected {what} that come to an end; found {type(data).__name__} without one. Pass "
-            f"{name}=..., how many batches make an epoch."
+            f"Expected {what} that come to an end; found {type(data).__name__} without one. "
+            f"{advice}, or data.take(...)."
         )
     elif hasattr(data, "__next__") and passes > 1:
         raise ValueError(
