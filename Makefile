@@ -87,6 +87,10 @@ bench: $(STAMP) ## every benchmark, and their picture (half an hour on a quiet m
 	$(RUN) benchmarks/crash.py
 	$(RUN) benchmarks/draw.py
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## 10,000 random trainings with the cache, without it, by hand (hours; can go on)
+	$(TWO) $(RUN) benchmarks/fuzz.py --cases 10000 --processes 2
+
 .PHONY: badges
 badges: $(STAMP) ## Colab badges for a fork: make badges REPO=https://github.com/you/your-fork
 	@$(RUN) tools/build_chapters.py --repository "$(REPO)"

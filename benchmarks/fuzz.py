@@ -1,0 +1,315 @@
+"""Does training with the cache equal training without it, and that a loop written by hand?
+
+    python benchmarks/fuzz.py --cases 10000 --processes 2    # hours; goes on where it was stopped
+    python benchmarks/fuzz.py --case 17                      # one again, in words
+
+Each case of `cases.py` is trained with `cache="auto"` and `cache=False`, and where that is short to
+write with plain calls of `fit`. Where both are the same computation, since the cache was off or
+never meant, all must be equal to the bit; else to rounding. Results go to build/fuzz-CODE.jsonl, a
+line a case, where CODE changes with the library and with the cases; a summary is its last line.
+Ends with status 1 if a case failed.
+"""
+
+import argparse
+import collections
+import gc
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from cases import Case, draw
+
+import tlkeras as tlk
+
+ROOT = Path(__file__).resolve().parents[1]
+# Outputs of frozen blocks are computed in batches of another size, which rounds them otherwise;
+# training hands that on. Of how far the weights moved, and of a loss:
+ROUNDING = 1e-4
+COARSE = 5e-2  # with short number types, whose steps are that much larger
+TRACED = 100  # one of so many cases is traced, as those of users are
+AT_ONCE = 100  # cases that a process trains before a new one takes its place
+
+
+@dataclass
+class Outcome:
+    """What training left: how far each weight moved, the history, and what was said."""
+
+    before: list[np.ndarray]
+    after: list[np.ndarray]
+    history: dict[str, list]
+    stages: list[tuple]
+    cache: list[str]
+    error: str = ""
+
+
+@contextmanager
+def quickly() -> Iterator[None]:
+    """Fit for many small cases; puts back what it changes in the process."""
+    gc.collect()
+    gc.freeze()  # `clear_session` need not look through all that is imported, each time
+    filtered = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        gc.unfreeze()
+        if filtered:
+            keras.config.enable_traceback_filtering()
+
+
+@contextmanager
+def untraced(wanted: bool) -> Iterator[None]:
+    """Steps as Python runs them: to trace functions of TensorFlow takes longer than a few steps."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(wanted)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def weights(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables]
+
+
+def staged(case: Case, cache: Any) -> Outcome:
+    before = weights(case.model)
+    try:
+        run = tlk.fit_stages(
+            case.model, case.plan, case.data, case.validation, cache=cache, **case.options
+        )
+    except Exception as error:
+        return Outcome(before, before, {}, [], [], f"{type(error).__name__}: {error}"[:500])
+    stages = [(s.name, s.epochs, s.best_epoch, s.stopped.split(";")[0]) for s in run.stages]
+    cached = [stage.cache for stage in run.stages]
+    return Outcome(before, weights(case.model), run.history, stages, cached)
+
+
+# By hand ----------------------------------------------------------------------------------------
+
+
+def by_hand(case: Case) -> Outcome:
+    """Freezes, compiles and fits, a stage at a time, and keeps the best weights."""
+    model, options = case.model, case.options
+    before, history, stages = weights(model), collections.defaultdict(list), []
+    keras.utils.set_random_seed(options["seed"])
+    for number, stage in enumerate(case.plan):
+        freeze(model, stage)
+        kind, config = type(options["optimizer"]), options["optimizer"].get_config()
+        model.compile(
+            kind.from_config(config | {"learning_rate": stage.learning_rate}),
+            options["loss"], metrics=options["metrics"], jit_compile=False,
+        )  # fmt: skip
+        best, kept, epoch = np.inf, 0, 0
+        for epoch in range(stage.epochs):
+            order = np.arange(len(keras.tree.flatten(case.data)[0]))
+            np.random.default_rng([options["seed"], number, epoch]).shuffle(order)
+            parts = keras.tree.map_structure(lambda array, order=order: array[order], case.data)
+            logs = model.fit(
+                *parts[:2], sample_weight=(*parts, None)[2], batch_size=4, shuffle=False,
+                class_weight=options.get("class_weight"), validation_data=case.validation,
+                validation_batch_size=4 if isinstance(case.validation, tuple) else None, verbose=0,
+            ).history  # fmt: skip
+            for name, (value,) in logs.items():
+                history[name].append(value)
+            judged = logs["val_loss"][0] if case.validation is not None else -epoch
+            if judged < best:
+                best, kept, best_weights = judged, epoch + 1, model.get_weights()
+        model.set_weights(best_weights)
+        stages.append((stage.name, stage.epochs, kept, ""))
+    return Outcome(before, weights(model), history, stages, [])
+
+
+def freeze(model: keras.Model, stage: tlk.Stage) -> None:
+    blocks = tlk.find_blocks(model)
+    chosen = stage.policy(blocks)
+    for layer in model._flatten_layers():
+        layer.trainable = False  # Keras hands on only what is new to the layer
+        layer.trainable = True
+    for block in blocks:
+        for weight in block.weights:
+            weight.trainable = weight.trainable and block in chosen
+        for layer in block.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                still = stage.batchnorm == "frozen" and block.role != "head"
+                layer.trainable = block in chosen and not still
+
+
+# Comparing --------------------------------------------------------------------------------------
+
+
+def difference(one: Outcome, other: Outcome) -> float:
+    """The largest of weights, of how far they moved, and of numbers in the history, of their
+    size."""
+    moved = max(map(largest, other.before, other.after), default=0.0)
+    found = max(map(largest, one.after, other.after), default=0.0) / max(moved, 1e-3)
+    for name in set(one.history) - {"stage", "epoch"}:
+        values, others = (np.asarray(o.history[name], "float64") for o in (one, other))
+        found = max(found, float(np.max(np.abs(values - others) / (1 + np.abs(others)))))
+    return found
+
+
+def largest(one: np.ndarray, other: np.ndarray) -> float:
+    if one.dtype.kind in "biu":
+        return float(not np.array_equal(one, other))
+    return float(np.abs(one.astype("float64") - other).max(initial=0))
+
+
+def unlike(what: str, one: Outcome, other: Outcome, limit: float) -> str:
+    """What is not the same in two outcomes, or ""."""
+    if one.error != other.error:
+        return f"{what}: {one.error or 'trained'} / {other.error or 'trained'}"
+    names = [sorted(set(o.history) - {"stage", "epoch"}) for o in (one, other)]
+    if names[0] != names[1] or one.stages != other.stages:
+        return f"{what}: {names[0]}, {one.stages} / {names[1]}, {other.stages}"
+    found = difference(one, other)
+    return "" if found <= limit else f"{what}: differ by {found:.2g}, more than {limit:.2g}"
+
+
+def compare(number: int) -> dict[str, Any]:
+    """One case: what was done, and in `failed` what went wrong, or ""."""
+    begin = time.process_time()
+    row: dict[str, Any] = {"case": number, "failed": "", "refused": "", "stages": 0, "cached": 0}
+    row |= {"off": [], "by_hand": False, "difference": 0.0, "said": []}
+    try:
+        with untraced(number % TRACED != TRACED - 1):
+            _compare(number, row)
+    except Exception as error:  # in drawing it, or in the loop written by hand
+        row["failed"] = f"{type(error).__name__}: {error}"[:500]
+    return row | {"seconds": round(time.process_time() - begin, 2)}
+
+
+def _compare(number: int, row: dict[str, Any]) -> None:
+    case = draw(number)
+    row["said"] = case.said
+    if case.shared:
+        cache = case.cache
+        staged(draw(number, sibling=True), cache)
+        case = replace(draw(number), cache=cache)
+    auto, plain = staged(case, case.cache), staged(draw(number), False)
+    cached = [note for note in auto.cache if note.startswith("after")]
+    used = cached or any("epoch before" in note for note in auto.cache)  # for an epoch
+    limit = (COARSE if case.coarse else ROUNDING) if used else 0.0
+    failed = [unlike("cache", auto, plain, limit)]
+    row["by_hand"] = case.plain and not plain.error
+    if row["by_hand"]:
+        failed.append(unlike("by hand", plain, by_hand(draw(number)), 0.0))
+    row["failed"] = "; ".join(filter(None, failed))
+    row |= {"refused": plain.error, "stages": len(auto.cache), "cached": len(cached)}
+    row["off"] = [note for note in auto.cache if note not in cached]
+    if not (auto.error or plain.error):
+        row["difference"] = difference(auto, plain)
+
+
+# Many -------------------------------------------------------------------------------------------
+
+
+def several(numbers: Sequence[int]) -> list[dict]:
+    with quickly():
+        return [compare(number) for number in numbers]
+
+
+def summary(rows: Sequence[dict]) -> dict[str, Any]:
+    kinds = collections.Counter(kind(note) for row in rows for note in row["off"])
+    return {
+        "cases": len(rows),
+        "with a cached stage": sum(row["cached"] > 0 for row in rows),
+        "stages": sum(row["stages"] for row in rows),
+        "cached stages": sum(row["cached"] for row in rows),
+        "by hand": sum(row["by_hand"] for row in rows),
+        "refused": sum(bool(row["refused"]) for row in rows),
+        "failed": sorted(row["case"] for row in rows if row["failed"]),
+        "largest difference of a cached one": max((r["difference"] for r in rows), default=0),
+        "core seconds": round(sum(row["seconds"] for row in rows)),
+        "off": dict(kinds.most_common()),
+    }
+
+
+def kind(note: str) -> str:
+    """Why the cache was off, without names and numbers."""
+    words = note.removeprefix("off: ").replace(",", "").replace(":", "").split()
+    return " ".join(word for word in words if not any(c in "'_0123456789" for c in word))
+
+
+def code() -> str:
+    """Changes with the library and with the cases."""
+    files = sorted((ROOT / "tlkeras").rglob("*.py")) + sorted(ROOT.glob("benchmarks/[cf]*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
+
+
+def finished(path: Path) -> list[dict]:
+    """The cases in a file, which is left with their lines alone: one may have been cut off."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    whole = [line for line in lines if line.startswith('{"case"') and line.endswith("}")]
+    path.write_text("".join(f"{line}\n" for line in whole))
+    return [json.loads(line) for line in whole]
+
+
+def show(row: dict) -> None:
+    print(f"case {row['case']}: {row['failed'] or 'equal'}", flush=True)
+    for line in [*row["said"], *row["off"], f"difference {row['difference']:.2g}"]:
+        print(f"    {line}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--case", type=int, help="only this one, and say all of it")
+    options = parser.parse_args()
+    if options.case is not None:
+        with quickly():
+            row = compare(options.case)
+        show(row)
+        sys.exit(bool(row["failed"]))
+    path = ROOT / "build" / f"fuzz-{code()}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    rows = finished(path)
+    wanted = set(range(options.start, options.start + options.cases))
+    left = sorted(wanted - {row["case"] for row in rows})
+    print(f"{path}: {len(left)} of {len(wanted)} to do", flush=True)
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        open(path, "a") as file,
+        ProcessPoolExecutor(options.processes, spawn, max_tasks_per_child=AT_ONCE // 10) as pool,
+    ):
+        parts = [left[i : i + 10] for i in range(0, len(left), 10)]
+        for done in as_completed([pool.submit(several, part) for part in parts]):
+            for row in done.result():
+                rows.append(row)
+                file.write(json.dumps(row) + "\n")
+                if row["failed"]:
+                    show(row)
+            file.flush()
+            if len(rows) % 100 < len(done.result()):
+                failures = sum(bool(row["failed"]) for row in rows)
+                print(f"{len(rows)} done, {failures} failed", flush=True)
+        found = summary([row for row in rows if row["case"] in wanted])
+        file.write(json.dumps(found) + "\n")
+    print(json.dumps(found, indent=1))
+    sys.exit(bool(found["failed"]))
+
+
+if __name__ == "__main__":
+    main()
