@@ -1,7 +1,10 @@
 """Reads what `fit` takes, arrays or data that come in batches, without using it up."""
 
 import itertools
+import sys
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -12,15 +15,9 @@ BATCHES = 8  # looked at, of data that comes in batches; arrays are looked at wh
 
 def first_batches(data: Any) -> list[tuple]:
     """The first batches of `data` as tuples of NumPy arrays (arrays: one batch, all of it)."""
-    if isinstance(data, tuple | list):
-        batches: Iterator = iter([data])
-    elif isinstance(data, keras.utils.PyDataset):
-        count = length(data)
-        batches = (data[i] for i in range(BATCHES if count is None else min(count, BATCHES)))
-    elif hasattr(data, "__next__"):
+    if hasattr(data, "__next__"):
         return []  # a generator: looking would use it up
-    else:
-        batches = itertools.islice(iter(data), BATCHES)
+    batches = [data] if isinstance(data, tuple | list) else _batches(data, BATCHES)
     found = [keras.tree.map_structure(np.asarray, as_parts(batch)) for batch in batches]
     if not found or (len(found[0]) and np.size(keras.tree.flatten(found[0])[0]) == 0):
         raise ValueError("Expected at least one batch of training data; found none.")
@@ -44,7 +41,7 @@ def look(data: Any) -> tuple[int | None, list[tuple[int, ...]], Any]:
     count = None if hasattr(data, "__next__") else length(data)
     if not count:
         return None, [], None
-    first = next(opened(data))[0]
+    first = next(opened(data, 1))[0]
     arrays = keras.tree.flatten(first)
     return count * len(arrays[0]), [tuple(array.shape[1:]) for array in arrays], first
 
@@ -66,12 +63,32 @@ def shape_of(leaf: Any) -> tuple[int | None, ...] | None:
         return None
 
 
-def opened(data: Any) -> Iterator[tuple]:
-    """One pass over data that come in batches, as tuples of NumPy arrays."""
-    indexed = isinstance(data, keras.utils.PyDataset)
-    batches = (data[i] for i in range(length(data) or 0)) if indexed else iter(data)
-    for batch in batches:
+def opened(data: Any, count: int | None = None) -> Iterator[tuple]:
+    """One pass over data that come in batches, or over `count` of them, as NumPy arrays."""
+    for batch in _batches(data, count):
         yield keras.tree.map_structure(as_numpy, without_none(as_parts(batch)))
+
+
+def _batches(data: Any, count: int | None = None) -> Iterator[Any]:
+    """Those of a PyDataset are read ahead by as many threads as it asks for, as in `fit`."""
+    if not isinstance(data, keras.utils.PyDataset):
+        return itertools.islice(iter(data), count)
+    known = length(data)
+    end = min(known if known is not None else count or 0, count or sys.maxsize)
+    if data.workers < 2 or data.use_multiprocessing or end < 2:
+        return (data[number] for number in range(end))
+    return _read_ahead(data, end)
+
+
+def _read_ahead(data: keras.utils.PyDataset, end: int) -> Iterator[Any]:
+    numbers = iter(range(end))
+    with ThreadPoolExecutor(data.workers) as pool:
+        first = itertools.islice(numbers, data.workers)
+        waiting = deque(pool.submit(data.__getitem__, number) for number in first)
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(data.__getitem__, n) for n in itertools.islice(numbers, 1))
+            yield batch
 
 
 def as_parts(batch: Any) -> tuple:
