@@ -119,6 +119,15 @@ def test_an_optimizer_without_a_learning_rate_is_refused_before_training():
         np.testing.assert_array_equal(one, other)
 
 
+def test_rates_that_an_optimizer_cannot_have_are_refused_before_training():
+    model, all_blocks = network(), policies.all_blocks()
+    before = model.get_weights()
+    plan = [Stage("one", all_blocks), Stage("two", all_blocks, rates={"*": 0.5})]
+    with pytest.raises(TypeError, match="found Nadam. Pass one of these"):
+        fit_stages(model, plan, batches(ONE_HOT), optimizer="nadam", loss="mse", verbose=0)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
 # Metrics and losses -----------------------------------------------------------------------------
 
 NEEDED = {  # what some cannot be made without

@@ -210,6 +210,17 @@ def base_of(optimizer: Any) -> type[keras.optimizers.Optimizer] | None:
     return next((b for b in kind.__mro__ if b in SUPPORTED and b.__name__ == kind.__name__), None)
 
 
+def supported(optimizer: Any) -> type[keras.optimizers.Optimizer]:
+    """The Keras class of an optimizer that can have rates by block; raises TypeError for others."""
+    base = base_of(optimizer)
+    if base is None:
+        raise TypeError(
+            f"Expected an optimizer of {', '.join(b.__name__ for b in SUPPORTED)}; found "
+            f"{type(optimizer).__name__}. Pass one of these; compile wraps it for mixed precision."
+        )
+    return base
+
+
 def keys(variables: Iterable[Any]) -> list[tuple[str, int]]:
     """Path and ordinal of every variable; equal paths are counted from 0."""
     seen: Counter = Counter()
@@ -248,12 +259,7 @@ def discriminative(
     <discriminative AdamW, learning rate 0.001:
     stem x 0.01, stack0 x 0.01, stack1 x 0.1, head x 1>
     """
-    base = base_of(optimizer)
-    if base is None:
-        raise TypeError(
-            f"Expected an optimizer of {', '.join(b.__name__ for b in SUPPORTED)}; found "
-            f"{type(optimizer).__name__}. Pass one of these; compile wraps it for mixed precision."
-        )
+    base = supported(optimizer)
     blocks = find_blocks(model)
     before = {id(weight) for weight in model.trainable_variables}
     learning = {b.name for b in blocks if any(id(w) in before for w in b.weights)}

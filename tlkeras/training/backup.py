@@ -307,7 +307,7 @@ def _told(thing: Any) -> Any:
     """What JSON does not know, in parts that it may know."""
     name = getattr(thing, "__qualname__", type(thing).__qualname__)
     if isinstance(thing, np.ndarray | np.generic):
-        return [str(thing.dtype), thing.shape, digest([thing])]
+        return [str(thing.dtype), thing.shape, digest([thing.tobytes()])]
     if isinstance(thing, functools.partial):
         return ["partial", thing.func, thing.args, thing.keywords]
     if isinstance(thing, types.MethodType):

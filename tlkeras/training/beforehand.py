@@ -13,6 +13,7 @@ from tlkeras.freezing.closed import closed_by_user
 from tlkeras.freezing.flags import may_learn
 from tlkeras.inputs import intake, order, reading
 from tlkeras.inputs.augment import goes_along
+from tlkeras.optimizers.blockwise import supported
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.training.feeds import Feed
 from tlkeras.training.stage_monitor import ask
@@ -39,12 +40,16 @@ def check_keep(keep: str, plan: Plan, feeds: Sequence[Feed]) -> None:
 def learning_of(plan: Plan, pattern: keras.optimizers.Optimizer, blocks: Blocks) -> list[set[str]]:
     """Names of the blocks that learn in each stage: those of its policy whose rate is not 0.
 
-    Raises ValueError where rates do not fit, or nothing would learn.
+    Raises ValueError where rates do not fit, or nothing would learn; TypeError for an optimizer
+    that takes none.
     """
     kept, found = closed_by_user(blocks), []
     for stage in plan.stages:
         chosen = {block.name for block in stage.policy(blocks)}
-        rates = optimizers.block_rates(rates_of(stage, pattern), blocks, chosen)
+        rates = rates_of(stage, pattern)
+        if rates is not None:
+            supported(pattern)
+        rates = optimizers.block_rates(rates, blocks, chosen)
         names = {name for name in chosen if rates[name] != 0}
         if not names:
             raise ValueError(

@@ -64,7 +64,7 @@ class OneRun(keras.callbacks.Callback):
 
 def flat(callbacks: Any) -> list[keras.callbacks.Callback]:
     """One callback, a list, lists in lists or a CallbackList, as `fit` takes them, in one list."""
-    found = []
+    found: list[keras.callbacks.Callback] = []
     for callback in keras.tree.flatten(callbacks or ()):
         inside = isinstance(callback, keras.callbacks.CallbackList)
         found += callback.callbacks if inside else [callback]
