@@ -25,6 +25,7 @@ __all__ = [
     "accelerate",
     "add_head",
     "evaluate",
+    "export",
     "find_blocks",
     "find_learning_rate",
     "fit_stages",
@@ -57,6 +58,7 @@ _HOME = {  # the module each of the other names lives in
     "accelerate": "devices.setup",
     "add_head": "backbones.heads",
     "evaluate": "features.cached_evaluate",
+    "export": "advice.exporting",
     "find_blocks": "blocks.find",
     "find_learning_rate": "training.rate_finder",
     "fit_stages": "training.fit",
@@ -102,6 +104,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from tlkeras import optimizers
+    from tlkeras.advice.exporting import export
     from tlkeras.advice.interpret import interpret
     from tlkeras.advice.predicting import predict
     from tlkeras.advice.probing import probe

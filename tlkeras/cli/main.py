@@ -9,9 +9,16 @@ import shlex
 import sys
 
 import tlkeras as tlk
-from tlkeras.cli import doctor, fit, predict, tasks
+from tlkeras.cli import doctor, export, fit, predict, report, tasks
 
-COMMANDS = {"doctor": doctor, "tasks": tasks, "fit": fit, "predict": predict}
+COMMANDS = {
+    "doctor": doctor,
+    "tasks": tasks,
+    "fit": fit,
+    "predict": predict,
+    "report": report,
+    "export": export,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

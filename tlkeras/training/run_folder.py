@@ -27,6 +27,7 @@ from tlkeras.inputs.activation import LOGITS, SIGMOID, SOFTMAX, endings
 from tlkeras.inputs.objective import cross_entropy
 from tlkeras.training.record import record_of
 
+EXPORTED = ("model.onnx", "model.tflite", "saved_model")  # later, by `tlk.export`
 WRITTEN = ("model.keras", "run.json", "README.md", "history.csv", "history.png", "report.html")
 
 
@@ -91,7 +92,7 @@ def check_folder(path: str | os.PathLike, force: bool = False) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"Expected a folder for the run; {folder} is a file. Choose a folder.")
     found = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
-    known = WRITTEN if "run.json" in found else ()
+    known = (*WRITTEN, *EXPORTED) if "run.json" in found else ()
     foreign = [name for name in found if name not in known and not name.startswith(".")]
     if foreign and not force:
         raise ValueError(
@@ -109,7 +110,8 @@ def _move(made: Path, folder: Path) -> None:
         made.chmod(0o755)
         os.replace(made, folder)
         return
-    (folder / "report.html").unlink(missing_ok=True)
+    for earlier in (folder / name for name in EXPORTED):
+        shutil.rmtree(earlier) if earlier.is_dir() else earlier.unlink(missing_ok=True)
     for name in sorted(os.listdir(made), key=lambda name: name == "run.json"):
         os.replace(made / name, folder / name)
 

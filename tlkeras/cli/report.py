@@ -1,0 +1,44 @@
+"""`tlkeras report`: the report of a run, and how it does on other images."""
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import tlkeras as tlk
+
+TEXT = "where the report of a run is; or judge the run on other images"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="the folder of a run: runs/TASK")
+    parser.add_argument(
+        "--data",
+        metavar="TASK-or-FOLDER",
+        help="judge the run on the test images of these; without any, on those for validation",
+    )
+    parser.add_argument("--out", type=Path, help="write the page there; default: RUN/report.html")
+
+
+def run(options: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
+        run = tlk.load_run(options.folder)
+        path = options.out or run.folder / "report.html"
+        found = run.record.get("interpretation")
+        if options.data:
+            size = run.image_size
+            judged = tlk.interpret(run, tlk.load_task(options.data, image_size=size))
+            found = judged.record
+            run.save_report(path, interpretation=judged, classes=None)
+        elif options.out or not path.exists():
+            run.save_report(path)
+    scores = found["scores"] if found else {}
+    if options.json:
+        split, count = (found["split"], found["count"]) if found else (None, 0)
+        print(json.dumps({"report": str(path), "scores": scores, "split": split, "images": count}))
+        return 0
+    for name, value in scores.items():
+        print(f"{name} {value[0] if isinstance(value, list | tuple) else value:.4g}")
+    print(path)
+    return 0
