@@ -110,6 +110,7 @@ def test_a_compiled_model_goes_on_with_what_its_optimizer_remembers(name):
     assert_same((one, one.history.history), other, state=True)
 
 
+@pytest.mark.skipif("MultiOptimizer" not in OPTIMIZERS, reason="new in Keras 3.15")
 def test_an_optimizer_without_a_learning_rate_is_refused_before_training():
     model = network()
     before = model.get_weights()
@@ -117,6 +118,13 @@ def test_an_optimizer_without_a_learning_rate_is_refused_before_training():
         by_stages(ONE_HOT, optimizer_of("MultiOptimizer"), False, model=model, loss="mse")
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.skipif("ScheduleFreeAdamW" not in OPTIMIZERS, reason="new in Keras 3.15")
+def test_an_optimizer_that_starts_from_the_weights_does_so_once_also_where_steps_are_traced():
+    one = by_fit(ONE_HOT, optimizer_of("ScheduleFreeAdamW"), loss="mse")  # eagerly
+    other = optimizer_of("ScheduleFreeAdamW")  # `fit` alone would start again at every step
+    assert_same(one, by_stages(ONE_HOT, other, False, model=network(False), loss="mse"))
 
 
 def test_rates_that_an_optimizer_cannot_have_are_refused_before_training():

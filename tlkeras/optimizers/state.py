@@ -219,7 +219,7 @@ def _take_all(
     variables: Sequence[keras.Variable],
 ) -> None:
     """All state but the learning rate; none where it would begin a schedule in the middle."""
-    new.build(list(variables))
+    new.build(list(variables))  # not while a step is traced: what it sets then it sets at each step
     if type(old) is not type(new) or not old.built or callable(new._learning_rate):
         return
     if list(map(id, old._trainable_variables)) == list(map(id, new._trainable_variables)):
