@@ -94,6 +94,16 @@ def test_the_best_stage_is_kept_by_a_run_that_was_killed(tmp_path, at):
         train(plan, backup_dir=tmp_path, callbacks=[Seen()])
 
 
+def test_the_best_stage_is_kept_by_a_plan_that_grew(tmp_path):
+    more = Stage("all", policies.all_blocks(), learning_rate=1.0, epochs=1)
+    whole, _ = train([HEAD, WILD, more], keep="best_of_run")
+    train([HEAD, WILD], keep="best_of_run", backup_dir=tmp_path, callbacks=[Seen()])
+    grown, run = train([HEAD, WILD, more], keep="best_of_run", backup_dir=tmp_path,
+                       callbacks=[Seen()])  # fmt: skip
+    equal(whole, grown)
+    assert run.kept == "head" and len(run.stages) == 3
+
+
 def test_after_an_error_the_best_stage_is_kept():
     model = fresh()
     with pytest.raises(OSError, match="power cut") as caught:

@@ -52,33 +52,34 @@ class Runner:
     verbose: int
 
     def __post_init__(self) -> None:
-        own = [list(stage.callbacks) for stage in self.plan.stages]
-        one_run.refuse([*self.given_callbacks, *sum(own, [])], backup=False)
+        self._refuse(backup=False)
         self.callbacks = [one_run.OneRun(callback) for callback in self.given_callbacks]
         self.prepare = self.model.preprocess_samples if intake.preprocesses(self.model) else None
-        self.looked: dict[int, tuple] = {}
-        for part in [part for feed in self.feeds for part in (feed.data, feed.validation)]:
-            if part is not None and id(part) not in self.looked:
-                self.looked[id(part)] = reading.look(part)
+        parts = [part for feed in self.feeds for part in (feed.data, feed.validation)]
+        given = {id(part): part for part in parts if part is not None}
+        self.looked = {key: reading.look(part) for key, part in given.items()}
         self.cache = beforehand.open_cache(self.asked)
         self.seed = beforehand.draw_seed() if self.asked_seed is None else self.asked_seed
         self.blocks = find_blocks(self.model)
         self.learning = beforehand.learning_of(self.plan, self.pattern, self.blocks)
         beforehand.check_cache(self)
         beforehand.check_monitors(self)
-        names = set().union(*self.learning)
-        self.learned = [number for number, b in enumerate(self.blocks) if b.name in names]
+        names = [block.name for block in self.blocks]
+        self.learned = sorted(map(names.index, set().union(*self.learning)))
         self.finished: list[dict] = []  # states of monitors
         self.best, self.kept = math.inf, list[np.ndarray]()  # with keep="best_of_run"
         self.backup: backup.Backup | None = None
         self.saved: tuple[dict, dict] | None = None
 
+    def _refuse(self, backup: bool) -> None:
+        own = [callback for stage in self.plan.stages for callback in stage.callbacks]
+        one_run.refuse([*self.given_callbacks, *own], backup)
+
     def train(self, number: int, run: Run) -> None:
         """Trains a stage, or what an earlier process left of it, and adds it to the run."""
         stage, names = self.plan.stages[number], self.learning[number]
-        learns = freeze(
-            self.model, lambda found: [b for b in found if b.name in names], stage.batchnorm
-        )
+        chosen = lambda found: [b for b in found if b.name in names]  # noqa: E731
+        learns = freeze(self.model, chosen, stage.batchnorm)
         held = {id(weight) for weight in learns.held}
         changing = [weight for weight in backup.state_of(self.model) if id(weight) not in held]
         monitor = StageMonitor(stage, changing, self.feeds[number].validation is not None)
@@ -96,24 +97,21 @@ class Runner:
             before = values(learns.held)
             try:
                 self._fit(number, monitor, own)
-            except KeyboardInterrupt:
+            except (Exception, KeyboardInterrupt) as error:
                 if processes.count() > 1:
                     raise  # the others wait for this one, so it cannot put weights back
-                monitor.interrupt()
+                asked = isinstance(error, KeyboardInterrupt)
+                monitor.interrupt("interrupted" if asked else type(error).__name__)
                 self._put_back(stage, monitor, learns, before)
-            except Exception as error:
-                if processes.count() > 1:
+                if not asked:
+                    self._end_stage(monitor, learns, run)
+                    self.finish()
+                    error.run = run  # type: ignore[union-attr]
+                    error.add_note(
+                        f"Stage {stage.name!r}: {monitor.failed}. This error's attribute `run` is "
+                        "the Run so far."
+                    )
                     raise
-                monitor.interrupt(type(error).__name__)
-                self._put_back(stage, monitor, learns, before)
-                self._end_stage(monitor, learns, run)
-                self.finish()
-                error.run = run  # type: ignore[attr-defined]
-                error.add_note(
-                    f"Stage {stage.name!r}: {monitor.failed}. This error's attribute `run` is the "
-                    "Run so far."
-                )
-                raise
             _check_held(stage, learns.held, before)
             self.finished.append(monitor.state())
             for one in own:
@@ -136,7 +134,7 @@ class Runner:
         if self.keep == "best_of_run" and monitor.best_epoch and monitor.best <= self.best:
             self.best, run.kept = monitor.best, monitor.stage.name
             if monitor.weights:  # not if an earlier process trained it: the backup has them
-                self.kept = values(self._learned())
+                self.kept = values(self._weights(self.learned))
 
     def end(self) -> None:
         """Tells the callbacks that the run is over."""
@@ -147,7 +145,7 @@ class Runner:
         """Leaves the model with the weights to keep, and with an optimizer that loads without
         tlkeras, where one will do."""
         if self.kept:
-            for weight, value in zip(self._learned(), self.kept, strict=True):
+            for weight, value in zip(self._weights(self.learned), self.kept, strict=True):
                 weight.assign(value)
         trained = self.model.optimizer
         plain = optimizers.plain(trained, self.model.trainable_variables)
@@ -164,27 +162,23 @@ class Runner:
         self._compile_with(optimizers.go_on(self.optimizer, optimizer, variables))
 
     def _compile_with(self, optimizer: keras.optimizers.Optimizer) -> None:
-        kind, plain = type(self.model), keras.Model
-        if self.model.compiled:  # what a `compile` of its own was given besides stays as it is
-            kind = plain
+        # what a `compile` of the model's own was given besides stays as it is
+        kind = keras.Model if self.model.compiled else type(self.model)
         kind.compile(self.model, optimizer, **self.objective, **self.running)
         self.optimizer = self.model.optimizer  # in a LossScaleOptimizer where one is needed
 
     def _fit(self, number: int, monitor: StageMonitor, own: list[one_run.OneRun]) -> None:
-        stage = monitor.stage
-        title = f"stage {number + 1}/{len(self.plan.stages)} {stage.name}"
+        title = f"stage {number + 1}/{len(self.plan.stages)} {monitor.stage.name}"
         progress = [Progress(title)] if self.verbose and processes.index() == 0 else []
         saver = [_Saver(self, monitor, self.backup)] if self.backup else []
         try:
             if not monitor.done:
-                callbacks = [*self.callbacks, *own, monitor, *saver, *progress]
-                self._epochs(number, monitor, callbacks)
+                self._epochs(number, monitor, [*self.callbacks, *own, monitor, *saver, *progress])
             monitor.finish()
         finally:
             for line in progress:
-                line.finish(
-                    monitor.epochs, monitor.logs[-1] if monitor.logs else {}, monitor.stopped
-                )
+                last = monitor.logs[-1] if monitor.logs else {}
+                line.finish(monitor.epochs, last, monitor.stopped)
 
     def _epochs(self, number: int, monitor: StageMonitor, callbacks: list) -> None:
         """`fit`, on cached outputs or on the data."""
@@ -236,25 +230,18 @@ class Runner:
             if validation is not None:
                 validation = shares.share(validation, feed.batch_size)
         kind.fit(
-            self.model,
-            data,
-            validation_data=validation,
+            self.model, data, validation_data=validation, class_weight=self.class_weight,
             validation_batch_size=feed.batch_size if isinstance(validation, tuple) else None,
             steps_per_epoch=None if monitor.ordered is not None else self.steps[0],
-            validation_steps=self.steps[1],
-            epochs=monitor.stage.epochs,
-            initial_epoch=monitor.epochs,
-            callbacks=callbacks,
-            class_weight=self.class_weight,
-            shuffle=False,
-            verbose=0,
-        )
+            validation_steps=self.steps[1], epochs=monitor.stage.epochs,
+            initial_epoch=monitor.epochs, callbacks=callbacks, shuffle=False, verbose=0,
+        )  # fmt: skip
 
     # Backup -------------------------------------------------------------------------------------
 
     def open(self, where: backup.Backup) -> None:
         """Saves there from now on, and reads what is there."""
-        one_run.refuse([one.callback for one in self.callbacks], backup=True)
+        self._refuse(backup=True)
         self.backup = where
         self.saved = where.load()
 
@@ -270,7 +257,12 @@ class Runner:
             self.finished, self.seed = state["finished"], state["seed"]
             stages = len(state["identity"]["plan"]["stages"])  # there may be more now
             backup.assign(self._saved_weights(state["learned"], stages), arrays, "weight")
-            self.kept = [v for name, v in arrays.items() if name.startswith("kept ")]
+            kept = [v for name, v in arrays.items() if name.startswith("kept ")]
+            if kept:  # more may learn now, and is what it was
+                learned = self._weights(state["learned"])
+                then = dict(zip(map(id, learned), kept, strict=True))
+                now = self._weights(self.learned)
+                self.kept = [then.get(id(w), v) for w, v in zip(now, values(now), strict=True)]
             for past, feed in zip([*self.finished, state["monitor"]], self.feeds, strict=False):
                 reading.reopen(feed.data, 2 * len(past["logs"]))  # `fit` opens them twice an epoch
 
@@ -282,13 +274,10 @@ class Runner:
         if monitor.best_epoch != monitor.epochs or averages(self.model.optimizer):
             arrays |= backup.named("best", monitor.weights)
         state = {
-            "finished": self.finished,
-            "learned": self.learned,
-            "monitor": monitor.state(),
-            "seed": self.seed,
-            "random": backup.random_state(),
+            "finished": self.finished, "learned": self.learned, "monitor": monitor.state(),
+            "seed": self.seed, "random": backup.random_state(),
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
-        }
+        }  # fmt: skip
         where.save(state, arrays)
 
     def _restore(self, monitor: StageMonitor, state: dict, arrays: dict[str, np.ndarray]) -> None:
@@ -301,9 +290,9 @@ class Runner:
         monitor.restore(state["monitor"], best or values(monitor.changing))
         backup.set_random_state(state["random"])
 
-    def _learned(self) -> list[keras.Variable]:
-        """What any of the stages may change."""
-        return [weight for number in self.learned for weight in self.blocks[number].weights]
+    def _weights(self, numbers: list[int]) -> list[keras.Variable]:
+        """The weights of the blocks with these numbers."""
+        return [weight for number in numbers for weight in self.blocks[number].weights]
 
     def _saved_weights(self, learned: list[int], stages: int) -> list:
         """All that a plan changes, and what its augmentation draws its numbers from.
@@ -311,11 +300,10 @@ class Runner:
         Args:
             learned: numbers of the blocks that learn in it. stages: how many it has of ours.
         """
-        blocks = [block for number, block in enumerate(self.blocks) if number not in learned]
-        never = {id(weight) for block in blocks for weight in block.weights}
+        others = [number for number in range(len(self.blocks)) if number not in learned]
+        never = set(map(id, self._weights(others)))
         augments = [stage.augment for stage in self.plan.stages[:stages]]
-        layers = [augment for augment in augments if isinstance(augment, keras.Layer)]
-        seeds = [variable for layer in layers for variable in layer.variables]
+        seeds = [v for a in augments if isinstance(a, keras.Layer) for v in a.variables]
         return [w for w in backup.state_of(self.model) if id(w) not in never] + seeds
 
 
@@ -333,11 +321,8 @@ class _Saver(keras.callbacks.Callback):
 
 
 def _check_held(stage: Stage, weights: list[keras.Variable], before: list[np.ndarray]) -> None:
-    changed = [
-        weight.path
-        for weight, old, new in zip(weights, before, values(weights), strict=True)
-        if new.tobytes() != old.tobytes()
-    ]
+    pairs = zip(weights, before, values(weights), strict=True)
+    changed = [weight.path for weight, old, new in pairs if new.tobytes() != old.tobytes()]
     if changed:
         raise RuntimeError(
             f"Stage {stage.name!r} changed {len(changed)} frozen weight(s): "
