@@ -145,3 +145,9 @@ def test_a_trial_takes_nothing_from_data_that_shuffle_themselves():
         return fit_stages(model, [HEAD], data, cache=cache, seed=0, verbose=0).history["loss"]
 
     assert train("auto") == train(False)
+
+
+def test_all_that_may_have_been_wrong_is_named():
+    image = keras.Input((4,))
+    x = keras.layers.Lambda(lambda x: x * 2, name="double")(keras.layers.Dense(3)(image) - 1)
+    assert exactness.doubt(keras.Model(image, x)) == "the operation Subtract or Lambda 'double'"

@@ -4,6 +4,7 @@ Layers that Keras documents to do so are taken at their word; anything else is t
 """
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -52,20 +53,22 @@ def problem(part: keras.Layer) -> str:
 
 
 def doubt(part: keras.Model) -> str:
-    """The first thing called in a part that is to be tried, or ""."""
+    """What is called in a part and is to be tried, or ""."""
+    names = list(dict.fromkeys(_doubts(part)))
+    return " or ".join(names[:3] + ["others"] * (len(names) > 3))
+
+
+def _doubts(part: keras.Model) -> Iterator[str]:
     net = internals.functional(part)
     for node in [] if net is None else internals.nodes(net):
         op = node.operation
         if internals.functional(op):
-            found = doubt(op)
+            yield from _doubts(op)
         elif isinstance(op, keras.Layer):
             unknown = (layer for layer in internals.all_layers(op) if not _known(layer))
-            found = next((f"{type(layer).__name__} {layer.name!r}" for layer in unknown), "")
+            yield from (f"{type(layer).__name__} {layer.name!r}" for layer in unknown)
         else:
-            found = f"the operation {type(op).__name__}"
-        if found:
-            return found
-    return ""
+            yield f"the operation {type(op).__name__}"
 
 
 def _known(layer: keras.Layer) -> bool:
