@@ -86,12 +86,13 @@ def assert_same(one, other, state=False):
 OPTIMIZERS = every(keras.optimizers, keras.optimizers.Optimizer)
 
 
-def optimizer_of(name, **options):
+def optimizer_of(name):
+    options = {"weight_decay": 0.01, "global_clipnorm": 0.1, "gradient_accumulation_steps": 2}
     made = getattr(keras.optimizers, name)
     if name == "LossScaleOptimizer":
-        return made(keras.optimizers.Adam(RATE, **options))
+        return made(keras.optimizers.Adam(RATE, **options), initial_scale=8.0)
     if name == "MultiOptimizer":
-        return made(keras.optimizers.OptimizerMap(keras.optimizers.Adam(RATE, **options)))
+        return made(keras.optimizers.OptimizerMap(keras.optimizers.Adam(RATE)))
     return made(RATE, **options)
 
 
