@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from small import easy_data, small_backbone, with_head
 
-from tlkeras.inputs.objective import default_loss
+from tlkeras.inputs.objective import default_objective
 from tlkeras.plans import recipes
 from tlkeras.training.fit import fit_stages
 
@@ -122,5 +122,5 @@ def test_a_model_without_weights_is_an_error(data):
 )
 def test_the_loss_fits_labels_and_outputs(units, activation, labels, loss, logits):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, activation)])
-    chosen = default_loss(model, (np.zeros((len(labels), 4)), labels))
+    chosen, _ = default_objective(model, (np.zeros((len(labels), 4)), labels))
     assert type(chosen) is loss and chosen.get_config()["from_logits"] is logits

@@ -45,7 +45,7 @@ def refused(data, message, **how):
         ((X, np.where(Y, "cat", "dog")), r"found names \('dog'\).*np\.unique"),
         ((X, ["cat"] * 48), "found names"),
         ((X, np.array(["cat"] * 48, object)), "found names"),
-        ((X[..., 0], Y), r"\(16, 16, 3\).*found \(16, 16\).*x\[\.\.\., None\]"),
+        ((X[..., 0], Y), r"\(16, 16, 3\).*found \(16, 16\).*x\[\.\.\., None\], 3, -1"),
         ((X[..., :1], Y), r"np\.repeat\(x, 3, -1\)"),
         ((X[:, :8], Y), r"found \(8, 16, 3\)"),
         ((list(X), Y), r"several inputs; found 48.*np\.stack"),

@@ -62,11 +62,12 @@ class Seen(keras.callbacks.Callback):
 
 def test_a_last_stage_that_ends_worse_is_said_once():
     with pytest.warns(RuntimeWarning, match="'wild' ended at val_loss.*worse than stage 'head'"):
-        _, run = train([HEAD, WILD])
+        _, run = train([HEAD, WILD], verbose=1)
     assert run.worse in repr(run) and not run.kept
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        train([HEAD, LAST])
+        train([HEAD, LAST], verbose=1)
+        assert train([HEAD, WILD])[1].worse  # says it when it is looked at
 
 
 @pytest.mark.parametrize("cache", [True, False])

@@ -3,6 +3,7 @@
 The mistakes caught here train without an error and only show as a bad result.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,13 +27,12 @@ def check(model: keras.Model, data: Any, loss: Any, validation: Any = None) -> N
     was pretrained on; validation data of which that holds, or whose pixels are on another scale
     than those of the training data. Only one input and one output are looked into.
     """
-    spread = _check(model, data, loss)
-    if validation is None:
-        return
-    try:
-        other = _check(model, validation, loss)
-    except ValueError as error:
-        raise ValueError(f"Of the validation data: {error}") from None
+    spread = other = _check(model, data, loss)
+    if validation is not None:
+        try:
+            other = _check(model, validation, loss)
+        except ValueError as error:
+            raise ValueError(f"Of the validation data: {error}") from None
     if spread and other and not 1 / 30 < other / spread < 30:
         raise ValueError(
             "Expected validation data on the scale of the training data; found pixels that vary "
@@ -50,13 +50,8 @@ def _check(model: keras.Model, data: Any, loss: Any) -> float:
     _check_finite(inputs)
     labels = [batch[1] for batch in batches if len(batch) > 1]
     known, shapes = cross_entropy(loss), output_shapes(model)
-    if (
-        known
-        and known.family == "sparse"
-        and shapes
-        and labels
-        and isinstance(labels[0], np.ndarray)
-    ):
+    plain = bool(labels) and isinstance(labels[0], np.ndarray)
+    if known and known.family == "sparse" and shapes and plain and shapes[0][-1] is not None:
         found = np.concatenate([y.reshape(-1) for y in labels])
         _check_labels(found[found != known.ignore], shapes[0][-1])
     if inputs[0].ndim != 4 or preprocesses(model):
@@ -66,22 +61,17 @@ def _check(model: keras.Model, data: Any, loss: Any) -> float:
 
 
 def _check_finite(inputs: list[np.ndarray]) -> None:
-    bad = sum(
-        int((~np.isfinite(x.reshape(len(x), -1))).any(axis=1).sum())
-        for x in inputs
-        if np.issubdtype(x.dtype, np.floating)
-    )
+    floats = [x.reshape(len(x), -1) for x in inputs if np.issubdtype(x.dtype, np.floating)]
+    bad = sum(int((~np.isfinite(x)).any(axis=1).sum()) for x in floats)
     if bad:
-        total = sum(len(x) for x in inputs)
         raise ValueError(
-            f"Expected finite inputs; found NaN or infinity in {bad} of the {total} examples "
-            "looked at. Clean the data: one such pixel turns every weight into NaN."
+            f"Expected finite inputs; found NaN or infinity in {bad} of the "
+            f"{sum(map(len, inputs))} examples looked at. One such pixel turns every weight into "
+            "NaN: clean the data."
         )
 
 
-def _check_labels(labels: np.ndarray, classes: int | None) -> None:
-    if classes is None:
-        return
+def _check_labels(labels: np.ndarray, classes: int) -> None:
     outside = np.unique(labels[(labels < 0) | (labels >= classes)])
     if len(outside):
         raise ValueError(
@@ -124,26 +114,22 @@ def _scale_against_pretraining(model: keras.Model, images: np.ndarray) -> float:
     layers = batchnorm_layers(model)
     seen: list[tuple[keras.layers.Layer, np.ndarray]] = []
 
-    def watch(layer: keras.layers.Layer) -> Callable:
-        call = layer.call
-
-        def watched(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            if not seen:
-                seen.append((layer, keras.ops.convert_to_numpy(inputs)))
-            return call(inputs, *args, **kwargs)
-
-        return watched
+    def watched(
+        layer: keras.layers.Layer, call: Callable, inputs: Any, *args: Any, **how: Any
+    ) -> Any:
+        if not seen:
+            seen.append((layer, keras.ops.convert_to_numpy(inputs)))
+        return call(inputs, *args, **how)
 
     held = [vars(layer).get("call") for layer in layers]
     try:
         for layer in layers:
-            layer.call = watch(layer)
+            layer.call = functools.partial(watched, layer, layer.call)
         model(images, training=False)
     finally:
         for layer, call in zip(layers, held, strict=True):
-            if call is None:
-                del layer.call
-            else:
+            del layer.call
+            if call is not None:
                 layer.call = call
     if not seen:
         return 1.0

@@ -116,15 +116,12 @@ def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None
     """Raises ValueError where `fit` would refuse weights of classes, or cannot apply them."""
     example = reading.example_of(data) if class_weight is not None else None
     parts = reading.without_none(example) if isinstance(example, tuple | list) else ()
-    if len(parts) > 2:
+    outputs = len(parts) > 1 and keras.tree.is_nested(parts[1])
+    if len(parts) > 2 or outputs:
         raise ValueError(
-            "Expected class_weight or a sample_weight in the data, not both; found both. Multiply "
-            "them into the sample_weight."
-        )
-    if len(parts) > 1 and keras.tree.is_nested(parts[1]):
-        raise ValueError(
-            "Expected one array of labels for class_weight; found several outputs. Give each "
-            "example a sample_weight instead."
+            "Expected one array of labels and no sample_weight in the data for class_weight, not "
+            f"both; found {'several outputs' if outputs else 'a sample_weight'}. Give each example "
+            "a sample_weight into which that of its class is multiplied."
         )
 
 
@@ -179,22 +176,15 @@ def _unbatched(what: str) -> str:
 
 
 def _check_lengths(parts: tuple, what: str) -> None:
-    lengths: dict[str, int] = {}
+    lengths = []
     for name, part in zip(("x", "y", "sample_weight"), parts, strict=False):
         shapes = [shape for leaf in keras.tree.flatten(part) if (shape := shape_of(leaf))]
-        found = {shape[0] for shape in shapes if shape[0] is not None}
-        if len(found) > 1:
-            raise ValueError(
-                f"Expected parts of one length in {name} of the {what}, for a list or a dict "
-                f"stands for several inputs or outputs; found {sorted(found)}. Make one array of "
-                f"examples of one kind: np.stack({name})."
-            )
-        if found:
-            lengths[name] = found.pop()
-    if len(set(lengths.values())) > 1:
-        counts = ", ".join(f"{count} in {name}" for name, count in lengths.items())
+        lengths += [(shape[0], name) for shape in shapes if shape[0] is not None]
+    if len({count for count, _ in lengths}) > 1:
+        counts = ", ".join(f"{count} in {name}" for count, name in dict.fromkeys(lengths))
         raise ValueError(
-            f"Expected {what} with a label for every example; found {counts}. Pair them up first."
+            f"Expected {what} with a label for every example, and a list or a dict to stand for "
+            f"several inputs or outputs; found {counts}. Pair them up, or np.stack them, first."
         )
 
 
@@ -202,10 +192,9 @@ def _check_labels(labels: Any, what: str) -> None:
     for leaf in keras.tree.flatten(labels):
         kind = str(getattr(leaf, "dtype", "")).removeprefix("<dtype: '").rstrip("'>")
         if kind.startswith(("<U", "|S", "S", "string", "str", "object")):
-            whole = isinstance(leaf, np.ndarray) and leaf.size
-            found = repr(str(np.ravel(leaf)[0])) if whole else kind
+            found = f" ({str(np.ravel(leaf)[0])!r})" if isinstance(leaf, np.ndarray) else ""
             raise ValueError(
-                f"Expected numbers as labels of the {what}; found names ({found}). Number them "
+                f"Expected numbers as labels of the {what}; found names{found}. Number them "
                 "first: names, y = np.unique(y, return_inverse=True)."
             )
 
@@ -227,11 +216,9 @@ def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
     if batches and _fits((None, *found), expected):
         raise ValueError(_unbatched(what))
     advice = "Resize or reshape them first."
-    if len(expected) == 4 and len(found) == 3:
-        advice = "Give grey pictures a channel axis, x[..., None]"
-        advice += f", repeated: np.repeat(x[..., None], {expected[-1]}, -1)."
-    elif len(expected) == len(found) == 4 and found[-1] == 1:
-        advice = f"Repeat the grey channel: np.repeat(x, {expected[-1]}, -1)."
+    if len(expected) == 4 and (len(found) == 3 or found[-1] == 1):
+        grey = "x[..., None]" if len(found) == 3 else "x"
+        advice = f"Give grey pictures all channels: np.repeat({grey}, {expected[-1]}, -1)."
     raise ValueError(
         f"Expected {what} with examples of shape {expected[1:]}, as the model has its input; found "
         f"{found[1:] or 'one number'}. {advice}"

@@ -80,51 +80,40 @@ def _by_output(model: keras.Model, loss: Any) -> dict[int, Any]:
     if isinstance(loss, dict):
         names = list(getattr(model, "output_names", None) or [])
         return {names.index(name): one for name, one in loss.items() if name in names}
-    if isinstance(loss, list | tuple):
-        return dict(enumerate(loss))
-    return {0: loss}
-
-
-def default_loss(model: keras.Model, data: Any) -> keras.losses.Loss:
-    """The cross-entropy that fits the labels looked at and the model's last activation.
-
-    Raises:
-        ValueError: it is not sure which does; says what to pass.
-    """
-    return default_objective(model, data)[0]
+    return dict(enumerate(loss)) if isinstance(loss, list | tuple) else {0: loss}
 
 
 def default_objective(model: keras.Model, data: Any) -> tuple[keras.losses.Loss, list[Any]]:
-    """That loss, and the metrics that count what it learns.
+    """The cross-entropy that fits the labels and the model's last activation, and its metrics.
 
     Whole numbers against several outputs are classes; rows of 0 and 1 that all sum to 1 are
     classes, too; other rows of 0 and 1 are several labels at once; 0 and 1 against one output are
-    two classes. Everything else (measurements, boxes, probabilities) is not chosen for.
+    two classes.
+
+    Raises:
+        ValueError: anything else (measurements, boxes, probabilities); says what to pass.
     """
     labels = [batch[1] for batch in first_batches(data) if len(batch) > 1]
     shapes, found = output_shapes(model), endings(model)
     if shapes is None or found is None:
         raise ValueError(
             "A loss can be chosen only where the model's graph shows its last activation; found "
-            f"{type(model).__name__}, whose call is its own. Pass loss=..., e.g. "
-            "keras.losses.SparseCategoricalCrossentropy(from_logits=True) for class numbers and "
-            "outputs without softmax."
+            f"{type(model).__name__}, whose call is its own. Pass loss=..., as for compile."
         )
     arrays = all(isinstance(part, np.ndarray) for part in labels)
     if not labels or not arrays or len(shapes) != 1 or not isinstance(shapes[0][-1], int):
         raise ValueError(
             "A loss can be chosen only for one output and one array of labels a batch; found "
-            f"outputs {shapes if len(shapes) > 1 else shapes[0]}. Pass loss=..., or compile the "
-            "model first."
+            f"outputs {shapes}. Pass loss=..., or compile the model first."
         )
     kind, [ending] = _kind(labels, shapes[0]), found
-    fitting = {SPARSE: (LOGITS, SOFTMAX), ONE_HOT: (LOGITS, SOFTMAX, SIGMOID)}
-    if ending not in fitting.get(kind, (LOGITS, SIGMOID)):
+    known = {SPARSE: (LOGITS, SOFTMAX), ONE_HOT: (LOGITS, SOFTMAX, SIGMOID)}
+    fitting = known.get(kind, (LOGITS, SIGMOID))
+    if ending not in fitting:
         what = "a layer whose activation is not known" if ending is None else f"a {ending}"
         raise ValueError(
-            f"Expected {' or '.join(fitting.get(kind, (LOGITS, SIGMOID)))} as the model's last "
-            f"activation, for the labels are {kind}; found {what}. Give the head such an "
-            "activation, or pass loss=... ."
+            f"Expected {' or '.join(fitting)} as the model's last activation, for the labels are "
+            f"{kind}; found {what}. Give the head such an activation, or pass loss=... ."
         )
     logits = ending == LOGITS
     if kind == SPARSE:
@@ -171,16 +160,12 @@ def counted(model: keras.Model, loss: Any, metrics: Any) -> Any:
     Keras counts it at 0.5, which of a score means nothing.
     """
     known, shapes = cross_entropy(loss), output_shapes(model)
-    if known is None or known.family != "binary" or not known.from_logits:
+    scores = known is not None and known.family == "binary" and known.from_logits
+    if not scores or not isinstance(metrics, list | tuple):
         return metrics
     names = ["binary_accuracy", "BinaryAccuracy"]
     if shapes is not None and len(shapes) == 1 and shapes[0][-1] == 1:
         names += ["accuracy", "acc"]
-    if not isinstance(metrics, list | tuple):
-        return metrics
-    return [
-        _binary_accuracy(metric, logits=True)
-        if isinstance(metric, str) and metric in names
-        else metric
-        for metric in metrics
-    ]
+    named = [isinstance(metric, str) and metric in names for metric in metrics]
+    pairs = zip(metrics, named, strict=True)
+    return [_binary_accuracy(m, logits=True) if known_name else m for m, known_name in pairs]

@@ -49,8 +49,9 @@ def fit_stages(
     """Runs a plan: freezes, compiles and fits once a stage, and checks what was frozen.
 
     Each stage ends at the weights of its best epoch, and the model with those of the last stage;
-    where an earlier one was better, a RuntimeWarning and the Run say so. A loss that becomes NaN
-    ends the run at the last good weights, with a RuntimeWarning; so does Ctrl-C.
+    where an earlier one was better, the Run says so, and unless verbose is 0 a RuntimeWarning. A
+    loss that becomes NaN ends the run at the last good weights, with a RuntimeWarning; so does
+    Ctrl-C.
 
     Args:
         model: built, with weights and, for most plans, a head.
@@ -157,7 +158,7 @@ def fit_stages(
         runner.finish()
         run.unsaved = _unsaved(run)
         runner.end()
-    if run.worse and keep == "last_stage":
+    if run.worse and verbose and keep == "last_stage":
         warnings.warn(f"Of the run, {run.worse}.", RuntimeWarning, stacklevel=2)
     return run
 

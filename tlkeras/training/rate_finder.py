@@ -16,7 +16,7 @@ from tlkeras.display import plots
 from tlkeras.freezing.closed import forget_open
 from tlkeras.freezing.flags import freeze
 from tlkeras.inputs import checks, intake, order, reading
-from tlkeras.inputs.objective import check_loss, default_loss
+from tlkeras.inputs.objective import check_loss, default_objective
 from tlkeras.optimizers import like
 from tlkeras.utils import processes
 from tlkeras.utils.tables import html_table, text_table
@@ -148,7 +148,7 @@ def find_learning_rate(
     data = intake.taken(model, data, steps=steps)
     compiled = internals.compiled_with(model)
     if loss is None:
-        loss = compiled["loss"] or default_loss(model, data)
+        loss = compiled["loss"] or default_objective(model, data)[0]
     check_loss(model, loss)
     checks.check(model, data, loss)
     if isinstance(optimizer, str):
