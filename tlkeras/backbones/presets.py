@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from tlkeras.backbones import fetching
-from tlkeras.blocks.internals import functional
+from tlkeras.blocks.internals import all_layers, functional
 
 COMPOSITE = ("CBABlock", "FusedMBConvBlock", "MBConvBlock")  # of KerasHub's EfficientNets
 
@@ -63,7 +63,12 @@ def load_task_preset(name: str, preset: Path) -> keras.Model:
     _refuse_damaged(name, preset)
     import keras_hub
 
-    task = keras_hub.models.ImageClassifier.from_preset(str(preset))
+    classes = json.loads((preset / "task.json").read_text(encoding="utf-8"))["config"][
+        "num_classes"
+    ]
+    task = keras_hub.models.ImageClassifier.from_preset(str(preset), num_classes=classes)
+    below = all_layers(task.backbone)  # KerasHub 0.24 hands Keras their ids, which it does not know
+    keras.saving.load_weights(task, preset / "task.weights.h5", objects_to_skip=below)
     converter = _converter(preset)
     resize = keras.layers.Resizing(
         *converter.image_size, crop_to_aspect_ratio=True, antialias=True, name="resize"
@@ -134,11 +139,8 @@ def _written_out(network: keras.Model) -> keras.Model:
         inside = type(layer).__name__ in COMPOSITE
         return layer.call(*args) if inside else layer(*args, **options)
 
-    written = keras.models.clone_model(
-        network, clone_function=lambda layer: layer, call_function=call
-    )
-    written.name = network.name
-    return written
+    plain = keras.Model(network.input, network.output, name=network.name)
+    return keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
 
 
 def _tower(network: keras.Model, name: str, converter: Any, size: Size, tower: str) -> keras.Model:
