@@ -38,6 +38,7 @@ CLASSES = {  # photograph, where the middle of a crop may be (shares of width, h
     "evening": ("china.jpg", (0.25, 0.75), (0.3, 0.7), 1.25),
     "morning": ("flower.jpg", (0.3, 0.7), (0.3, 0.7), 0.8),
 }
+RUN = "{}_run".format  # of `tlkeras fit`, beside the folder
 SPLITS = ("train",) * 7 + ("validation",) + ("test",) * 2
 
 
@@ -88,9 +89,8 @@ def ours(folder, epochs):
     fit.SETTINGS["two_stage"] = {
         "head_epochs": head, "head_lr": RATES[0], "tune_epochs": tune, "tune_lr": RATES[1],
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as out:
-        arguments = ["--backbone", NETWORK, "--image-size", str(SIZE), "--out", f"{out}/run"]
-        main.main(["fit", str(folder), *arguments, "--json"])
+    arguments = ["--backbone", NETWORK, "--image-size", str(SIZE), "--out", RUN(folder)]
+    main.main(["fit", str(folder), *arguments, "--force", "--json"])
 
 
 def guide(folder, epochs, cached):
@@ -158,6 +158,18 @@ def parts(folder):
     }))  # fmt: skip
 
 
+def predict(folder):
+    """`tlkeras predict` for all the photographs, and for one of them, with the run of `ours`."""
+    found = {}
+    for name, files in (("predict", folder), ("first prediction", next(folder.rglob("*.jpg")))):
+        command = [sys.executable, "-m", "tlkeras", "predict", RUN(folder), str(files)]
+        start = time.perf_counter()
+        done = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+        seconds = time.perf_counter() - start
+        found[name] = [seconds, json.loads(done.stdout)["images_per_second"]]
+    print(json.dumps(found))
+
+
 def process(way, folder, epochs):
     """Runs a way in a fresh process: the seconds that took, start included, and what it printed."""
     command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
@@ -172,6 +184,7 @@ WAYS = {
     "Keras guide": lambda folder, epochs: guide(folder, epochs, cached=False),
     "Keras guide, cached": lambda folder, epochs: guide(folder, epochs, cached=True),
     "parts": lambda folder, epochs: parts(folder),
+    "predict": lambda folder, epochs: predict(folder),
 }
 
 
@@ -179,9 +192,10 @@ def compare(folder, epochs, rounds):
     """Rows: what, round, seconds, and accuracy on test (of a part: images a second)."""
     rows = []
     for number in range(rounds):
-        for way in list(WAYS)[:: 1 if number % 2 else -1]:
+        trained = list(WAYS)[:3]
+        for way in [*(trained if number % 2 else trained[::-1]), "parts", "predict"]:
             seconds, found = process(way, folder, epochs)
-            if way == "parts":
+            if way in ("parts", "predict"):
                 rows += [(name, number, *figures) for name, figures in found.items()]
             else:
                 rows.append((way, number, seconds, found["test_accuracy"]))
@@ -204,7 +218,7 @@ def main():
     from results import write
 
     with tempfile.TemporaryDirectory() as place:
-        folder = options.folder or Path(place)
+        folder = options.folder or Path(place) / "photos"
         make(folder, options.images)
         found = compare(folder, options.epochs, options.rounds)
     rows = [(options.images, *row) for row in found]
