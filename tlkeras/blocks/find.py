@@ -7,7 +7,8 @@ The one notion of depth that unfreezing, learning rates per block, caching and p
 2. Wherever a single tensor is live, the network could be cut in two: these are the joints.
 3. Joints are kept where a new stage begins: where the image or the sequence changes size, or
    where the next transformer layer begins.
-4. The head is what follows the backbone (a nested model), or its pooling, or is the last Dense.
+4. The head is what follows the backbone (a nested model), or the encoder of a U-Net, or a pooling,
+   or is the last Dense.
 """
 
 from collections.abc import Iterable, Sequence
@@ -131,7 +132,9 @@ def find_blocks(model: keras.Model) -> Blocks:
     never learn (`Normalization`), go with their neighbours.
 
     Roles: the first third of the backbone's blocks is "bottom", the next "middle", the last
-    "top"; what follows the backbone is "head", absent when the model is a bare backbone.
+    "top"; what follows the backbone is "head", absent when the model is a bare backbone. Of a U-Net
+    the encoder is the backbone, also in one graph with the rest; the decoder's blocks and the last
+    layer, named "head", are head.
 
     Raises TypeError if `model` is no Keras model, ValueError if it is not built or has no weights.
 
@@ -255,10 +258,10 @@ def _joint(parts: Sequence[Part], start: int, previous: int, following: int, res
         return (parts[end].cost * (1 if end >= previous else 2), -end)
 
     gap = takewhile(lambda end: not _drops(parts[end]), range(previous + 1, following))
-    ends, calls, end = [previous, *gap], parts[previous].calls, previous - 1
+    ends, calls, end = [previous, *gap], len(parts[previous].ops), previous - 1
     while resized and calls <= 4 and any(part.learns for part in parts[start : end + 1]):
         ends.append(end)
-        calls, end = calls + parts[end].calls, end - 1
+        calls, end = calls + len(parts[end].ops), end - 1
     return min(ends, key=cost) + 1
 
 

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -106,56 +106,42 @@ class Graph:
         self.owners = [owners(step.op) for step in self.steps]
         self.attends = [attends(step.op) for step in self.steps]
         self.live = self._live()
+        self.needs: list[set[int]] = []  # of each step: itself, and all whose outputs it needs
+        for i, step in enumerate(self.steps):
+            made = [self.needs[self.made[key]] for key in step.reads if key not in self.inputs]
+            self.needs.append({i}.union(*made))
         # What runs beside the network and does not make it wide: inputs read later, masks, skips.
-        masks, skips = {id(mask_of(tensor)) for tensor in self.tensors}, self._skips()
-        beside = self.inputs | {k for k, t in enumerate(self.tensors) if id(t) in masks}
-        self.main = [
-            {key for key in live - beside if skips.get(key, i) >= i}
-            for i, live in enumerate(self.live)
-        ]
+        masks = {id(mask_of(tensor)) for tensor in self.tensors}
+        self.beside = {k for k, tensor in enumerate(self.tensors) if id(tensor) in masks}
+        self.beside |= self.inputs | self._skips()
 
     def enlarged(self, i: int) -> int:
         """How many positions step `i` makes twice as many of, or more; 0 if it does not."""
         op, reads, writes = self.steps[i]
         size = sum(self.sizes[key] for key in reads)
         ranks = {len(self.shapes[key]) for key in [*reads, *writes]}
-        if size < 2 or len(ranks) > 1 or "Pad" in type(op).__name__:
-            return 0
-        return size if any(self.sizes[key] >= 2 * size for key in writes) else 0
+        twice = any(self.sizes[key] >= 2 * size for key in writes)
+        return (
+            size if size > 1 and twice and len(ranks) == 1 and "Pad" not in type(op).__name__ else 0
+        )
 
-    def _skips(self) -> dict[int, int]:
-        """Tensors that join, larger, what was made of them by shrinking and enlarging, as a U-Net's
-        do; with the step from which on they only wait for that."""
-        readers: defaultdict[int, list[int]] = defaultdict(list)
-        for i, step in enumerate(self.steps):
-            for key in step.reads:
-                readers[key].append(i)
-        skips = {}
+    def _skips(self) -> set[int]:
+        """Tensors that join, larger, what was made of them by shrinking and enlarging (U-Net)."""
+        skips = set[int]()
         for up in filter(self.enlarged, range(len(self.steps))):
-            needed = self.before({up})
-            for key in {key for i in needed for key in self.steps[i].writes}:
-                larger = self.sizes[key] > self.enlarged(up)
-                if larger and not needed.issuperset(readers[key]):
-                    skips[key] = readers[key][0]
+            made = {key for i in self.needs[up] for key in self.steps[i].writes}
+            others = set(range(len(self.steps))) - self.needs[up]
+            read = {key for i in others for key in self.steps[i].reads}
+            skips |= {key for key in made & read if self.sizes[key] > self.enlarged(up)}
         return skips
 
     def before(self, steps: Collection[int]) -> set[int]:
         """These steps, and all whose outputs they need."""
-        found, wanted = set(steps), {key for i in steps for key in self.steps[i].reads}
-        for i in reversed(range(len(self.steps))):
-            if i in found or wanted.intersection(self.steps[i].writes):
-                found.add(i)
-                wanted.update(self.steps[i].reads)
-        return found
+        return set[int]().union(*(self.needs[i] for i in steps))
 
     def after(self, steps: Collection[int]) -> set[int]:
         """All steps that need the outputs of these, but for these themselves."""
-        found, known = set[int](), {key for i in steps for key in self.steps[i].writes}
-        for i, step in enumerate(self.steps):
-            if i not in steps and known.intersection(step.reads):
-                found.add(i)
-                known.update(step.writes)
-        return found
+        return {i for i, needed in enumerate(self.needs) if needed.intersection(steps)} - {*steps}
 
     def learns(self, steps: Collection[int]) -> bool:
         """Whether any of these steps holds weights that were made to be trained."""
@@ -246,20 +232,18 @@ class Graph:
         """All tensors that carry data past step `i`: read later, or already an output."""
         return self.live[i] | {key for key in self.outputs if self.made[key] <= i}
 
-    def narrow(
-        self, first: int, last: int, width: int, forced: Collection[int | None] = ()
-    ) -> Iterator[tuple[int, int]]:
+    def narrow(self, first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
         """Runs (first, last) of steps between places where at most `width` tensors are live.
 
         A run that is still too much for one block is cut again where one more tensor is live.
         """
-        ends = [i for i in range(first, last) if i in forced or len(self.main[i]) <= width]
+        ends = [i for i in range(first, last) if len(self.live[i] - self.beside) <= width]
         start = first
         for end in [*ends, last]:
             held = sum(map(bool, self.owners[start : end + 1]))
             many = held > 8 and 2 * held > sum(map(bool, self.owners))
             if width < WIDEST and (many or sum(self.attends[start : end + 1]) > 1):
-                yield from self.narrow(start, end, width + 1, forced)
+                yield from self.narrow(start, end, width + 1)
             else:
                 yield start, end
             start = end + 1

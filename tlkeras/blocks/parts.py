@@ -19,7 +19,6 @@ class Part:
 
     owners: list[graph.Owner]
     ops: list[keras.Operation] = field(default_factory=list)  # called, for naming the block
-    calls: int = 1
     cut: keras.KerasTensor | None = None  # the one KerasTensor that leaves it, or None
     home: str | None = None  # name of the nested model it is in
     positions: int = 1  # of the newest tensor that leaves it: pixels or tokens
@@ -27,7 +26,6 @@ class Part:
     vector: bool = True  # may end in one vector per example
     pools: bool = False  # makes that vector from an image or a sequence, without weights
     attends: bool = False  # has attention somewhere inside
-    end: int = -1  # its last step
 
     @property
     def learns(self) -> bool:
@@ -50,10 +48,10 @@ def find_parts(model: keras.Model) -> tuple[list[Part], int | None]:
     parts, head = [], None
     if net:
         flow = graph.Graph(net)
-        end = _backbone_first(flow)
-        end = _encoder_first(flow) if end is None else end
-        parts = _from_graph(flow, whole, end)
-        head = next((i + 1 for i, part in enumerate(parts) if part.end == end), None)
+        border = _backbone_first(flow) or _encoder_first(flow)
+        parts = _from_graph(flow, whole, 0, border)
+        head = len(parts) or None
+        parts += _from_graph(flow, whole, border, len(flow.steps))
     else:
         layers = internals.children(model)
         big = [x for x in layers if isinstance(x, keras.Model) and 2 * len(graph.owners(x)) > whole]
@@ -67,15 +65,15 @@ def find_parts(model: keras.Model) -> tuple[list[Part], int | None]:
     return parts, head if head and any(part.learns for part in parts[head:]) else None
 
 
-def _backbone_first(flow: graph.Graph) -> int | None:
-    """Puts the steps of the nested backbone first, with all that they read; the last of them, or
-    None where there is no such backbone, or nothing that learns after it.
+def _backbone_first(flow: graph.Graph) -> int:
+    """Puts the steps of the nested backbone first, with all that they read; how many these are, 0
+    where there is no such backbone, or nothing that learns after it.
 
     That is a nested model with most of the layers or most of the parameters. A branch that joins
     it later (a table beside an image) is none of it; another nested model beside it is a tower, and
     no head, if it takes images, sequences or tokens.
     """
-    held = [dict(map(_sized, step)) for step in flow.owners]
+    held = [{id(layer): graph.params(ws) for layer, ws in step} for step in flow.owners]
     sizes = {key: size for step in held for key, size in step.items()}
     for net, first, last in flow.spans:
         inside = {key for step in held[first : last + 1] for key in step}
@@ -93,23 +91,23 @@ def _backbone_first(flow: graph.Graph) -> int | None:
         rest = [layer for i in sorted(after - base) for layer, _ in flow.owners[i]]
         if any(graph.learns(x) and id(x) not in inside for x in rest):
             flow.put_first(base)
-            return len(base) - 1
-    return None
+            return len(base)
+    return 0
 
 
-def _encoder_first(flow: graph.Graph) -> int | None:
+def _encoder_first(flow: graph.Graph) -> int:
     """The same for the encoder of a flat U-Net or autoencoder: all that is needed by the step that
     begins to make the image larger again, where it is smallest."""
-    whole = set(range(len(flow.steps)))
-    ups = [i for i in whole if flow.enlarged(i) and flow.learns(flow.before({i}) - {i})]
+    steps = range(len(flow.steps))
+    ups = [i for i in steps if flow.enlarged(i) and flow.learns(flow.needs[i] - {i})]
     first = min(ups, key=flow.enlarged, default=0)
-    encoder = flow.before({first}) - {first}
+    encoder = flow.needs[first] - {first}
     given = {key for i in encoder for key in flow.steps[i].reads}
     ends = [max((flow.sizes[key] for key in keys), default=0) for keys in (given, flow.outputs)]
-    if not ups or min(ends) < 2 * flow.enlarged(first) or not flow.learns(whole - encoder):
-        return None
+    if not ups or min(ends) < 2 * flow.enlarged(first) or not flow.learns({*steps} - encoder):
+        return 0
     flow.put_first(encoder)
-    return len(encoder) - 1
+    return len(encoder)
 
 
 def _is_tower(flow: graph.Graph, first: int, last: int) -> bool:
@@ -123,25 +121,19 @@ def _is_tower(flow: graph.Graph, first: int, last: int) -> bool:
     )
 
 
-def _sized(owner: graph.Owner) -> tuple[int, int]:
-    return id(owner[0]), graph.params(owner[1])
-
-
-def _from_graph(flow: graph.Graph, whole: int, end: int | None = None) -> list[Part]:
-    runs = flow.narrow(0, len(flow.steps) - 1, 1, forced=(end,))
+def _from_graph(flow: graph.Graph, whole: int, first: int, end: int) -> list[Part]:
+    runs = flow.narrow(first, end - 1, 1) if first < end else ()
     return [one for run in runs for one in _opened(_part(flow, *run), whole)]
 
 
 def _part(flow: graph.Graph, first: int, last: int) -> Part:
     """The steps `first` to `last` as one part."""
     steps, leaving = flow.steps[first : last + 1], flow.leaving(last)
-    live = flow.main[last] or flow.outputs
+    live = flow.live[last] - flow.beside or steps[-1].writes
     homes = [op.name for op, a, b in flow.spans if a <= last <= b]
     part = Part(
         owners=[owner for held in flow.owners[first : last + 1] for owner in held],
         ops=[step.op for step in steps],
-        calls=len(steps),
-        end=last,
         home=homes[-1] if homes else None,
         attends=any(flow.attends[first : last + 1]),
         positions=flow.sizes[max(live)],
@@ -160,7 +152,8 @@ def _from_layer(layer: keras.Layer, whole: int) -> list[Part]:
     """The parts of `layer` by its tracked layers: one, unless it is a stack. None has a cut."""
     net = internals.functional(layer)
     if net:
-        parts = _from_graph(graph.Graph(net), whole)
+        flow = graph.Graph(net)
+        parts = _from_graph(flow, whole, 0, len(flow.steps))
         for part in parts:
             part.cut = None
         return parts
@@ -195,7 +188,7 @@ def _opened(part: Part, whole: int) -> list[Part]:
     at = part.ops.index(stack)
     inside[0].owners = [o for op in part.ops[:at] for o in graph.owners(op)] + inside[0].owners
     inside[-1].owners = inside[-1].owners + [o for op in part.ops[at:] for o in graph.owners(op)]
-    inside[-1].cut, inside[-1].vector, inside[-1].end = part.cut, part.vector, part.end
+    inside[-1].cut, inside[-1].vector = part.cut, part.vector
     return inside
 
 

@@ -97,9 +97,11 @@ def forget_open(model: keras.Model) -> None:
                 variable.closed_by = ""
 
 
-def is_users(variable: keras.Variable) -> bool:
-    """Whether `freeze` found the variable closed by the user."""
-    return not variable.trainable and _mark(variable) == THEIRS
+def closed_in(layer: keras.Layer) -> list[keras.Variable]:
+    """What `freeze` found closed by the user of what `layer` itself holds; no bases of LoRA."""
+    bases = {id(variable) for variable in lora_bases(layer)}
+    held = internals.trainable_kind(layer)
+    return [v for v in held if _mark(v) == THEIRS and id(v) not in bases]
 
 
 def _mark(variable: keras.Variable) -> str:

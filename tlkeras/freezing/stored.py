@@ -12,7 +12,7 @@ import keras
 
 from tlkeras.blocks import internals
 from tlkeras.blocks.find import find_blocks
-from tlkeras.freezing.closed import is_users, lora_bases
+from tlkeras.freezing.closed import closed_in, lora_bases
 from tlkeras.freezing.inference import is_held
 from tlkeras.freezing.policies import Policy
 
@@ -39,7 +39,8 @@ def remark(model: keras.Model, policy: object, learning: Sequence[str], batchnor
     blocks = find_blocks(model)
     same = isinstance(policy, Policy) and {b.name for b in policy(blocks)} == set(learning)
     call = str(policy) if same else f"named({', '.join(map(repr, learning))})"
-    closed = [path for layer in layers for path in _closed_by_user(layer)]
+    inside = [x for layer in layers for x in internals.all_layers(layer)]
+    closed = [x.path or x.name for x in inside if closed_in(x)]
     again = f"close {_some(closed)} again, as you had, then " if closed else ""
     text = (
         f"Keras does not save all of what is frozen in {_some([x.name for x in layers])}: a model "
@@ -56,18 +57,6 @@ def remark(model: keras.Model, policy: object, learning: Sequence[str], batchnor
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _closed_by_user(layer: keras.Layer) -> list[str]:
-    """Paths of what the user closed in `layer`: of whole layers where all of it is closed."""
-    made = [v for x in internals.all_layers(layer) for v in internals.trainable_kind(x)]
-    bases = {id(v) for x in internals.all_layers(layer) for v in lora_bases(x)}
-    closed = [v for v in made if is_users(v) and id(v) not in bases]
-    if closed and len(closed) == len(made):
-        return [layer.path or layer.name]
-    own = {id(v) for v in internals.trainable_kind(layer)}
-    inside = [path for child in internals.children(layer) for path in _closed_by_user(child)]
-    return [v.path for v in closed if id(v) in own] + inside
 
 
 def _forgotten(
