@@ -1,5 +1,7 @@
 """The report: one page that needs nothing else, in which names are text and pictures have words."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -8,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from light import bright
+from PIL import Image
 
 import tlkeras as tlk
 from tlkeras.display import judged, page
@@ -120,5 +123,7 @@ def test_a_map_is_laid_over_its_image():
 
 
 def test_small_images_are_shown_large():
-    html = page.photos([(np.zeros((8, 8, 3)), "nothing")], "a caption")
-    assert "<figcaption>a caption</figcaption>" in html and re.search('alt="nothing"', html)
+    html = page.photos([(np.zeros((8, 8, 3)), "nothing")], "a caption", "a & b.png")
+    assert '<img alt="nothing"' in html and "a caption <small>a &amp; b.png</small>" in html
+    data = re.search('base64,([^"]*)', html)[1]
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (160, 160)

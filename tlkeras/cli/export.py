@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default="onnx",
-        help="onnx (the default), litert (TensorFlow Lite, from Keras 3.13 on) or savedmodel; the first two need "
-        "pip install 'tlkeras[export]'",
+        help="onnx (the default), litert (TensorFlow Lite; from Keras 3.13 on) or savedmodel; the "
+        "first two need pip install 'tlkeras[export]'",
     )
     parser.add_argument("--out", type=Path, help="default: in the run's folder")
 

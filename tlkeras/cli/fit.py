@@ -107,7 +107,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     out = options.out or Path("runs") / Path(options.task).resolve().name
     _check_place(check_folder(out, options.force), Path(options.task))
     _check_numbers(options)
-    task, network = _load(options, talk)
+    task, network, why = _load(options, talk)
     weights = targets.class_weights(task) if options.class_weight else None
     keras.utils.set_random_seed(options.seed)  # the head's first weights
     backbone = tlk.load_backbone(network, image_size=task.image_size)
@@ -149,8 +149,8 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     }
     limits = result.get("thresholds")
     run.save(
-        out, task=task, force=options.force, network=network, seed=options.seed, result=result,
-        thresholds=limits, interpretation=_interpretation(run, task, limits),
+        out, task=task, force=options.force, network=network, why=why, seed=options.seed,
+        result=result, thresholds=limits, interpretation=_interpretation(run, task, limits),
         command=options.command,
     )  # fmt: skip
     return result
@@ -165,8 +165,8 @@ def _interpretation(run: "tlk.Run", task: "Task", thresholds: Any) -> Any:
         return None
 
 
-def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str]":
-    """The task, and the name of the network to start from, which may want larger images."""
+def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str, str]":
+    """The task, the network to start from, which may want larger images, and why that one."""
 
     def load(size: int | None) -> "Task":
         return tlk.load_task(
@@ -185,7 +185,7 @@ def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str]":
     why = "as --backbone says" if options.backbone else REASONS[network]
     size = f"; images enlarged to {least}x{least} for it" if enlarged else ""
     print(f"starts from {network}: {why}{size}", file=talk)
-    return task, network
+    return task, network, why + size
 
 
 def _check_numbers(options: argparse.Namespace) -> None:

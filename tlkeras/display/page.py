@@ -64,9 +64,9 @@ def beside(figures: Iterable[str]) -> str:
     return f'<div class="beside">{"".join(figures)}</div>'
 
 
-def photos(images: Sequence[tuple[np.ndarray, str]], caption: str) -> str:
+def photos(images: Sequence[tuple[np.ndarray, str]], caption: str, file: str = "") -> str:
     """Images (height, width, 3) of 0..255 side by side, each with what it shows in words."""
-    return _figure([_image(_png(image), alt) for image, alt in images], caption)
+    return _figure([_image(_png(image), alt) for image, alt in images], caption, file)
 
 
 def grid(figures: Iterable[str]) -> str:
@@ -88,8 +88,9 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     )
 
 
-def _figure(images: Sequence[str], caption: str) -> str:
-    below = text(caption, "figcaption") if caption else ""
+def _figure(images: Sequence[str], caption: str, file: str = "") -> str:
+    where = text(file, "small") if file else ""
+    below = f"<figcaption>{html.escape(caption)} {where}</figcaption>" if caption else ""
     return f"<figure><div>{''.join(images)}</div>{below}</figure>"
 
 
@@ -130,6 +131,7 @@ img { max-width: 100%; height: auto; }
 figure { margin: 1rem 0; }
 figcaption { color: #555; font-size: .9rem; }
 .beside { display: flex; flex-wrap: wrap; gap: 0 1rem; }
+figcaption small { display: block; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem; }
 .grid figure { margin: 0; break-inside: avoid; }
 .grid figure > div { display: flex; gap: 2px; }

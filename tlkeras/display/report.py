@@ -73,6 +73,7 @@ def _trained(record: dict[str, Any], plan: Any, model: keras.Model) -> Section:
     pairs = [
         ("network", f"{network['name']}: {network['parameters']:,} parameters in the blocks "
          f"{', '.join(network['blocks'])}"),
+        ("chosen because", record.get("why") or "not said"),
         ("its licence", network["licence"]),
         ("classes", f"{len(names)}: {', '.join(names[:CLASSES])}"
          + (", ..." if len(names) > CLASSES else "")),

@@ -84,12 +84,15 @@ def _sure(found: dict[str, Any]) -> Section:
         f"On average the probability of its answer and the share that is right are "
         f"{found['error']:.1%} apart (expected calibration error)."
     )
-    if found["temperature"] is not None:
-        way = "too sure of itself" if found["temperature"] > 1 else "less sure than it could be"
+    heat, after = found["temperature"], found["error_after"]
+    if heat is not None and after < found["error"]:
+        way = "too sure of itself" if heat > 1 else "less sure than it could be"
         said += (
-            f" It is {way}: dividing its scores by {found['temperature']:.2f}, a temperature "
-            f"chosen on validation images, would leave {found['error_after']:.1%}."
+            f" It is {way}: dividing its scores by {heat:.2f}, a temperature chosen on validation "
+            f"images, leaves {after:.1%}."
         )
+    elif heat is not None:
+        said += f" A temperature chosen on validation images ({heat:.2f}) does not lessen that."
     return Section("Does it know when it errs?", [text(said), picture(figure, alt)])
 
 
@@ -112,4 +115,4 @@ def _card(one: Any) -> str:
         row, column = divmod(int(one.heat.argmax()), one.heat.shape[1])
         place = f"row {row + 1} of {one.heat.shape[0]}, column {column + 1} of {one.heat.shape[1]}"
         images.append((judged.warm(one.image, one.heat), f"Where it looked: most at {place}"))
-    return photos(images, f"is {one.truth}; said {one.said} ({one.probability:.2f}){where}")
+    return photos(images, f"is {one.truth}; said {one.said} ({one.probability:.2f})", one.file)

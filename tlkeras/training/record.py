@@ -16,7 +16,9 @@ from tlkeras.utils import paths
 from tlkeras.utils.versions import versions
 
 FORMAT = 1
-KNOWN = ("network", "seed", "metrics", "command", "interpretation", "thresholds", "result")
+KNOWN = {
+    *("network", "why", "seed", "metrics", "command", "interpretation", "thresholds", "result"),
+}
 
 
 def record_of(
@@ -33,9 +35,11 @@ def record_of(
 
     Raises ValueError for names that are not as many as the model's classes, or unknown things.
     """
-    unknown = set(known) - set(KNOWN)
+    unknown = set(known) - KNOWN
     if unknown:
-        raise ValueError(f"Expected some of {', '.join(KNOWN)}; found {', '.join(unknown)}.")
+        raise ValueError(
+            f"Expected some of {', '.join(sorted(KNOWN))}; found {', '.join(unknown)}."
+        )
     judged = known.get("interpretation")
     known = {name: value for name, value in known.items() if value is not None}
     known |= {} if judged is None else {"interpretation": judged.record}
@@ -112,7 +116,11 @@ def licence(network: str) -> str:
     known = network in {folder.name for folder in paths.presets()} and card.exists()
     text = card.read_text(encoding="utf-8") if known else ""
     found = re.search(r"\*\*Licence\.?\*\*\s*(.+?)(?:\n\s*\n|\Z)", text, re.S)
-    return " ".join(found[1].split()) if found else "not known to tlkeras: see where it came from"
+    return (
+        " ".join(found[1].replace("`", "").split())
+        if found
+        else "not known to tlkeras: see where it came from"
+    )
 
 
 def _plan(run: Any) -> dict | None:

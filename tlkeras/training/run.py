@@ -144,9 +144,10 @@ class Run:
             classes: names of the classes in label order. None: those of `task`, or numbers.
             task: what `tlk.load_task` gave: data, counts and image size for the model card.
             force: write into a folder that holds other files, beside them.
-            known: what the card and the report shall say besides: `network` (its name), `seed`,
-                `metrics` ({"test": {"accuracy": 0.9}}), `interpretation` (of `tlk.interpret`),
-                `command`, `thresholds` (of several labels), `result` (anything that JSON knows).
+            known: what the card and the report shall say besides: `network` (its name) and
+                `why` it was chosen, `seed`, `metrics` ({"test": {"accuracy": 0.9}}),
+                `interpretation` (of `tlk.interpret`), `command`, `thresholds` (of several labels),
+                `result` (anything that JSON knows).
 
         Returns:
             The folder.
