@@ -12,6 +12,7 @@ import numpy as np  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 
 OUT = Path(__file__).resolve().parents[1] / "data" / "results"
 SHOWN = {  # what is drawn, and how it is loaded
+    "clothes": ("clothes", {"image_size": 64}),
     "digits": ("digits", {}),
     "glyphs": ("glyphs/letters", {}),
     "glyphs-styles": ("glyphs/styles", {}),
@@ -21,6 +22,7 @@ SHOWN = {  # what is drawn, and how it is loaded
     "scenes-exotic": ("scenes", {"domain": "exotic"}),
 }
 COLUMNS = 12
+REAL = {"clothes": "real photographs", "digits": "real handwriting"}
 
 
 def overview(tasks: dict):
@@ -29,7 +31,7 @@ def overview(tasks: dict):
         for axis, (name, task) in zip(axes[:, 0], tasks.items(), strict=True):
             images = task.arrays("test")[0][:COLUMNS].astype("uint8")
             axis.imshow(np.concatenate(list(images), axis=1), interpolation="nearest")
-            axis.set_title(f"{name}: {task.note or 'real handwriting'}", fontsize=9)
+            axis.set_title(f"{name}: {REAL.get(name, task.note)}", fontsize=9)
             axis.axis("off")
     return figure
 

@@ -270,7 +270,8 @@ def scores(task: str, method: str, preset: str, labels: int, rows: list[dict]) -
 def cell(found: list[float], labels: int) -> str:
     """Mean and standard deviation over seeds, and how many if not all; "" without any."""
     spread = f" ± {np.std(found):.1f}" if len(found) > 1 else ""
-    some = f" ({len(found)})" if labels and len(found) < len(SEEDS[labels]) else ""
+    missing = len(found) < len(SEEDS[labels]) and (labels or len(found) > 1)
+    some = f" ({len(found)})" if missing else ""
     return f"{np.mean(found):.1f}{spread}{some}" if found else ""
 
 
