@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import tlkeras as tlk
+from tlkeras.advice.interpret import Interpretation
+from tlkeras.advice.predictions import Predictions
 from tlkeras.advice.probing import Probe
 from tlkeras.blocks.find import Blocks
 from tlkeras.freezing.flags import Learning
@@ -19,6 +21,7 @@ from tlkeras.training.rate_finder import LearningRates
 # What public functions return, and what a user calls on it.
 RETURNED = [
     *(Blocks.split, Learning, LearningRates.plot, Probe.plot, Task.arrays, Task.show),
+    *(Interpretation.plot, Predictions.to_csv),
     *(tlk.Plan.to_dict, tlk.Plan.from_dict, tlk.Run.plot, tlk.Run.save, tlk.Run.save_report),
 ]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

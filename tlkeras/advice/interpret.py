@@ -52,7 +52,17 @@ class Interpretation:
         return np.array(self.record["matrix"])
 
     def plot(self) -> Figure:
-        """The confusion matrix as a Figure. Raises ValueError if there is not one class each."""
+        """The confusion matrix as a Figure. Raises ValueError if there is not one class each.
+
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3),
+        ...     keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, "softmax"),
+        ... ])
+        >>> x, y = np.random.uniform(0, 255, (8, 8, 8, 3)), np.arange(8) % 2
+        >>> found = tlk.interpret(model, (x, y), classes=["cat", "dog"], examples=0)
+        >>> [label.get_text() for label in found.plot().axes[0].get_yticklabels()]
+        ['cat', 'dog']
+        """
         return judged.confusion(self._of_classes()["matrix"], self.record["names"])
 
     def plot_calibration(self) -> Figure:

@@ -62,7 +62,15 @@ class Predictions:
         return [(self.classes[i], float(given[i])) for i in order]
 
     def to_csv(self, path: str | os.PathLike) -> None:
-        """A line for each example, and for each file that could not be read."""
+        """A line for each example, and for each file that could not be read.
+
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax"),
+        ... ])
+        >>> tlk.predict(model, np.zeros((3, 8, 8, 3))).to_csv("out.csv")
+        >>> len(open("out.csv").readlines())
+        4
+        """
         with Path(path).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([self.header(), *self.lines()])
 
