@@ -1,0 +1,71 @@
+"""What a saved model still knows of its training, for every plan, BatchNorm mode and network.
+
+    python benchmarks/save_load.py                    # all networks: an hour on one core
+    python benchmarks/save_load.py glyph_vit ViT      # these
+
+Each plan trains an epoch a stage on four examples; the model is saved, and loaded in two fresh
+processes: with Keras alone, where it trains on with `fit`, and with tlkeras, where it trains on
+with `fit` and the plan. A cell has what was found, one word a mode (frozen, affine, train; one for
+networks without BatchNorm):
+
+- exact: the same weights learn, with the optimizer of training, and what was frozen stays as it is;
+- said: Keras cannot store it; the Run said so, and its one call of `tlk.freeze` puts it back;
+- anything else is wrong. Ends with status 1 if there is any.
+"""
+
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import networks
+
+import tlkeras as tlk
+from tlkeras.freezing.batchnorm import MODES, batchnorm_layers
+
+PLANS = {
+    "two_stage": lambda mode: tlk.recipes.two_stage(1, 1, batchnorm=mode),
+    "progressive": lambda mode: tlk.recipes.progressive(1, 1, blocks=2, batchnorm=mode),
+    "middle_only": lambda mode: tlk.recipes.middle_only(1, 1, batchnorm=mode),
+    "full": lambda mode: tlk.recipes.full(1, batchnorm=mode),
+    "rates by block": lambda mode: tlk.recipes.recipe_b(
+        1, 1, blocks=2, batchnorm=mode, patience=None, monitor="loss"
+    ),
+}
+
+
+def row(make) -> list[str]:
+    """Of a network, what was found for every plan."""
+    modes = MODES if batchnorm_layers(make()) else MODES[:1]
+    with tempfile.TemporaryDirectory() as folder:
+        for plan in PLANS:
+            for mode in modes:
+                path = Path(folder) / f"{plan} {mode}"
+                networks.trained_and_saved(make, PLANS[plan](mode), path, eager=True)
+        alone, with_plan = networks.reloaded(folder), networks.reloaded(folder, "plan")
+    return [
+        ", ".join(_word(alone[f"{p} {mode}"], with_plan[f"{p} {mode}"]) for mode in modes)
+        for p in PLANS
+    ]
+
+
+def _word(alone: str, with_plan: str) -> str:
+    return alone if alone == with_plan else f"WRONG ({alone}; with tlkeras {with_plan})"
+
+
+def main(names: list[str]) -> bool:
+    warnings.simplefilter("ignore")
+    known = {**networks.BUNDLED, **networks.HUB, **networks.APPLICATIONS}
+    print("| network |", " | ".join(PLANS), "|\n|---" * (len(PLANS) + 1) + "|")
+    right = True
+    for name in names or known:
+        cells = row(known[name])
+        right &= {word for cell in cells for word in cell.split(", ")} <= {"exact", "said"}
+        print(f"| {name} |", " | ".join(cells), "|", flush=True)
+    return right
+
+
+if __name__ == "__main__":
+    sys.exit(not main(sys.argv[1:]))
