@@ -39,6 +39,7 @@ class Task:
         group: the feature (a patient, say) none of whose values is in two splits; else None.
         kind: what a label is. "class": an index into `classes`, int32 (batch,). "labels": several
             of them, float32 rows of 0 and 1 (batch, classes). "number": float32 (batch,).
+            `tlkeras.tasks.targets.Feed` has the loss and metrics that fit.
         start: the network that comes with tlkeras to start from, as the card says.
         white: the value that became 255 in files of more than 8 bits a channel.
     """
