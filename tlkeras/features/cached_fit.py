@@ -16,7 +16,7 @@ from tlkeras.blocks import internals
 from tlkeras.features.exactness import NotExact
 from tlkeras.features.store import Features
 from tlkeras.inputs import reading
-from tlkeras.inputs.order import ordered
+from tlkeras.inputs.order import Ordered, ordered
 
 HOOKS = ("on_batch_begin", "on_batch_end") + tuple(
     f"on_{kind}_batch_{end}" for kind in ("train", "test") for end in ("begin", "end")
@@ -62,14 +62,11 @@ class Source(keras.utils.PyDataset):
         self._read, self._new = list[tuple](), 0
         self._arrays = isinstance(data, tuple | list)
         if self._arrays:
-            arrays = keras.tree.map_structure(reading.as_numpy, reading.without_none(data))
-            self._x, *self._rest = arrays
+            self.order = self.order or Ordered(data, batch_size)
             self._rows = np.empty(0, "int64")
 
     def __len__(self) -> int:
-        if self._arrays:
-            return -(-len(keras.tree.flatten(self._x)[0]) // self.batch_size)
-        return len(self.data)
+        return len(self.data if self.order is None else self.order)
 
     def __getitem__(self, number: int) -> tuple:
         self.begin(self.epoch)
@@ -86,7 +83,7 @@ class Source(keras.utils.PyDataset):
         if hasattr(self.order, "begin"):
             self.order.begin(epoch)
         if self._arrays and first:
-            self._rows = self._find(self._x)
+            self._rows = self._find(self.order.arrays[0])
         self._read = list(self._batches())
         if not (first or self.changes):
             self._look_for_changes(self.features.computed - known)
@@ -111,11 +108,11 @@ class Source(keras.utils.PyDataset):
     def _batches(self) -> Iterator[tuple]:
         rng = np.random.default_rng([*self.seed, self.epoch, 1])
         if self._arrays:
-            order = self.order.order if self.order else np.arange(len(self._rows))
             rows = self._rows + rng.integers(self.views, size=len(self._rows))
-            for start in range(0, len(order), self.batch_size):
-                part = order[start : start + self.batch_size]
-                rest = keras.tree.map_structure(lambda array, part=part: array[part], self._rest)
+            labels = self.order.arrays[1:]
+            for start in range(0, len(rows), self.batch_size):
+                part = self.order.order[start : start + self.batch_size]
+                rest = keras.tree.map_structure(lambda a, part=part: a[part], labels)
                 yield self._weighted(rows[part], *rest)
         else:
             data = self.data if self.order is None else self.order
