@@ -1,5 +1,7 @@
 """How a model was compiled is how its stages run; optimizers are taken in any form."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
@@ -119,3 +121,24 @@ def test_a_model_may_be_trained_again_from_its_own_backup(model, tmp_path):
     fit_stages(model, [HEAD], data, seed=0, backup_dir=tmp_path, verbose=0)
     again = fit_stages(model, [HEAD], data, seed=0, backup_dir=tmp_path, verbose=0)
     assert len(again.history["loss"]) == 2
+
+
+def test_a_model_on_several_devices_is_trained_there_without_a_scope(data):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("a tf.distribute.Strategy")
+    import tensorflow as tf
+
+    losses = []
+    for name in ("adam", "nadam"):
+        for inside in (True, False):
+            strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+            keras.utils.set_random_seed(0)
+            with strategy.scope():
+                model = with_head(small_backbone())
+            with strategy.scope() if inside else nullcontext():
+                run = fit_stages(
+                    model, [HEAD], data, optimizer=name, cache=False, seed=0, verbose=0
+                )
+            losses.append(run.history["loss"])
+            assert "Mirrored" in type(model.optimizer.variables[-1].value).__name__
+    assert losses[0] == losses[1] and losses[2] == losses[3]

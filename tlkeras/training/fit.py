@@ -144,7 +144,7 @@ def fit_stages(
     )  # fmt: skip
     known = identity(runner) if several or backup_dir is not None else {}
     run = Run(model, plan)
-    with closing(runner), together.explained():
+    with closing(runner), together.explained(), together.placed(model):
         if backup_dir is not None:
             runner.open(Backup(backup_dir, known))
         if several:

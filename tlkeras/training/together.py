@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+
+import keras
 
 from tlkeras.inputs import shares
 from tlkeras.training.backup import digest
@@ -37,6 +39,12 @@ def agree(runner: Any, identity: dict[str, Any]) -> None:
             "seed and plan, call keras.utils.set_random_seed before the model is built, and let "
             "backup_dir be a folder that all of them see."
         )
+
+
+def placed(model: keras.Model) -> AbstractContextManager:
+    """Where new variables stand on the devices that the model's are on (`tf.distribute`)."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy is not None else nullcontext()
 
 
 @contextmanager
