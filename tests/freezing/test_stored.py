@@ -199,6 +199,16 @@ def test_what_the_user_closed_inside_a_layer_stays_and_after_a_file_it_is_said(c
     assert all(positions(loaded))
 
 
+def test_a_layer_that_cannot_be_written_down_is_no_matter():
+    class Unwritten(Scale):
+        def get_config(self):
+            raise NotImplementedError
+
+    model = flat(Unwritten(name="scaling"))
+    freeze(model, head_only())
+    assert not forgotten(model)
+
+
 def test_lora_and_state_that_is_held_are_said():
     model = with_head(small_backbone())
     freeze(model, all_blocks())

@@ -65,11 +65,18 @@ def _forgotten(
     """Args: written: whether the layers in `layer` are written down one by one. hidden_by: the
     layer around it in which they are not, or None."""
     made = internals.trainable_kind(layer)
-    closes = made and not hidden_by and not layer.get_config().get("trainable", True)
+    closes = bool(made) and not hidden_by and _writes_closed(layer)
     if is_held(layer) or any(v.trainable == closes for v in made):
         yield hidden_by or layer
     for child in internals.children(layer):
         yield from _forgotten(child, _written_in(child), hidden_by or (None if written else layer))
+
+
+def _writes_closed(layer: keras.Layer) -> bool:
+    try:
+        return not layer.get_config().get("trainable", True)
+    except Exception:  # whatever a class of one's own raises: its model cannot be saved at all
+        return not internals.flag(layer)
 
 
 def _written_in(layer: keras.Layer) -> bool:
