@@ -55,7 +55,7 @@ def test_splits_are_drawn_apart_and_evenly():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Fashion-MNIST's four files with 30 and 10 images."""
+    """Files as Fashion-MNIST has them, with 30 and 10 images."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 30), ("t10k", 10)):
         images = rng.integers(0, 256, (count, 28, 28), "uint8")
@@ -64,10 +64,12 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(folder, monkeypatch):
+    """The table, as if those were all of Fashion-MNIST."""
     counts = {"train": 20, "validation": 10, "test": 10}
+    parts = {part: idx.digest(*idx.examples(folder, name)) for part, name in idx.PARTS.items()}
     table = [
-        dataclasses.replace(t, counts=counts) if t.name == "fashion_mnist" else t
+        dataclasses.replace(t, counts=counts, idx=parts) if t.name == "fashion_mnist" else t
         for t in online.TABLE
     ]
     monkeypatch.setattr(online, "TABLE", table)
@@ -94,13 +96,20 @@ def test_without_its_files_it_says_where_they_may_be(tmp_path):
         tlk.load_task("fashion_mnist", data_dir=tmp_path)
 
 
+def test_files_of_another_data_set_are_refused(folder):
+    with pytest.raises(ValueError, match="not those of fashion_mnist"):
+        tlk.load_task("fashion_mnist", data_dir=folder)
+
+
 def test_a_missing_file_is_named(folder):
     (folder / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match="no train-labels-idx1-ubyte and no"):
         tlk.load_task("fashion_mnist", data_dir=folder)
 
 
-@pytest.mark.parametrize("damage", ["cut", "packed cut", "other", "types", "counts", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "packed cut", "other", "types", "counts", "header", "empty"]
+)
 def test_a_damaged_file_is_refused(folder, damage):
     path = folder / "train-images-idx3-ubyte.gz"
     content = gzip.decompress(path.read_bytes())
@@ -110,6 +119,7 @@ def test_a_damaged_file_is_refused(folder, damage):
         "other": b"no such file",
         "types": gzip.compress(content[:2] + b"\x0d" + content[3:]),
         "counts": gzip.compress(content[:7] + b"\x1d" + content[8 : -28 * 28]),
+        "header": gzip.compress(content[:9]),
         "empty": gzip.compress(b""),
     }
     path.write_bytes(wrong[damage])

@@ -63,10 +63,10 @@ def load_task_preset(name: str, preset: Path) -> keras.Model:
     _refuse_damaged(name, preset)
     import keras_hub
 
-    classes = json.loads((preset / "task.json").read_text(encoding="utf-8"))["config"][
-        "num_classes"
-    ]
-    task = keras_hub.models.ImageClassifier.from_preset(str(preset), num_classes=classes)
+    config = json.loads((preset / "task.json").read_text(encoding="utf-8"))["config"]
+    task = keras_hub.models.ImageClassifier.from_preset(
+        str(preset), num_classes=config["num_classes"]
+    )
     below = all_layers(task.backbone)  # KerasHub 0.24 hands Keras their ids, which it does not know
     keras.saving.load_weights(task, preset / "task.weights.h5", objects_to_skip=below)
     converter = _converter(preset)

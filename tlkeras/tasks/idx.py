@@ -5,6 +5,7 @@ Two zero bytes, a code for the type of the numbers, how many axes there are, the
 """
 
 import gzip
+import hashlib
 import math
 import zlib
 from pathlib import Path
@@ -27,8 +28,8 @@ def read(path: Path) -> np.ndarray:
         raise ValueError(f"Cannot unpack {path}: {error}. Get it again.") from error
     axes = content[3] if content[:3] == bytes([0, 0, UINT8]) else 0
     start = 4 + 4 * axes
-    shape = np.frombuffer(content[4:start], ">u4").tolist() if axes else []
-    if not axes or len(shape) != axes or len(content) - start != math.prod(shape):
+    shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
+    if not axes or len(content) - start != math.prod(shape):
         raise ValueError(f"{path} is no IDX file of bytes, or a part of one. Get it again.")
     return np.frombuffer(content, "uint8", offset=start).reshape(shape)
 
@@ -51,6 +52,12 @@ def examples(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
             "expected (n, height, width) and (n,). Get both files again."
         )
     return np.repeat(images[..., None], 3, axis=-1), labels.astype("int32")
+
+
+def digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of what `examples` gave: of the grey pixels and then the labels, a byte each."""
+    content = images[..., 0].tobytes() + labels.astype("uint8").tobytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_examples(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:

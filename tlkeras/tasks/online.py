@@ -39,7 +39,8 @@ class OnlineTask:
         mirrors: what to ask instead of an address that TFDS knows; if there are any, the files
             at its other addresses are not needed.
         classes: their names, where the files do not say.
-        idx: whether its IDX files may be in the folder for prepared tasks instead.
+        idx: `idx.digest` of its training and test part, if its IDX files may be in the folder for
+            prepared tasks instead.
         md5: the hash of the file of images with that many pixels a side.
     """
 
@@ -55,7 +56,7 @@ class OnlineTask:
     config: str = ""
     mirrors: dict[str, list[str]] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
-    idx: bool = False
+    idx: dict[str, str] = field(default_factory=dict)
     md5: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -132,6 +133,12 @@ def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) 
 def _load_idx(task: OnlineTask, folder: Path) -> Contents:
     """From IDX files, without TFDS; validation is the end of what is for training."""
     parts = {part: idx.examples(folder, begins) for part, begins in idx.PARTS.items()}
+    for part, found in parts.items():
+        if idx.digest(*found) != task.idx[part]:
+            raise ValueError(
+                f"The {part} images and labels in {folder} are not those of {task.name}: other "
+                "data sets have files of these names, too. Get both files again."
+            )
     count = task.counts["train"]
     cuts = {
         "train": ("train", slice(count)),
