@@ -57,6 +57,20 @@ def test_what_no_file_can_hold_is_refused_and_kept_out_of_the_way(held):
     assert "0., 0." not in repr(stage)
 
 
+def test_of_functions_those_that_can_be_found_again_are_stored():
+    for function in (lambda x: x, np.flip):
+        with pytest.raises(TypeError, match="augment of Keras layers"):
+            Plan([TUNE.replace(augment=function)]).to_dict()
+    for kept in (keras.layers.RandomFlip(), registered):
+        stored = Plan([TUNE.replace(augment=kept)]).to_dict()
+        assert Plan.from_dict(json.loads(json.dumps(stored))).stages[0].augment is not None
+
+
+@keras.saving.register_keras_serializable("tests")
+def registered(x, y):
+    return x, y
+
+
 def test_callbacks_are_callbacks():
     assert TUNE.replace(callbacks=keras.callbacks.TerminateOnNaN()).callbacks
     with pytest.raises(TypeError, match="list of keras callbacks; found"):

@@ -184,7 +184,8 @@ def test_a_run_with_data_of_its_stages_goes_on(tmp_path, kind):
     equal(whole, resumed)
     assert run.stages[1].epochs == 3
     if kind == "arrays":
-        for change in ({"data": DATA}, {"batch_size": 16}):
+        turned = {"augment": lambda x, y: (x[:, ::-1], y)}
+        for change in ({"data": DATA}, {"batch_size": 16}, turned):
             stages = [HEAD, plan()[1].replace(**change)]
             with pytest.raises(ValueError, match=f"stages 2, {next(iter(change))}"):
                 train(stages, backup_dir=tmp_path / "cut", callbacks=[Seen()])

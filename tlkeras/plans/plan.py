@@ -170,7 +170,8 @@ class Plan:
     def to_dict(self) -> dict:
         """The plan as JSON can store it.
 
-        Raises TypeError if a policy is a plain function, or a stage has callbacks or data.
+        Raises TypeError if a policy or an augment is a plain function, or a stage has callbacks
+        or data.
 
         >>> stored = tlk.recipes.head_only(epochs=3).to_dict()
         >>> stored["stages"][0]["policy"], stored["stages"][0]["epochs"]
@@ -217,6 +218,11 @@ def _stage_to_dict(stage: Stage) -> dict:
         )
     stored = vars(stage) | {"policy": [stage.policy.kind, list(stage.policy.arguments)]}
     held = [name for name in UNSTORED if stored.pop(name) is not UNSTORED[name]]
+    if not isinstance(stage.augment, keras.Layer | None) and not _is_registered(stage.augment):
+        raise TypeError(
+            f"Stage {stage.name!r}: only an augment of Keras layers, or a function registered by "
+            f"keras.saving.register_keras_serializable, can be stored; found {stage.augment!r}."
+        )
     if held:
         raise TypeError(
             f"Stage {stage.name!r}: expected what a file can hold; found {', '.join(held)}. Store "
@@ -226,6 +232,11 @@ def _stage_to_dict(stage: Stage) -> dict:
     for name in ("learning_rate", "augment"):
         stored[name] = keras.saving.serialize_keras_object(stored[name])
     return stored | {"rates": rates_to_dict(stage.rates)}
+
+
+def _is_registered(function: Any) -> bool:
+    name = keras.saving.get_registered_name(function)
+    return keras.saving.get_registered_object(name) is function
 
 
 def _stage_from_dict(stored: dict) -> Stage:

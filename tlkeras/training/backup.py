@@ -269,12 +269,13 @@ def state_of(model: keras.Model) -> list:
 
 def identity(runner: Any) -> dict[str, Any]:
     """What must be the same for a training to go on from a backup."""
-    bare = [stage.replace(**UNSTORED) for stage in runner.plan.stages]
+    stages = runner.plan.stages
+    bare = [stage.replace(**UNSTORED, augment=None, views=None) for stage in stages]
     plan, first = Plan(bare).to_dict(), runner.feeds[0]
     parts = {id(part): part for feed in runner.feeds for part in (feed.data, feed.validation)}
     described = {key: describe(part) for key, part in parts.items()}  # each is opened once
-    for stage, feed in zip(plan["stages"], runner.feeds, strict=True):
-        stage["augment"] = unnumbered(stage["augment"])
+    for stage, own, feed in zip(plan["stages"], stages, runner.feeds, strict=True):
+        stage["augment"], stage["views"] = _augmentation(own.augment), own.views
         stage["batch_size"] = feed.batch_size if feed.batch_size != first.batch_size else None
         if feed.ids != first.ids:
             stage["data"] = [described[key] for key in feed.ids]
@@ -294,6 +295,12 @@ def identity(runner: Any) -> dict[str, Any]:
         **({} if runner.keep == "last_stage" else {"keep": runner.keep}),
         "versions": versions(),
     }
+
+
+def _augmentation(augment: Any) -> Any:
+    if isinstance(augment, keras.Layer):
+        return unnumbered(keras.saving.serialize_keras_object(augment))
+    return known(augment)
 
 
 def known(thing: Any) -> Any:
