@@ -51,7 +51,7 @@ def draw(number: int, sibling: bool = False) -> Case:
     seed = rng.choice((None, number))
     options |= {"batch_size": 4, "seed": number if net.plain else seed, "verbose": 0}
     options |= _objective(rng, net, model)
-    shared = rng.random() < 0.1
+    shared = rng.random() < 0.15 and not net.partner
     cache = rng.choices(("auto", "disk", tlk.FeatureCache(300)), (8, 1, 1))
     cache = [tlk.FeatureCache()] if shared else cache
     net.said += [f"{stage.name}: {_words(stage)}" for stage in plan]
@@ -209,13 +209,14 @@ ODD_OF_RANK = {4: ODD_IMAGE, 3: ODD_SEQUENCE, 2: {}}
 
 
 class Next:
-    """Draws as `rng` does, and takes the next choice instead."""
+    """Draws as `rng` does, and sometimes takes the next choice instead."""
 
     def __init__(self, rng: random.Random):
-        self.rng = rng
+        self.rng, self.coin = rng, random.Random(str(rng.getstate()))
 
     def choice(self, options: Any) -> Any:
-        return options[(options.index(self.rng.choice(options)) + 1) % len(options)]
+        place = options.index(self.rng.choice(options)) + (self.coin.random() < 0.4)
+        return options[place % len(options)]
 
 
 class Network:
