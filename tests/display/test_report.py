@@ -110,6 +110,21 @@ def test_validation_images_flatter_and_it_is_said(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
+def test_several_labels_and_numbers_have_a_report(tmp_path):
+    x = np.zeros((8, 8, 8, 3)) + np.linspace(0, 255, 8)[:, None, None, None]
+    rows = np.stack([np.ones(8), x[:, 0, 0, 0] > 100], axis=1).astype("float32")
+    entropy = keras.losses.BinaryCrossentropy(from_logits=True)
+    for y, width, loss in ((rows, 2, entropy), (x[:, 0, 0, 0], 1, "mse")):
+        run = tlk.fit_stages(bright(width), tlk.recipes.head_only(1), (x, y), loss=loss, verbose=0)
+        names = ["there", HOSTILE][-width:]
+        found = tlk.interpret(run, (x, y), classes=names)
+        page = Reader(run.save_report(tmp_path / "r.html", names, interpretation=found).read_text())
+        said = "".join(page.said)
+        assert "Mean" in said and HOSTILE in said and "confusion" not in said and not page.open
+        images = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+        assert any(alt.startswith("Predicted against true") for alt in images) == (width == 1)
+
+
 def test_many_classes_are_no_wall_of_numbers():
     figure = judged.confusion(np.eye(60, dtype=int), [f"class {n}" for n in range(60)])
     assert not figure.axes[0].texts and figure.get_size_inches().max() <= 9

@@ -10,6 +10,7 @@ from tlkeras.advice.calibration import calibration
 from tlkeras.advice.predictions import CLASS, LABELS
 
 DRAWS = 1000  # resamples of the examples, for the intervals
+DRAWN = 500  # numbers of which the report has a picture
 PAIRS = 10  # of classes taken for one another
 
 Judged = tuple[np.ndarray, np.ndarray]  # what the model gave, and the truth
@@ -131,4 +132,4 @@ def _of_numbers(given: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     }
     if len(truth) > 1:
         scores["share of the variance explained"] = float(metrics.r2_score(truth, given))
-    return {"scores": scores, "classes": []}
+    return {"scores": scores, "classes": [], "pairs": np.stack([truth, given], axis=1)[:DRAWN]}

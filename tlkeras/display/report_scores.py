@@ -63,6 +63,13 @@ def good(record: dict[str, Any]) -> list[Section]:
         pairs = [(p["is"], p["taken for"], f"{p['count']} of {p['of']}") for p in found["confused"]]
         section.parts += [text("Most often taken for one another", "h3"),
                           table(pairs, ("is", "taken for", "images"))]  # fmt: skip
+    for column, name in enumerate(found["names"] if "pairs" in found else ()):
+        truth, said = zip(*([one[column] for one in pair] for pair in found["pairs"]), strict=True)
+        alt = (
+            f"Predicted against true {name}: true from {min(truth):.4g} to {max(truth):.4g}, "
+            f"predicted from {min(said):.4g} to {max(said):.4g}"
+        )
+        section.parts.append(picture(judged.scatter(truth, said, name), alt))
     if "matrix" in found:
         alt = "The confusion matrix, a row for each true class; its largest mistakes are: " + (
             "; ".join(f"{p['is']} taken for {p['taken for']}, {p['count']} of {p['of']}"
