@@ -58,7 +58,8 @@ def _word(alone: str, with_plan: str) -> str:
 def main(names: list[str]) -> bool:
     warnings.simplefilter("ignore")
     known = {**networks.BUNDLED, **networks.HUB, **networks.APPLICATIONS}
-    print("| network |", " | ".join(PLANS), "|\n|---" * (len(PLANS) + 1) + "|")
+    print("| network |", " | ".join(PLANS), "|")
+    print("|---" * (len(PLANS) + 1) + "|")
     right = True
     for name in names or known:
         cells = row(known[name])
