@@ -55,8 +55,7 @@ class Runner:
         self._refuse(backup=False)
         self.callbacks = [one_run.OneRun(callback) for callback in self.given_callbacks]
         self.prepare = self.model.preprocess_samples if intake.preprocesses(self.model) else None
-        parts = [part for feed in self.feeds for part in (feed.data, feed.validation)]
-        given = {id(part): part for part in parts if part is not None}
+        given = {id(p): p for f in self.feeds for p in (f.data, f.validation) if p is not None}
         self.looked = {key: reading.look(part) for key, part in given.items()}
         self.cache = beforehand.open_cache(self.asked)
         self.seed = beforehand.draw_seed() if self.asked_seed is None else self.asked_seed
