@@ -11,6 +11,7 @@ from image_files import photos, png16, save, scene
 from PIL import Image
 
 import tlkeras as tlk
+from tlkeras.tasks import pictures
 
 
 def places(folder):
@@ -273,6 +274,23 @@ def test_a_photo_is_turned_upright(tmp_path):
     task = tlk.load_task(tmp_path)
     assert task.image_size == (12, 10)
     assert any("upright" in line for line in task.report)
+
+
+@pytest.mark.parametrize("orientation", [0, 2, 3, 6, 8, 9])
+@pytest.mark.parametrize("suffix", ["png", "tif", "deep.png", "deep.tif"])
+def test_every_orientation_and_format_is_turned_once(tmp_path, suffix, orientation):
+    values = np.arange(10 * 12).reshape(10, 12) * 34
+    stored = values.astype("uint16") if "deep" in suffix else (values // 17).astype("uint8")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(stored).save(path, exif=exif)
+    scaled = np.round(values * (255 / 4095)) if "deep" in suffix else values // 17
+    turned = {2: scaled[:, ::-1], 3: scaled[::-1, ::-1], 6: np.rot90(scaled, -1)}
+    wanted = (turned | {8: np.rot90(scaled)}).get(orientation, scaled)
+    assert pictures.inspect(path).size == wanted.shape
+    read = pictures.decode(path, wanted.shape, white=4095)
+    np.testing.assert_array_equal(read, wanted[..., None] * [1, 1, 1])
 
 
 def test_mixed_sizes_are_resized_and_reported(tmp_path):

@@ -18,7 +18,7 @@ SUFFIXES = {
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
 }
-ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # entries of EXIF and of TIFF
+ORIENTATION, WIDTH, HEIGHT, BITS_PER_SAMPLE = 0x0112, 256, 257, 258  # entries of EXIF and TIFF
 WHITE = 65535.0  # of 16 bits
 _HANDLING = {
     "RGB": "",
@@ -57,9 +57,9 @@ class Header:
 def inspect(path: Path) -> Header:
     """Reads the header; of more than 8 bits a channel the pixels, too, for their range."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            orientation = image.getexif().get(ORIENTATION, 1)
+        with path.open("rb") as file, Image.open(file) as image:
+            width, height = _size(image)
+            orientation = _orientation(image)
             handling = [_HANDLING.get(image.mode, f"mode {image.mode}: converted to RGB")]
             if image.mode in ("P", "LA", "PA", "RGBA") and image.has_transparency_data:
                 handling = ["transparent: laid over white"]
@@ -96,11 +96,12 @@ def decode(path: Path, size: tuple[int, int], white: float = WHITE) -> np.ndarra
         ValueError: it cannot be read; says why.
     """
     try:
-        with Image.open(path) as opened:
-            orientation = opened.getexif().get(ORIENTATION, 1)
+        # A file, not its path: of that Pillow 13 maps a TIFF into memory, and turns it wrongly.
+        with path.open("rb") as file, Image.open(file) as opened:
             # A large JPEG is decoded at reduced size.
-            opened.draft("RGB", size if orientation >= 5 else size[::-1])
-            image = _upright(_eight_bits(path, opened, white), orientation)
+            opened.draft("RGB", size if _orientation(opened) >= 5 else size[::-1])
+            opened.load()  # of a TIFF that turns it, too
+            image = _upright(_eight_bits(path, opened, white), _orientation(opened))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 background = Image.new("RGBA", image.size, "white")
@@ -152,6 +153,20 @@ def _split_alpha(deep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return deep[..., :last], deep[..., last:]
 
 
+def _size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) as they are stored: of a TIFF Pillow gives those of the upright picture."""
+    if image.format != "TIFF":
+        return image.size
+    tags = getattr(image, "tag_v2", {})
+    return tags[WIDTH], tags[HEIGHT]
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the picture is to be turned, as EXIF numbers it; 1: not at all."""
+    found = image.getexif().get(ORIENTATION, 1)
+    return found if found in range(2, 9) else 1
+
+
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     if orientation == 1:
         return image
@@ -178,4 +193,6 @@ def _bits(path: Path, image: Image.Image) -> int:
 
 def _first_line(error: Exception, path: Path) -> str:
     text = (str(error).splitlines() or [type(error).__name__])[0]
-    return " ".join(text.replace(f"'{path}'", "").split())
+    for name in (f"<_io.BufferedReader name={str(path)!r}>", f": {str(path)!r}"):
+        text = text.replace(name, "")
+    return " ".join(text.split())
