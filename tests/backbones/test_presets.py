@@ -304,6 +304,7 @@ LITE0 = "efficientnet_lite0"
 SHORT = {  # frozen features are behind the same network from scratch: chapter 02 says why
     ("scene_clip", "glyphs/styles"),
     ("glyph_resnet_small", "digits"),
+    ("glyph_resnet", "clothes"),
     *((preset, "lesions") for preset in measure_tasks.PRESETS if preset.startswith("glyph")),
 }
 
