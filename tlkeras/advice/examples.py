@@ -17,7 +17,7 @@ class Example:
 
     Attributes:
         image: pixels 0..255, (height, width, 3). truth, said: in words.
-        probability: of what it said; of a number, how far it was off.
+        probability: of what it said; None of a number.
         file: its path, where it is known; else "".
         heat: where the model looked (Grad-CAM), (rows, columns) of 0..1, or None.
     """
@@ -25,9 +25,14 @@ class Example:
     image: np.ndarray
     truth: str
     said: str
-    probability: float
+    probability: float | None
     file: str = ""
     heat: np.ndarray | None = None
+
+    @property
+    def answer(self) -> str:
+        """What it said, and how sure it was."""
+        return self.said if self.probability is None else f"{self.said} ({self.probability:.2f})"
 
 
 class Kept:
@@ -54,7 +59,8 @@ class Kept:
             right = given[np.arange(len(truth)), truth]
             second, first = np.sort(given, axis=1)[:, -2:].T
             return np.where(given.argmax(1) == truth, -np.inf, 1 - right), second - first
-        return np.abs(given - truth).max(1), -np.abs(given - 0.5).min(1)
+        off = np.abs(given - truth).max(1)
+        return np.where(off < 0.5, -np.inf, off), -np.abs(given - 0.5).min(1)
 
 
 def shown(
@@ -72,13 +78,14 @@ def shown(
         explained = 2.0 * explained[:, None] - 1
     heats = gradcam(asked.model, np.stack([row[2] for row in rows]), explained)
     limits, found = np.array(thresholds or 0.5), []
-    for place, (bad, number, image, given, truth) in enumerate(rows):
+    sure: float | None
+    for place, (_, number, image, given, truth) in enumerate(rows):
         if asked.kind == CLASS:
             said, sure = given.argmax(), float(given.max())
         elif asked.kind == LABELS:
             said, sure = given >= limits, float(np.maximum(given, 1 - given).min())
         else:
-            said, sure = given, bad
+            said, sure = given, None
         true, answer = (_words(value, names, asked.kind) for value in (truth, said))
         heat = None if heats is None else heats[place]
         file = str(files[number]) if len(files) else ""

@@ -73,7 +73,7 @@ class Interpretation:
     def plot_examples(self, which: str = WORST) -> Figure:
         """The "worst" or the most "uncertain" examples, and where the model looked: a Figure."""
         chosen = self.examples[which]
-        titles = [f"is {one.truth}\nsaid {one.said} {one.probability:.2f}" for one in chosen]
+        titles = [f"is {one.truth}\nsaid {one.answer}" for one in chosen]
         return judged.gallery([one.image for one in chosen], titles, [one.heat for one in chosen])
 
     def _of_classes(self) -> dict[str, Any]:

@@ -5,11 +5,16 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-LIMITS = (
+SEEN = (
     "It has seen images like those counted above and no others: photographs from another camera, "
-    "place or year may be told apart less well. Measure on your own before you rely on it.",
-    "It always answers with one of its classes, also for an image of something else.",
+    "place or year may be told apart less well. Measure on your own before you rely on it."
 )
+ALWAYS = "It always answers with one of its classes, also for an image of something else."
+
+
+def limits(record: dict[str, Any]) -> list[str]:
+    """What to keep in mind."""
+    return [SEEN, *([ALWAYS] if record["output"] == "softmax" else [])]
 
 
 def model_card(record: dict[str, Any]) -> str:
@@ -19,7 +24,7 @@ def model_card(record: dict[str, Any]) -> str:
     size = record["image_size"]
     given = f"RGB images of {size[0]}x{size[1]} pixels, 0 to 255" if size else "as trained on"
     facts = [
-        ("classes", f"{len(record['classes'])}: {', '.join(record['classes'])}"),
+        ("predicts" if record["output"] == "numbers" else "classes", ", ".join(record["classes"])),
         ("takes", f"{given}; it scales them itself"),
         ("gives", kind.get(record["output"], "numbers")),
         ("network", f"{network['name']}, {network['parameters']:,} parameters"),
@@ -37,7 +42,10 @@ def model_card(record: dict[str, Any]) -> str:
     parts += ["## Results", _results(record)]
     parts += ["## Training", f"```\n{record['plan_text'].replace('```', '')}\n```"]
     remarks = [text for text in (record["worse"], record["unsaved"]) if text]
-    parts += ["## Limits", _list([*([data["note"]] if data["note"] else []), *LIMITS, *remarks])]
+    parts += [
+        "## Limits",
+        _list([*([data["note"]] if data["note"] else []), *limits(record), *remarks]),
+    ]
     if data["report"]:
         parts += ["## What was done to the files", _list(data["report"])]
     parts += ["## Made with", _list(f"{n} {v}" for n, v in record["versions"].items())]

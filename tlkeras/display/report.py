@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from tlkeras.display import plots
-from tlkeras.display.model_card import LIMITS
+from tlkeras.display.model_card import limits
 from tlkeras.display.page import Section, beside, bullets, code, facts, page, picture, table, text
 from tlkeras.display.report_scores import good, looked_at, of_images
 
@@ -75,7 +75,8 @@ def _trained(record: dict[str, Any], plan: Any, model: keras.Model) -> Section:
          f"{', '.join(network['blocks'])}"),
         ("chosen because", record.get("why") or "not said"),
         ("its licence", network["licence"]),
-        ("classes", f"{len(names)}: {', '.join(names[:CLASSES])}"
+        ("predicts" if record["output"] == "numbers" else f"{len(names)} classes",
+         ", ".join(names[:CLASSES])
          + (", ..." if len(names) > CLASSES else "")),
         ("images", ", ".join(f"{split} {n:,}" for split, n in data["counts"].items())
          or "not counted"),
@@ -175,5 +176,5 @@ def _again(record: dict[str, Any]) -> Section:
     parts += [text("To use it, from the folder of the run:"),
               code("tlkeras predict . photo.jpg\n\nimport tlkeras as tlk\n"
                    'tlk.predict(".", ["photo.jpg"])'),
-              text("What to keep in mind:"), bullets(LIMITS)]  # fmt: skip
+              text("What to keep in mind:"), bullets(limits(record))]  # fmt: skip
     return Section("How to do it again, and how to use it", parts)

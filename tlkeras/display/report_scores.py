@@ -12,6 +12,10 @@ CHOSEN = {
     "uncertain": "Where it is least certain",
 }
 CLASSES = 30  # rows of a table before it is cut
+INTERVAL = (
+    "The interval is what other images of the same kind would give, by resampling these; another "
+    "training run would differ, too."
+)
 FLATTERS = (
     " These images also chose the best epoch, so new ones will do somewhat worse: keep some for "
     "testing."
@@ -39,17 +43,12 @@ def good(record: dict[str, Any]) -> list[Section]:
         section.parts.append(table(rows, ("images", "measure", "value")))
     if not found:
         return [section] if rows else []
+    spread = any(isinstance(value, list | tuple) for value in found["scores"].values())
     scores = [(name, shown_score(value)) for name, value in found["scores"].items()]
-    section.parts += [
-        table(
-            scores, (f"on {found['count']:,} images ({found['split']})", "value (95 % interval)")
-        ),
-        text(
-            "The interval is what other images of the same kind would give, by resampling these; "
-            "another training run would differ, too."
-            + (FLATTERS if found["split"] == "validation" else "")
-        ),
-    ]
+    header = (f"on {of_images(found)}", "value (95 % interval)" if spread else "value")
+    section.parts.append(table(scores, header))
+    mind = (INTERVAL if spread else "") + (FLATTERS if found["split"] == "validation" else "")
+    section.parts += [text(mind)] if mind else []
     if found["classes"]:
         names = [n for n in found["classes"][0] if n != "class"]
         worst = sorted(found["classes"], key=lambda row: row["recall"])
@@ -122,4 +121,4 @@ def _card(one: Any) -> str:
         row, column = divmod(int(one.heat.argmax()), one.heat.shape[1])
         place = f"row {row + 1} of {one.heat.shape[0]}, column {column + 1} of {one.heat.shape[1]}"
         images.append((judged.warm(one.image, one.heat), f"Where it looked: most at {place}"))
-    return photos(images, f"is {one.truth}; said {one.said} ({one.probability:.2f})", one.file)
+    return photos(images, f"is {one.truth}; said {one.answer}", one.file)
