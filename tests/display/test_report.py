@@ -16,6 +16,7 @@ import tlkeras as tlk
 from tlkeras.display import judged, page
 
 HOSTILE = "<script>alert('1')</script> \" onload=x & $a$b_{"
+NO_TEXT = "\udcff"  # what Python makes of a file's name that is not UTF-8
 
 
 class Reader(HTMLParser):
@@ -47,8 +48,8 @@ def report(tmp_path_factory):
     run = tlk.fit_stages(bright(), plan, (x, y), (x, y), verbose=0, seed=0)
     task = SimpleNamespace(
         name=HOSTILE, classes=names, image_size=(8, 8), note=HOSTILE, counts={"train": 40},
-        report=(HOSTILE,), features=("file",), test=(x, y), validation=(x, y),
-        arrays=lambda split, name: (np.array([f"{HOSTILE}/{n}.png" for n in range(40)]),),
+        report=(HOSTILE, NO_TEXT), features=("file",), test=(x, y), validation=(x, y),
+        arrays=lambda split, name: ([f"{HOSTILE}{NO_TEXT}/{n}.png" for n in range(40)],),
     )  # fmt: skip
     found = tlk.interpret(run, task)
     path = tmp_path_factory.mktemp("report") / "report.html"

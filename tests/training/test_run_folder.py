@@ -167,7 +167,7 @@ def test_the_card_says_what_a_reader_asks(run, tmp_path):
     hostile = "<script>|`[x](y)"
     task = SimpleNamespace(
         name="birds", classes=("cat", "dog", hostile), image_size=(16, 16), note="Synthetic",
-        counts={"train": 1200, "test": 80}, report=("3 images grey",),
+        counts={"train": 1200, "test": 80}, report=("3 images grey", "left out \udcff.png"),
     )  # fmt: skip
     metrics = {"test": {"accuracy": 0.875}}
     folder = run.save(tmp_path / "run", task=task, network="glyph_resnet", metrics=metrics)

@@ -71,7 +71,7 @@ class Predictions:
         >>> len(open("out.csv").readlines())
         4
         """
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
+        with Path(path).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file).writerows([self.header(), *self.lines()])
 
     def header(self) -> list[str]:

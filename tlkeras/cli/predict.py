@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _open(path: Path) -> TextIO:
-    return path.open("w", newline="", encoding="utf-8")
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def _table(file: TextIO) -> Callable[["Predictions"], None]:

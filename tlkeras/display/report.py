@@ -49,7 +49,7 @@ def write(
     ]  # fmt: skip
     made = page(f"{data['name']}, learned from {network['name']}", lead, sections)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(made, encoding="utf-8")
+    unfinished.write_text(made, encoding="utf-8", errors="backslashreplace")
     os.replace(unfinished, path)
     return path
 

@@ -137,7 +137,10 @@ def _stage(stage: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The same as JSON knows it: without NumPy, and None for what is no number."""
+    """The same as JSON knows it: without NumPy, None for what is no number, and what is no text in
+    a file's name written out."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, dict):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, np.ndarray | list | tuple):
