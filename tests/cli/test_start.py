@@ -26,7 +26,7 @@ def loaded(task, *more):
     """The task and network that the command would take, and what it says of them."""
     parser, talk = argparse.ArgumentParser(), io.StringIO()
     fit.add_arguments(parser)
-    found, network = fit._load(parser.parse_args([task, *more]), talk)
+    found, network, _ = fit._load(parser.parse_args([task, *more]), talk)
     return found, network, talk.getvalue().splitlines()[-1]
 
 
