@@ -16,7 +16,7 @@ from tlkeras.tasks import targets
 FAST = {
     "head_only": {"epochs": 2},
     "two_stage": {"head_epochs": 2, "tune_epochs": 1},
-    "full": {"epochs": 30, "lr": 1e-2},
+    "full": {"epochs": 60, "lr": 1e-2},
 }
 
 
@@ -24,6 +24,7 @@ FAST = {
 def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "SETTINGS", FAST)
     monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
     image = keras.Input((16, 16, 3))
     x = keras.layers.Rescaling(1 / 255)(image)
     for width in (4, 8):
@@ -76,7 +77,7 @@ def test_a_number(shots, capsys):
     shots([f"{1000 * value + 5e6}" for value in shots.values[2]])
     result = result_of("--recipe", "full", "--regression")
     assert result["kind"] == "number" and result["measure"] == "mean_absolute_error"
-    assert result["test_mean_absolute_error"] < 0.7 * result["test_error_of_the_mean"]
+    assert result["test_mean_absolute_error"] < 0.5 * result["test_error_of_the_mean"]
     x, y = tlk.load_task("shots", regression=True).arrays("test")
     model = keras.saving.load_model(result["model_path"])
     error = np.abs(model.predict(x, verbose=0)[:, 0].astype("float64") - y).mean()
