@@ -238,6 +238,12 @@ def test_every_usual_format_is_read(tmp_path, suffix):
     assert (abs(images[labels == 1] - 144) <= 6).all()
 
 
+def test_several_formats_are_counted(tmp_path):
+    photos(tmp_path, classes=("cat",), suffix="webp")
+    photos(tmp_path, classes=("dog",), suffix="JPG")
+    assert "files of several formats: 8 .jpg, 8 .webp" in tlk.load_task(tmp_path).report
+
+
 @pytest.mark.parametrize("suffix", ["gif", "webp", "tif"])
 def test_of_several_frames_the_first_is_taken(tmp_path, suffix):
     photos(tmp_path)

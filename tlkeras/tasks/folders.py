@@ -99,6 +99,7 @@ def load(
     found = splitting.assign(found, groups, report)
     files = [file for split in found.values() for file in split]
     size, white = image_size or _choose_size(files), pictures.white_of([f.header for f in files])
+    report += overview.formats([file.path for file in files])
     report += overview.describe([f.header for f in files], size, white)
     place = _place(len(files), size, cache or paths.cache_dir(), report)
     splits: dict[str, dict[str, Any]] = {}

@@ -46,6 +46,13 @@ def describe(headers: list[Header], size: tuple[int, int], white: float) -> list
     return lines
 
 
+def formats(files: list[Path]) -> list[str]:
+    """A line where there are several: one that only some classes have tells them apart."""
+    counts = Counter(file.suffix.lower() for file in files)
+    found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    return [f"files of several formats: {found}"] if len(counts) > 1 else []
+
+
 def card(
     folder: Path, kind: str, labels: dict[str, np.ndarray], classes: list[str], report: list[str]
 ) -> str:
