@@ -79,11 +79,7 @@ quiet.install()
 
 def _register() -> None:
     """Makes the optimizers known to `keras.models.load_model`, which imports none by itself."""
-    try:
-        importlib.import_module("tlkeras.optimizers")
-    except ImportError:  # a module of ours imports Keras just now, and they need that module
-        if "tlkeras.optimizers" in sys.modules:
-            raise
+    importlib.import_module("tlkeras.optimizers")
 
 
 afterwards.after_import("keras", _register)
@@ -93,8 +89,6 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'tlkeras' has no attribute {name!r}; it has {__all__}")
     module = importlib.import_module(f"tlkeras.{_MODULES.get(name) or _HOME[name]}")
-    if "keras" in sys.modules:
-        _register()
     return module if name in _MODULES else getattr(module, name)
 
 
