@@ -10,7 +10,6 @@ Importing this costs next to nothing: a name is loaded when it is first used.
 """
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 from tlkeras.utils import afterwards, quiet
