@@ -18,7 +18,8 @@ STAMP := $(VENV)/.installed
 NOTEBOOKS = $(wildcard chapters/*.ipynb)
 # Two test processes, each with one thread of its own: as fast as two cores allow.
 TWO = OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
-CORE = test_keras_contract.py blocks freezing optimizers inputs plans display features training
+CORE = test_keras_contract.py blocks freezing optimizers inputs plans display features runs \
+	training
 # Compiling takes most of the time on JAX, and the same small steps come again and again.
 ON_JAX = KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=build/jax \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0

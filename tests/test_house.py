@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "tlkeras"
 CORE = [
     *("utils", "blocks", "freezing", "optimizers", "inputs", "plans", "display"),
-    *("features", "training"),
+    *("features", "runs", "training"),
 ]
 WINGS = ["backbones", "tasks", "devices"]
 # From the ground up: a package imports only from packages named before it.

@@ -52,7 +52,7 @@ _MODULES = {
 _HOME = {  # the module each of the other names lives in
     "FeatureCache": "features.store",
     "Plan": "plans.plan",
-    "Run": "training.run",
+    "Run": "runs.run",
     "Stage": "plans.plan",
     "accelerate": "devices.setup",
     "add_head": "backbones.heads",
@@ -67,7 +67,7 @@ _HOME = {  # the module each of the other names lives in
     "list_tasks": "tasks.load",
     "load_backbone": "backbones.load",
     "load_classifier": "backbones.load",
-    "load_run": "training.loading",
+    "load_run": "runs.loading",
     "load_task": "tasks.load",
     "predict": "advice.predicting",
     "probe": "advice.probing",
@@ -112,9 +112,9 @@ if TYPE_CHECKING:
     from tlkeras.freezing.flags import freeze
     from tlkeras.plans import recipes
     from tlkeras.plans.plan import Plan, Stage
+    from tlkeras.runs.loading import load_run
+    from tlkeras.runs.run import Run
     from tlkeras.tasks.load import list_tasks, load_task
     from tlkeras.training.fit import fit_stages
-    from tlkeras.training.loading import load_run
     from tlkeras.training.rate_finder import find_learning_rate
-    from tlkeras.training.run import Run
     from tlkeras.utils.profiles import is_online

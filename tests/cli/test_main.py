@@ -15,8 +15,8 @@ from PIL import Image
 import tlkeras as tlk
 from tlkeras.cli import fit as command
 from tlkeras.cli import main, tasks
+from tlkeras.runs.folder import WRITTEN
 from tlkeras.tasks import online
-from tlkeras.training import run_folder
 
 FAST = {
     "head_only": {"epochs": 2},
@@ -68,7 +68,7 @@ def test_fit_leaves_a_model_and_its_record(fit, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.splitlines()[-1].startswith("test accuracy ") and "on 7 images" in out
     folder = tmp_path / "runs" / "photos"
-    assert sorted(p.name for p in folder.iterdir()) == sorted(run_folder.WRITTEN)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(WRITTEN)
     model = keras.saving.load_model(folder / "model.keras")
     assert model.predict(np.zeros((1, 16, 16, 3)), verbose=0).shape == (1, 2)
     rows = list(csv.DictReader((folder / "history.csv").open()))

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 from small import easy_data, small_backbone, with_head
 
-from tlkeras.inputs.activation import endings
+from tlkeras.blocks.activation import endings
 from tlkeras.inputs.objective import check_loss, counted, default_objective
 from tlkeras.plans import recipes
 from tlkeras.training.fit import fit_stages

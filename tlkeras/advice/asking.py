@@ -9,9 +9,9 @@ import numpy as np
 
 from tlkeras.advice.predictions import CLASS, LABELS, NUMBER
 from tlkeras.blocks import internals
-from tlkeras.training.loading import SavedRun, load_run
-from tlkeras.training.run import Run
-from tlkeras.training.run_folder import usable
+from tlkeras.runs.folder import usable
+from tlkeras.runs.loading import SavedRun, load_run
+from tlkeras.runs.run import Run
 
 
 class Asked:

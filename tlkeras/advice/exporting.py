@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from tlkeras.advice.asking import Asked
-from tlkeras.training.run_folder import EXPORTED
+from tlkeras.runs.folder import EXPORTED
 
 CLOSE = 1e-3  # how far probabilities may move
 TRIED = 8  # images on which they are compared

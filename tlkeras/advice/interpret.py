@@ -15,7 +15,7 @@ from tlkeras.advice.probing import chunks, class_numbers
 from tlkeras.advice.scores import Judged, judge
 from tlkeras.display import judged
 from tlkeras.inputs import intake
-from tlkeras.training.run import Run
+from tlkeras.runs.run import Run
 from tlkeras.utils.tables import html_table, text_table
 
 WORST, UNCERTAIN = "worst", "uncertain"

@@ -13,7 +13,7 @@ import numpy as np
 
 from tlkeras.advice.asking import Asked
 from tlkeras.advice.predictions import Predictions
-from tlkeras.training.run import Run
+from tlkeras.runs.run import Run
 
 AHEAD = 2  # batches being decoded while the model works on another
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import tlkeras as tlk
 
 if TYPE_CHECKING:  # at run time Keras is loaded when it is needed
+    from tlkeras.runs.run import StageResult
     from tlkeras.tasks.task import Task
-    from tlkeras.training.run import StageResult
 
 TEXT = "train on a task or on a folder of images, in stages"
 
@@ -101,8 +101,8 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     import keras
 
     from tlkeras.cli import fit_options
+    from tlkeras.runs.folder import check_folder
     from tlkeras.tasks import targets
-    from tlkeras.training.run_folder import check_folder
 
     out = options.out or Path("runs") / Path(options.task).resolve().name
     _check_place(check_folder(out, options.force), Path(options.task))

@@ -5,8 +5,8 @@ import time
 import keras
 
 from tlkeras.plans.plan import Plan, Stage
+from tlkeras.runs.run import Run
 from tlkeras.tasks.contents import NUMBER
-from tlkeras.training.run import Run
 
 VIEWS = 4  # augmented views of an image, drawn once, where only the head learns
 

@@ -11,9 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlkeras.blocks.activation import output_shapes
 from tlkeras.blocks.internals import all_layers
 from tlkeras.freezing.batchnorm import batchnorm_layers
-from tlkeras.inputs.activation import output_shapes
 from tlkeras.inputs.intake import preprocesses
 from tlkeras.inputs.objective import cross_entropy
 from tlkeras.inputs.reading import first_batches

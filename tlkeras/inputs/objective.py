@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tlkeras.inputs.activation import LOGITS, SIGMOID, SOFTMAX, endings, output_shapes
+from tlkeras.blocks.activation import LOGITS, SIGMOID, SOFTMAX, endings, output_shapes
 from tlkeras.inputs.reading import first_batches
 
 SPARSE, ONE_HOT, SEVERAL, TWO = "class numbers", "one-hot rows", "rows of 0 and 1", "0 and 1"

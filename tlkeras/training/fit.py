@@ -15,11 +15,11 @@ from tlkeras.inputs import checks, intake
 from tlkeras.inputs.objective import check_loss, counted, default_objective
 from tlkeras.optimizers import Discriminative, like
 from tlkeras.plans.plan import Plan, Stage
+from tlkeras.runs.run import Run
 from tlkeras.training import one_run, together
 from tlkeras.training.backup import Backup, identity
 from tlkeras.training.beforehand import check_keep
 from tlkeras.training.feeds import feeds_of
-from tlkeras.training.run import Run
 from tlkeras.training.runner import Runner
 from tlkeras.utils import processes
 

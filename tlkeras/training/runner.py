@@ -19,9 +19,9 @@ from tlkeras.inputs import intake, order, reading, shares
 from tlkeras.optimizers.blockwise import base_of
 from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Plan, Stage
+from tlkeras.runs.run import Run
 from tlkeras.training import backup, beforehand, one_run
 from tlkeras.training.feeds import Feed
-from tlkeras.training.run import Run
 from tlkeras.training.stage_monitor import StageMonitor, values
 from tlkeras.utils import processes
 

@@ -13,7 +13,7 @@ from tlkeras.freezing.flags import Learning
 from tlkeras.optimizers.rates import shown
 from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Stage
-from tlkeras.training.run import StageResult
+from tlkeras.runs.run import StageResult
 
 LESS = ("loss", "error")  # is better of what has a name that ends so
 

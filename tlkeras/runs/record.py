@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tlkeras.blocks.find import find_blocks
-from tlkeras.inputs.activation import output_shapes
+from tlkeras.blocks.activation import output_shapes
 from tlkeras.optimizers.rates import shown
 from tlkeras.utils import paths
 from tlkeras.utils.versions import versions

@@ -156,7 +156,7 @@ def test_a_damaged_folder_is_refused(folder, harm, says):
 def test_code_in_a_model_is_not_run(folder):
     x = keras.Input((4,))
     keras.Model(x, keras.layers.Lambda(lambda x: x * 2)(x)).save(folder / "model.keras")
-    from tlkeras.training.run_folder import digest
+    from tlkeras.runs.folder import digest
 
     spoil(folder, model_sha256=digest(folder / "model.keras"))
     with pytest.raises(ValueError, match="Cannot read the model .* arbitrary code"):

@@ -16,7 +16,7 @@ from tlkeras.display import plots
 from tlkeras.freezing.flags import Learning
 from tlkeras.optimizers.rates import shown
 from tlkeras.plans.plan import Plan
-from tlkeras.training import run_folder
+from tlkeras.runs import folder
 from tlkeras.utils.tables import html_table, text_table
 
 
@@ -137,7 +137,7 @@ class Run:
         """Writes the run into a folder, whole or not at all; `tlk.load_run` reads it again.
 
         The stored model takes pixels 0..255 and gives probabilities (see
-        `tlkeras.training.run_folder` for the files); this run's own model stays as it is.
+        `tlkeras.runs.folder` for the files); this run's own model stays as it is.
 
         Args:
             path: of a new folder, or of an earlier run, which it takes the place of.
@@ -163,7 +163,7 @@ class Run:
         >>> sorted(file.name for file in folder.iterdir())
         ['README.md', 'history.csv', 'history.png', 'model.keras', 'report.html', 'run.json']
         """
-        return run_folder.save(self, path, classes, task, force, **known)
+        return folder.save(self, path, classes, task, force, **known)
 
     def save_report(
         self,
@@ -184,7 +184,7 @@ class Run:
         >>> run.save_report("report.html", ["cat", "dog"]).name
         'report.html'
         """
-        return run_folder.save_report(self, path, classes, task, known)
+        return folder.save_report(self, path, classes, task, known)
 
     def _add(self, result: StageResult, logs: list[dict[str, float]]) -> None:
         for epoch in logs:

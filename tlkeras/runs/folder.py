@@ -23,9 +23,9 @@ from tlkeras.blocks import internals
 from tlkeras.display import report
 from tlkeras.display.model_card import model_card
 from tlkeras.inputs import intake
-from tlkeras.inputs.activation import LOGITS, SIGMOID, SOFTMAX, endings
+from tlkeras.blocks.activation import LOGITS, SIGMOID, SOFTMAX, endings
 from tlkeras.inputs.objective import cross_entropy
-from tlkeras.training.record import record_of
+from tlkeras.runs.record import record_of
 
 EXPORTED = ("model.onnx", "model.tflite", "saved_model")  # later, by `tlk.export`
 WRITTEN = ("model.keras", "run.json", "README.md", "history.csv", "history.png", "report.html")
