@@ -95,7 +95,7 @@ def test_one_is_killed_the_other_ends_and_a_restart_goes_on(folder, whole):
     assert other.wait(LONG) == -signal.SIGKILL, log(other)
     killed = time.monotonic()
     assert one.wait(LONG) != 0
-    assert time.monotonic() - killed < 30  # 7 to 10: JAX notices that signs of life are missing
+    assert time.monotonic() - killed < 90  # 7 to 10: JAX notices that signs of life are missing
     message = r"Process 0 of 2 lost another one.*Start all of them again; with backup_dir"
     assert re.search(message, log(one)), log(one)
     assert not (folder / "killed-0.npz").exists()
