@@ -21,7 +21,6 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -292,17 +291,17 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     with (
         open(path, "a") as file,
-        ProcessPoolExecutor(options.processes, spawn, max_tasks_per_child=AT_ONCE // 10) as pool,
+        spawn.Pool(options.processes, maxtasksperchild=AT_ONCE // 10) as pool,
     ):
         parts = [left[i : i + 10] for i in range(0, len(left), 10)]
-        for done in as_completed([pool.submit(several, part) for part in parts]):
-            for row in done.result():
+        for done in pool.imap_unordered(several, parts):
+            for row in done:
                 rows.append(row)
                 file.write(json.dumps(row) + "\n")
                 if row["failed"]:
                     show(row)
             file.flush()
-            if len(rows) % 100 < len(done.result()):
+            if len(rows) % 100 < len(done):
                 failures = sum(bool(row["failed"]) for row in rows)
                 print(f"{len(rows)} done, {failures} failed", flush=True)
         found = summary([row for row in rows if row["case"] in wanted])
