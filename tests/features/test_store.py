@@ -89,7 +89,7 @@ def test_outputs_that_outgrow_memory_move_to_a_file(model):
     features = cache.features(part, 4)
     (few, _), (many, _) = easy_data(4), easy_data(40, seed=1)
     first = features.find(few)
-    assert not features.on_disk and cache._used == 4 * part.bytes_per_example
+    assert not features.on_disk and cache._used == features.nbytes == 4 * part.bytes_per_example
     rows = [features.find(many[i : i + 5]) for i in range(0, 40, 5)]
     assert features.on_disk and cache._used == 0
     expected = keras.ops.convert_to_numpy(part.below(np.concatenate([few, many])))

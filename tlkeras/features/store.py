@@ -73,6 +73,10 @@ class Features:
         return self._count
 
     @property
+    def nbytes(self) -> int:
+        return self._count * self.row_bytes
+
+    @property
     def held(self) -> int:
         """Bytes of memory that are taken or promised."""
         if self.on_disk:
