@@ -151,3 +151,19 @@ def test_all_that_may_have_been_wrong_is_named():
     image = keras.Input((4,))
     x = keras.layers.Lambda(lambda x: x * 2, name="double")(keras.layers.Dense(3)(image) - 1)
     assert exactness.doubt(keras.Model(image, x)) == "the operation Subtract or Lambda 'double'"
+
+
+@pytest.mark.parametrize(
+    ("operation", "known"),
+    [
+        (keras.ops.relu, True),
+        (lambda x: keras.ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), True),
+        (lambda x: keras.ops.pad(x, [[1, 1], [1, 1], [1, 1], [0, 0]]), False),
+        (lambda x: keras.ops.pad(x, 1), False),
+        (lambda x: keras.ops.flip(x, 0), False),
+        (lambda x: keras.ops.softmax(x, 0), False),
+    ],
+)
+def test_operations_that_keep_examples_apart_need_no_trial(operation, known):
+    image = keras.Input((4, 4, 3))
+    assert bool(exactness.doubt(keras.Model(image, operation(image)))) != known

@@ -27,6 +27,8 @@ OTHERS = """Activation Add AdditiveAttention Attention Average BatchNormalizatio
     RMSNormalization ReLU RepeatVector Rescaling Reshape Resizing SimpleRNN SimpleRNNCell Softmax
     Subtract TimeDistributed UnitNormalization"""
 KNOWN = {f"{name}{n}D" for name in SIDES.split() for n in (1, 2, 3)} | set(OTHERS.split())
+ELEMENTWISE = """Elu Gelu HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid Relu Relu6 Selu Sigmoid
+    Silu Softplus Softsign Tanh""".split()  # noqa: SIM905 - operations, called on a tensor
 RATES = ("rate", "stddev", "dropout", "recurrent_dropout")
 DRAWN_FROM = (np.random.Generator, np.random.RandomState, random.Random)
 
@@ -67,8 +69,16 @@ def _doubts(part: keras.Model) -> Iterator[str]:
         elif isinstance(op, keras.Layer):
             unknown = (layer for layer in internals.all_layers(op) if not _known(layer))
             yield from (f"{type(layer).__name__} {layer.name!r}" for layer in unknown)
-        else:
+        elif not _known_operation(op):
             yield f"the operation {type(op).__name__}"
+
+
+def _known_operation(op: keras.Operation) -> bool:
+    """Whether an operation of Keras does the same to each number, or pads each example alone."""
+    name = type(op).__name__
+    if not identity.is_of_keras(type(op)):
+        return False
+    return name in ELEMENTWISE or (name == "Pad" and not any(keras.tree.flatten(op.pad_width[0])))
 
 
 def _known(layer: keras.Layer) -> bool:

@@ -20,10 +20,10 @@ from typing import Any
 import keras
 
 from tlkeras.blocks import internals
+from tlkeras.blocks.activation import LOGITS, SIGMOID, SOFTMAX, endings
 from tlkeras.display import report
 from tlkeras.display.model_card import model_card
 from tlkeras.inputs import intake
-from tlkeras.blocks.activation import LOGITS, SIGMOID, SOFTMAX, endings
 from tlkeras.inputs.objective import cross_entropy
 from tlkeras.runs.record import record_of
 

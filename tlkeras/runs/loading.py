@@ -12,9 +12,9 @@ import keras
 
 from tlkeras.freezing.flags import Learning
 from tlkeras.plans.plan import Plan
+from tlkeras.runs.folder import digest
 from tlkeras.runs.record import FORMAT
 from tlkeras.runs.run import Run, StageResult
-from tlkeras.runs.folder import digest
 
 NEEDED = {
     *("model_sha256", "classes", "output", "image_size", "network", "data", "plan", "plan_text"),

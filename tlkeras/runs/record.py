@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkeras.blocks.find import find_blocks
 from tlkeras.blocks.activation import output_shapes
+from tlkeras.blocks.find import find_blocks
 from tlkeras.optimizers.rates import shown
 from tlkeras.utils import paths
 from tlkeras.utils.versions import versions
