@@ -167,3 +167,11 @@ def test_all_that_may_have_been_wrong_is_named():
 def test_operations_that_keep_examples_apart_need_no_trial(operation, known):
     image = keras.Input((4, 4, 3))
     assert bool(exactness.doubt(keras.Model(image, operation(image)))) != known
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_a_part_in_a_short_number_type_is_tried_to_its_own_precision(kind):
+    image = keras.Input((4,))
+    part = keras.Model(image, keras.layers.Dense(3, dtype=kind)(image))
+    part.trainable = False
+    exactness.check(part, np.ones((6, 4), "float32"), "a layer of one's own")

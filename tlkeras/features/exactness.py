@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 
 from tlkeras.blocks import internals
@@ -154,7 +155,7 @@ def _equal(expected: np.ndarray, found: np.ndarray) -> bool:
         return False
     if expected.dtype.kind in "biu":
         return np.array_equal(expected, found)
-    steps = 4 * float(keras.ops.finfo(expected.dtype.name).eps) if expected.itemsize < 4 else 0
+    steps = 4 * float(ml_dtypes.finfo(expected.dtype).eps) if expected.itemsize < 4 else 0
     one, other = expected.astype("float64"), found.astype("float64")
     scale = np.abs(one[np.isfinite(one)]).max(initial=0)
     return np.allclose(other, one, rtol=0, atol=max(TOLERANCE, steps) * scale, equal_nan=True)
