@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from PIL import Image
 
 
 def small_backbone(filters=(4, 6, 8), trained=True):
@@ -35,3 +36,14 @@ def easy_data(n=48, classes=3, seed=0):
     y = np.arange(n) % classes
     x = rng.normal(0, 1, (n, 16, 16, 3)) + (y - 1)[:, None, None, None]
     return x.astype("float32"), y
+
+
+def photos(folder, side=16):
+    """Bright and dark images, in a format whose bytes (and so splits) no library changes."""
+    rng = np.random.default_rng(0)
+    for name, level in (("bright", 200), ("dark", 30)):
+        (folder / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(level, level + 40, (side, side, 3), dtype="uint8")
+            Image.fromarray(pixels).save(folder / name / f"{number}.bmp")
+    return folder

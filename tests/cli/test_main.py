@@ -9,6 +9,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import small
 from local_server import serving
 from PIL import Image
 
@@ -38,14 +39,7 @@ def quick(monkeypatch, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Bright and dark images, in a format whose bytes (and so splits) no library changes."""
-    rng = np.random.default_rng(0)
-    for name, level in (("bright", 200), ("dark", 30)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(12):
-            image = rng.integers(level, level + 40, (16, 16, 3), dtype="uint8")
-            Image.fromarray(image).save(tmp_path / "photos" / name / f"{number}.bmp")
-    return tmp_path / "photos"
+    return small.photos(tmp_path / "photos")
 
 
 @pytest.fixture

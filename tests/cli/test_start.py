@@ -3,9 +3,8 @@
 import argparse
 import io
 
-import numpy as np
 import pytest
-from PIL import Image
+import small
 
 from tlkeras.cli import fit, main
 
@@ -13,12 +12,7 @@ from tlkeras.cli import fit, main
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for name, level in (("bright", 200), ("dark", 30)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = rng.integers(level, level + 40, (40, 40, 3), dtype="uint8")
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.bmp")
+    small.photos(tmp_path / "photos", side=40)
     return "photos"
 
 
