@@ -210,7 +210,8 @@ def _compare(number: int, row: dict[str, Any]) -> None:
     used = cached or any("epoch before" in note for note in auto.cache)  # for an epoch
     limit = (COARSE if case.coarse else ROUNDING) if used else 0.0
     failed = [unlike("cache", auto, plain, limit)]
-    row["by_hand"] = case.plain and not plain.error
+    diverged = any("became" in why for *_, why in plain.stages)  # that ends a stage; `fit` goes on
+    row["by_hand"] = case.plain and not (plain.error or diverged)
     if row["by_hand"]:
         failed.append(unlike("by hand", plain, by_hand(draw(number)), 0.0))
     row["failed"] = "; ".join(filter(None, failed))

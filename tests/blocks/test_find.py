@@ -533,6 +533,17 @@ def test_a_mask_goes_along_into_a_nested_model():
     assert all(block.cut is None for block in blocks[:-1])
 
 
+def test_a_mask_is_seen_in_models_that_were_built_without_it_until_it_ends():
+    stack = keras.Sequential([keras.Input((6, 4))])
+    for more in (True, True, False):
+        stack.add(layers.LSTM(4, return_sequences=more))
+    inputs = keras.Input((6, 4))
+    masked = keras.Sequential([keras.Input((6, 4)), layers.Masking(), layers.Dense(4)])
+    x = layers.Dense(8)(stack(masked(inputs)))
+    blocks = find_blocks(keras.Model(inputs, layers.Dense(2)(x)))
+    assert [b.cut is None for b in blocks[:-1]] == [True, True, True, False]
+
+
 def test_a_model_called_twice_has_no_cuts_inside():
     tower = conv_net()
     a, b = keras.Input((32, 32, 3)), keras.Input((32, 32, 3))

@@ -135,14 +135,36 @@ def test_a_subclass_of_a_known_layer_is_tried():
     assert "OwnDense 'odd'" in run.stages[0].cache
 
 
+class Around(keras.layers.Layer):
+    """Holds a layer that makes a mask, and says nothing of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = keras.layers.Masking()
+
+    def call(self, x):
+        return self.inside(x)
+
+
+def test_a_mask_that_a_layer_of_ones_own_makes_unseen_is_found():
+    steps = keras.Input((5, 4))
+    x = keras.layers.Dense(4)(Around()(steps))
+    model = keras.Model(steps, keras.layers.Dense(3)(keras.layers.LSTM(4)(x)))
+    data = np.random.default_rng(0).normal(size=(12, 5, 4)), np.arange(12) % 3
+    stage = Stage("top", policies.last_blocks(1), epochs=1)
+    run = fit_stages(model, [stage], data, seed=0, verbose=0)
+    assert "a mask leaves the frozen blocks" in run.stages[0].cache
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="shuffles with TensorFlow")
-def test_a_trial_takes_nothing_from_data_that_shuffle_themselves():
+@pytest.mark.parametrize("augment", [None, keras.layers.Rescaling(0.5)])
+def test_a_trial_takes_nothing_from_data_that_shuffle_themselves(augment):
     import tensorflow as tf
 
     def train(cache):
         data = tf.data.Dataset.from_tensor_slices(easy_data(45)).shuffle(45, seed=7).batch(8)
-        model = network(Own("scale"))
-        return fit_stages(model, [HEAD], data, cache=cache, seed=0, verbose=0).history["loss"]
+        model, stage = network(Own("scale")), HEAD.replace(augment=augment, views=augment and 2)
+        return fit_stages(model, [stage], data, cache=cache, seed=0, verbose=0).history["loss"]
 
     assert train("auto") == train(False)
 

@@ -189,3 +189,16 @@ def test_plans_of_the_first_version_are_read_and_newer_ones_refused():
 def test_a_judge_that_cannot_judge_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         HEAD.replace(**change)
+
+
+def test_random_numbers_go_on_where_they_were_when_the_best_weights_are_put_back():
+    """As with `EarlyStopping`: else later stages would see the same noise again."""
+    keras.utils.set_random_seed(0)
+    noise = keras.layers.Dropout(0.5)
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.Dense(1)(noise(keras.layers.Dense(4)(x))))
+    data = np.ones((8, 4)), np.ones((8, 1))
+    stage = Stage("all", policies.all_blocks(), 10.0, epochs=3)
+    run = fit_stages(model, [stage], data, data, loss="mse", batch_size=4, verbose=0)
+    assert run.stages[0].best_epoch < 3
+    assert keras.ops.convert_to_numpy(noise.seed_generator.state)[1] == 3 * 2

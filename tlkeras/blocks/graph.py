@@ -89,6 +89,7 @@ class Graph:
         self.made: list[int] = []  # of each tensor, the step that writes it
         self.spans: list[tuple[keras.Model, int, int]] = []
         self.uses: Counter[int] = Counter()  # of each nested model, by its id
+        self.masked: set[int] = set()  # tensors that carry a mask when the model runs
         inputs = []
         for tensor in net.inputs:
             shape = tuple(tensor.shape)
@@ -174,12 +175,10 @@ class Graph:
             entry = inner and fed(node, inner)
             if entry:
                 first = len(self.steps)
-                masked = any(mask_of(tensor) is not None for tensor in entry)
-                self.uses[id(inner)] += masked
                 written = self._walk(inner, [keys[id(tensor)] for tensor in entry])
                 self.spans.append((node.operation, first, len(self.steps) - 1))
                 [key, *more] = written
-                if not (more or masked) and self.made[key] >= first and key not in inputs:
+                if not more and self.made[key] >= first and key not in inputs:
                     self.tensors[key], self.homes[key] = node.outputs[0], id(net)
             else:
                 shapes = self._shapes(node, keys)
@@ -189,8 +188,28 @@ class Graph:
                 ]
                 reads = [keys[id(tensor)] for tensor in node.input_tensors]
                 self.steps.append(Step(node.operation, reads, written))
+                self.masked.update(written if self._passes_mask(node, keys) else ())
             keys.update(zip(map(id, node.outputs), written, strict=True))
         return [keys[id(tensor)] for tensor in net.outputs]
+
+    def _passes_mask(self, node: Any, keys: dict[int, int]) -> bool:
+        """Whether what `node` writes has a mask. Keras says so of a call on tensors that have one;
+        in a nested model tensors have none, and get one when the model runs."""
+        if any(mask_of(tensor) is not None for tensor in node.outputs):
+            return True
+        given = {id(t): t for t in node.input_tensors if keys[id(t)] in self.masked}
+        unseen = [t for t in given.values() if mask_of(t) is None]
+        if not unseen or not getattr(node.operation, "supports_masking", False):
+            return False
+        x = node.arguments.args[0] if node.arguments.args else unseen[0]
+        masks = keras.tree.map_structure(
+            lambda t: keras.KerasTensor(t.shape[:2], "bool") if id(t) in given else None, x
+        )
+        try:
+            left = keras.tree.flatten(node.operation.compute_mask(x, masks))
+        except Exception:  # a layer of the user's own
+            return True
+        return any(mask is not None for mask in left)
 
     def _shapes(self, node: Any, keys: dict[int, int]) -> list[Shape]:
         """The shapes `node` writes; worked out anew where an open image side was filled in."""
@@ -250,9 +269,9 @@ class Graph:
 
     def cut(self, key: int) -> keras.KerasTensor | None:
         """The KerasTensor with that number; None where it does not say it all: it has a mask, or
-        is inside a model that is fed a mask or is called twice (it stands for two tensors)."""
-        masked = mask_of(self.tensors[key]) is not None
-        return None if masked or self.uses[self.homes[key]] > 1 else self.tensors[key]
+        is inside a model that is called twice (it stands for two tensors)."""
+        twice = self.uses[self.homes[key]] > 1
+        return None if twice or key in self.masked else self.tensors[key]
 
 
 def split(model: keras.Model, cut: keras.KerasTensor) -> tuple[keras.Model, keras.Model]:

@@ -90,8 +90,9 @@ def make_ready(
         above = Above(chain[0].above.input, chain[0].above.output)
         above.output_names = chain[0].above.output_names
     features.tell = tell
-    if chain[0].doubt and stage.augment is None:  # before data are opened: each time may shuffle
-        features.find(keras.tree.map_structure(reading.as_numpy, first))
+    if chain[0].doubt:  # before data are opened: each time may shuffle them
+        some = keras.tree.map_structure(reading.as_numpy, first)
+        features.find(some) if stage.augment is None else features.try_on(some, stage.augment)
 
     mark = cache.mark(stage.augment, blocks)
     source = Source(data, features, mark=mark, **how)

@@ -5,6 +5,7 @@ Layers that Keras documents to do so are taken at their word; anything else is t
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -111,21 +112,17 @@ def check(model: keras.Model, x: Any, doubtful: str) -> None:
     count = len(keras.tree.flatten(x)[0])
     some = keras.tree.map_structure(lambda array: array[: (count + 1) // 2], x)
     turned = keras.tree.map_structure(lambda array: array[::-1], x)
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
-        expected = _outputs(model, x, False, doubtful)
-        trained = [_outputs(model, x, True, doubtful) for _ in range(TRIES)]
-        alone = _outputs(model, some, False, doubtful)
-        backwards = _outputs(model, turned, False, doubtful)[::-1]
+        with without_draws() as drawn:
+            expected = _outputs(model, x, False, doubtful)
+            trained = [_outputs(model, x, True, doubtful) for _ in range(TRIES)]
+            alone = _outputs(model, some, False, doubtful)
+            backwards = _outputs(model, turned, False, doubtful)[::-1]
     except NotExact:
         raise
     except Exception as error:
         raise NotExact(f"{doubtful} cannot be tried: {error}") from error
-    finally:
-        found = repr((np.random.get_state(), random.getstate()))  # noqa: NPY002
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-    if found != repr((numpy_state, python_state)):
+    if drawn:
         raise NotExact(f"{doubtful} draws random numbers")
     if not all(_equal(expected, output) for output in trained):
         raise NotExact(
@@ -135,10 +132,28 @@ def check(model: keras.Model, x: Any, doubtful: str) -> None:
         raise NotExact(f"what the frozen blocks put out depends on the batch: {doubtful}")
 
 
+@contextmanager
+def without_draws() -> Iterator[list[str]]:
+    """Puts the generators of NumPy and Python back at the end; in the list it gives, then, which
+    were drawn from."""
+    drawn = list[str]()
+    before, python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield drawn
+    finally:
+        drawn += ["numpy"] * (repr(np.random.get_state()) != repr(before))  # noqa: NPY002
+        drawn += ["random"] * (random.getstate() != python)
+        random.setstate(python)
+        np.random.set_state(before)  # noqa: NPY002
+
+
 def _outputs(model: keras.Model, x: Any, training: bool, doubtful: str) -> np.ndarray:
     """What it puts out, if it does no more: a draw is seen however rarely it changes anything."""
     with keras.StatelessScope(collect_losses=True) as scope:  # keeps changes from the variables
-        outputs = np.asarray(keras.ops.convert_to_numpy(model(x, training=training)))
+        given = model(x, training=training)
+    if internals.mask_of(given) is not None:
+        raise NotExact(f"a mask leaves the frozen blocks beside their outputs: {doubtful}")
+    outputs = np.asarray(keras.ops.convert_to_numpy(given))
     held = {id(variable): variable for variable in model.variables}
     for key, value in scope.state_mapping.items():
         if key not in held or not np.array_equal(

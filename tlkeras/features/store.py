@@ -105,6 +105,20 @@ class Features:
             self._file.write(self._array[: self._count].reshape(-1).view("uint8").data)
             self._array = self._array[:0].copy()
 
+    def try_on(self, x: Any, augment: Callable) -> None:
+        """Tries the part on augmented examples; keeps nothing, and draws no numbers.
+
+        Raises:
+            NotExact: it fails its trial.
+        """
+        assert self.part is not None
+        with exactness.without_draws(), keras.StatelessScope():
+            x = augmented(augment, x)
+        exactness.check(self.part.below, x, self.part.doubt)
+        store: Features | None = self
+        while store is not None:
+            store._tried, store = True, store.parent
+
     def find(
         self, x: Any, augment: Callable | None = None, views: int = 1, mark: bytes = b""
     ) -> np.ndarray:

@@ -257,14 +257,11 @@ def assign(variables: list, arrays: dict[str, np.ndarray], name: str) -> None:
         variable.assign(array)
 
 
-def state_of(model: keras.Model) -> list:
-    """All weights of a model, and the states of its random number generators."""
-    generators = {
-        id(generator): generator.state
-        for layer in internals.all_layers(model)
-        for generator in internals.seed_generators(layer)
-    }
-    return [*model.weights, *generators.values()]
+def generators(model: keras.Model) -> list:
+    """The states of a model's random number generators."""
+    layers = internals.all_layers(model)
+    found = {id(g): g.state for layer in layers for g in internals.seed_generators(layer)}
+    return list(found.values())
 
 
 def identity(runner: Any) -> dict[str, Any]:

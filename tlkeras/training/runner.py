@@ -80,7 +80,7 @@ class Runner:
         chosen = lambda found: [b for b in found if b.name in names]  # noqa: E731
         learns = freeze(self.model, chosen, stage.batchnorm)
         held = {id(weight) for weight in learns.held}
-        changing = [weight for weight in backup.state_of(self.model) if id(weight) not in held]
+        changing = [weight for weight in self.model.weights if id(weight) not in held]
         monitor = StageMonitor(stage, changing, self.feeds[number].validation is not None)
         own = [one_run.OneRun(callback) for callback in stage.callbacks]
         monitor.swapped = any(one_run.swaps(one.callback) for one in [*self.callbacks, *own])
@@ -93,7 +93,8 @@ class Runner:
             self._compile(stage)
             if self.saved:
                 self._restore(monitor, *self.saved)
-            before = values(learns.held)
+            still = [*learns.held, *backup.generators(self.model)]
+            before = values(still)
             try:
                 self._fit(number, monitor, own)
             except (Exception, KeyboardInterrupt) as error:
@@ -101,7 +102,7 @@ class Runner:
                     raise  # the others wait for this one, so it cannot put weights back
                 asked = isinstance(error, KeyboardInterrupt)
                 monitor.interrupt("interrupted" if asked else type(error).__name__)
-                self._put_back(stage, monitor, learns, before)
+                self._put_back(stage, monitor, still, before)
                 if not asked:
                     self._end_stage(monitor, learns, run)
                     self.finish()
@@ -118,12 +119,12 @@ class Runner:
         self._end_stage(monitor, learns, run)
 
     def _put_back(
-        self, stage: Stage, monitor: StageMonitor, learns: Learning, before: list[np.ndarray]
+        self, stage: Stage, monitor: StageMonitor, still: list, before: list[np.ndarray]
     ) -> None:
         """The best weights, and an optimizer, after a stop in mid-step."""
         monitor.finish()
-        for weight, value in zip(learns.held, before, strict=True):
-            weight.assign(value)  # in mid-step JAX has taken all state out of its variables
+        for variable, value in zip(still, before, strict=True):
+            variable.assign(value)  # in mid-step JAX has taken all state out of its variables
         self.optimizer = self.pattern
         self._compile(stage)
 
@@ -302,8 +303,9 @@ class Runner:
         others = [number for number in range(len(self.blocks)) if number not in learned]
         never = set(map(id, self._weights(others)))
         augments = [stage.augment for stage in self.plan.stages[:stages]]
-        seeds = [v for a in augments if isinstance(a, keras.Layer) for v in a.variables]
-        return [w for w in backup.state_of(self.model) if id(w) not in never] + seeds
+        drawn = backup.generators(self.model)
+        drawn += [v for a in augments if isinstance(a, keras.Layer) for v in a.variables]
+        return [w for w in self.model.weights if id(w) not in never] + drawn
 
 
 class _Saver(keras.callbacks.Callback):
@@ -320,7 +322,7 @@ class _Saver(keras.callbacks.Callback):
 
 
 def _check_held(stage: Stage, weights: list[keras.Variable], before: list[np.ndarray]) -> None:
-    pairs = zip(weights, before, values(weights), strict=True)
+    pairs = zip(weights, before, values(weights), strict=False)  # generators come after them
     changed = [weight.path for weight, old, new in pairs if new.tobytes() != old.tobytes()]
     if changed:
         raise RuntimeError(
