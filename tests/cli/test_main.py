@@ -189,6 +189,19 @@ def test_a_run_that_diverged_is_no_success(fit, monkeypatch, capsys):
     assert "loss became" in json.loads(capsys.readouterr().out)["stopped"]
 
 
+def test_a_second_run_finds_what_the_first_kept_until_it_is_cleared(fit, kept, capsys):
+    fit("--recipe", "head_only", "--quiet")
+    (path,) = kept.glob("*.features")
+    size = path.stat().st_size
+    fit("--recipe", "head_only", "--quiet", "--seed", "1", "--force")
+    assert path.stat().st_size == size
+    capsys.readouterr()
+    assert main.main(["cache", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == size
+    assert main.main(["cache", "--clear"]) == 0 and "removed from" in capsys.readouterr().out
+    assert not list(kept.glob("*.features"))
+
+
 def test_tasks_are_listed(capsys):
     assert main.main(["tasks"]) == 0
     offline, downloaded = capsys.readouterr().out.split("\n\n")

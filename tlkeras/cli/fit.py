@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import tlkeras as tlk
 
 if TYPE_CHECKING:  # at run time Keras is loaded when it is needed
+    from tlkeras.advice.interpret import Interpretation
     from tlkeras.runs.run import StageResult
     from tlkeras.tasks.task import Task
 
@@ -34,6 +35,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 REASONS = {
     "efficientnet_lite0": "it has learned from photographs (ImageNet)",
     "glyph_resnet": "it has learned from printed letters",
+}
+# What each kind of label is judged by, and its name in --json; the first is the one to state.
+MEASURES = {
+    "class": {"accuracy": "accuracy"},
+    "labels": {"mean average precision": "mean_average_precision", "mean f1": "f1"},
+    "number": {
+        "mean absolute error": "mean_absolute_error",
+        "error of always saying the mean": "error_of_the_mean",
+    },
 }
 LEAST = {"efficientnet_lite0": 96}  # pixels a side; smaller images are enlarged
 
@@ -103,6 +113,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     from tlkeras.cli import fit_options
     from tlkeras.runs.folder import check_folder
     from tlkeras.tasks import targets
+    from tlkeras.utils import paths
 
     out = options.out or Path("runs") / Path(options.task).resolve().name
     _check_place(check_folder(out, options.force), Path(options.task))
@@ -122,6 +133,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         run = tlk.fit_stages(
             model, plan, feed.train, feed.validation, loss=feed.loss, metrics=feed.metrics,
             class_weight=weights, callbacks=callbacks, seed=options.seed,
+            cache=tlk.FeatureCache(folder=paths.kept_dir()),
             verbose=not options.quiet,
         )  # fmt: skip
         ended = ""
@@ -129,6 +141,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         run, ended = fit_options.ended(end), str(end)
     seconds = time.perf_counter() - start
     feed.finish(model)
+    found = _interpretation(run, task)
     result = {
         "task": task.name,
         "kind": task.kind,
@@ -138,7 +151,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         "labels_per_class": options.labels_per_class,
         "image_size": task.image_size,
         "counts": task.counts,
-        **feed.judged(model),
+        **_scores(task, found),
         "train_seconds": round(seconds, 2),
         "stages": [_stage(stage) for stage in run.stages],
         "stopped": run.stopped,
@@ -147,40 +160,48 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         "classes": task.classes,
         "report": task.report,
     }
-    limits = result.get("thresholds")
     run.save(
         out, task=task, force=options.force, network=network, why=why, seed=options.seed,
-        result=result, thresholds=limits, interpretation=_interpretation(run, task, limits),
+        result=result, thresholds=result.get("thresholds"), interpretation=found,
         command=options.command,
     )  # fmt: skip
     return result
 
 
-def _interpretation(run: "tlk.Run", task: "Task", thresholds: Any) -> Any:
+def _interpretation(run: "tlk.Run", task: "Task") -> "Interpretation | None":
     """How good it is, or None: whatever fails here must not cost what was trained."""
-    try:
-        return tlk.interpret(run, task, thresholds=thresholds)
-    except Exception as error:
-        print(f"tlkeras: the report says nothing of how good it is: {error}", file=sys.stderr)
-        return None
+    for missing, options in (("examples", {}), ("word of how good it is", {"examples": 0})):
+        try:
+            return tlk.interpret(run, task, **options)
+        except Exception as error:
+            print(f"tlkeras: the report has no {missing}: {error}", file=sys.stderr)
+    return None
+
+
+def _scores(task: "Task", found: "Interpretation | None") -> dict[str, Any]:
+    """How good the model is, as --json says it; None for what was not measured."""
+    record = found.record if found else {"split": "test", "scores": {}}
+    known = {"validation": record.get("validation", {}), record["split"]: record["scores"]}
+    scores = {"measure": next(iter(MEASURES[task.kind].values()))}
+    for split in ("validation", "test"):
+        for name, short in MEASURES[task.kind].items():
+            value = known.get(split, {}).get(name)
+            scores[f"{split}_{short}"] = value[0] if isinstance(value, tuple) else value
+    return scores | ({"thresholds": record["thresholds"]} if record.get("thresholds") else {})
 
 
 def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str, str]":
     """The task, the network to start from, which may want larger images, and why that one."""
-
-    def load(size: int | None) -> "Task":
-        return tlk.load_task(
-            options.task, options.labels_per_class, options.seed, size,
-            regression=options.regression, skip_unreadable=options.skip_unreadable,
-            verbose=not options.quiet,
-        )  # fmt: skip
-
-    task = load(options.image_size)
+    task = tlk.load_task(
+        options.task, options.labels_per_class, options.seed, options.image_size,
+        regression=options.regression, skip_unreadable=options.skip_unreadable,
+        verbose=not options.quiet,
+    )  # fmt: skip
     network = options.backbone or task.start
     least = LEAST.get(network, 0)
     enlarged = options.image_size is None and min(task.image_size) < least
     if enlarged:
-        task = load(least)
+        task = task.resized(least)
     print(task, *task.report, sep="\n", file=talk)
     why = "as --backbone says" if options.backbone else REASONS[network]
     size = f"; images enlarged to {least}x{least} for it" if enlarged else ""
@@ -227,11 +248,13 @@ def _stage(stage: "StageResult") -> dict[str, Any]:
 def _last_line(result: dict) -> str:
     name = result["measure"]
     split = "validation" if result[f"test_{name}"] is None else "test"
-    score, count = result[f"{split}_{name}"], result["counts"][split]
-    shown = f"{score:.4g}" if result["kind"] == "number" else f"{score:.1%}"
-    line = (
-        f"{split} {name.replace('_', ' ')} {shown} on {count:,} images; "
-        f"trained {result['train_seconds']:.0f} s; "
+    score = result[f"{split}_{name}"]
+    line = "how good it is was not measured"
+    if score is not None:
+        shown = f"{score:.4g}" if result["kind"] == "number" else f"{score:.1%}"
+        line = f"{split} {name.replace('_', ' ')} {shown} on {result['counts'][split]:,} images"
+    line += (
+        f"; trained {result['train_seconds']:.0f} s; "
         f"report in {Path(result['model_path']).with_name('report.html')}"
     )
     early = result["stopped"] or result["ended"]

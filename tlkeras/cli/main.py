@@ -9,7 +9,7 @@ import shlex
 import sys
 
 import tlkeras as tlk
-from tlkeras.cli import doctor, export, fit, predict, report, tasks
+from tlkeras.cli import cache, doctor, export, fit, predict, report, tasks
 
 COMMANDS = {
     "doctor": doctor,
@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": predict,
     "report": report,
     "export": export,
+    "cache": cache,
 }
 
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,9 +22,11 @@ from tlkeras.blocks.find import Blocks
 from tlkeras.features import exactness, identity
 from tlkeras.features.exactness import NotExact
 from tlkeras.features.frozen_part import FrozenPart
+from tlkeras.features.kept import Kept
 from tlkeras.inputs.augment import augmented
 
 CHUNK = 64  # examples computed at a time
+TAKEN = 4096  # examples taken at a time from what an earlier process kept
 RUN = 32 * 2**20  # bytes of outputs handed over in one call, of which a few copies are made
 
 
@@ -54,6 +57,7 @@ class Features:
         self._expected, self._room = rows, room
         self._array: np.ndarray | None = None
         self._file: Any = None
+        self.kept: Kept | None = None
 
     def go_on_from(self, part: FrozenPart, parent: "Features | None") -> None:
         """Computes with this part from now on, from outputs at an earlier cut if there are any.
@@ -141,7 +145,10 @@ class Features:
         except identity.Unknown as error:
             raise NotExact(str(error)) from None
         new = list({key: i for i, key in enumerate(keys) if key not in self._rows}.values())
-        self._chunk = self._chunk or min(CHUNK, len(new))
+        kept = self.kept if augment is None else None  # views are drawn anew in every process
+        if kept:
+            new = self._take(kept, keys, new)
+        self._chunk = self._chunk or (CHUNK if kept else min(CHUNK, len(new)))
         for start in range(0, len(new), self._chunk or 1):
             part = new[start : start + self._chunk]
             some = keras.tree.map_structure(lambda array, part=part: array[part], x)
@@ -153,7 +160,22 @@ class Features:
             self.computed += len(part)
             if self.tell is not None:
                 self.tell(self.computed)
+        if kept and new:
+            computed = [keys[i] for i in new]
+            kept.add(computed, self.read(np.array([self._rows[key] for key in computed])))
         return np.array([self._rows[key] for key in keys], "int64")
+
+    def _take(self, kept: Kept, keys: Sequence[bytes], new: list[int]) -> list[int]:
+        """Takes the outputs that an earlier process kept; which examples are left to compute."""
+        left = list[int]()
+        for start in range(0, len(new), TAKEN):
+            part = new[start : start + TAKEN]
+            found, rows = kept.rows([keys[i] for i in part])
+            self._rows |= {keys[part[n]]: self._count + place for place, n in enumerate(found)}
+            if found:
+                self._append(rows)
+            left += [i for i in part if keys[i] not in self._rows]
+        return left
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The outputs in these rows: (rows, ...)."""
@@ -227,6 +249,8 @@ class FeatureCache:
         limit: bytes of memory that outputs may take; what is more goes to a temporary file. None:
             a quarter of the machine's memory.
         disk: keep all in a temporary file.
+        folder: keep outputs there for other processes, too, until `tlkeras cache --clear` or until
+            4 GiB are full: those of parts made of Keras's own layers alone, without augmentation.
 
     Raises:
         ValueError: a negative `limit`.
@@ -245,11 +269,16 @@ class FeatureCache:
     'after stem, 2.05 KB in memory'
     """
 
-    def __init__(self, limit: int | None = None, disk: bool = False):
+    def __init__(
+        self,
+        limit: int | None = None,
+        disk: bool = False,
+        folder: str | os.PathLike | None = None,
+    ):
         if limit is not None and limit < 0:
             raise ValueError(f"limit must be a number of bytes, 0 or more; found {limit}.")
         self.limit = _memory() // 4 if limit is None else limit
-        self.disk = disk
+        self.disk, self.folder = disk, None if folder is None else Path(folder).expanduser()
         self._stores: dict[bytes, Features] = {}
         self._marks: list[tuple[Blocks, Callable, bytes]] = []
 
@@ -274,6 +303,8 @@ class FeatureCache:
             store = Features(part, rows, functools.partial(self._left, part.fingerprint))
             if not self.fits(part, rows):
                 store.to_disk()
+            if self.folder is not None and part.call is None and not part.doubt:
+                store.kept = Kept(self.folder, part)
             self._stores[part.fingerprint] = store
         store = self._stores[part.fingerprint]
         store.go_on_from(part, parent)

@@ -27,6 +27,11 @@ def cache_dir(chosen: str | os.PathLike | None = None) -> Path:
     return Path(os.environ.get(variable) or Path.home() / ".cache") / "tlkeras"
 
 
+def kept_dir() -> Path:
+    """Where `tlkeras fit` keeps what frozen networks put out, for later runs."""
+    return cache_dir() / "features"
+
+
 def tasks() -> list[Path]:
     """The folders of the tasks that come with tlkeras, by name."""
     return sorted(p.parent for p in (data_root() / "tasks").glob("*/*_dataset_builder.py"))

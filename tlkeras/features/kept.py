@@ -1,0 +1,119 @@
+"""Outputs of frozen parts that outlive the process: a file for each part, in one folder.
+
+A file is a row of records, each with the digest of an example, a checksum, and its outputs. They
+are only ever added, under a lock, so that reading needs none; what a killed process left half
+written is cut off by the next to write.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tlkeras.features.frozen_part import FrozenPart
+from tlkeras.utils.lock import lock
+from tlkeras.utils.versions import versions
+
+LIMIT = 4 * 2**30  # bytes of all files in a folder, and a tenth of what is free at most
+ENDING = ".features"
+
+
+class Kept:
+    """What is kept of one frozen part, by this process and others.
+
+    Args:
+        folder: made when there is something to keep.
+        part: made of layers of Keras alone; a layer of the user's may have other code tomorrow.
+        limit: bytes that all files in the folder may take; the longest unused go first.
+    """
+
+    def __init__(self, folder: Path, part: FrozenPart, limit: int = LIMIT):
+        dtype = keras.backend.standardize_dtype(part.cut.dtype)
+        which = hashlib.sha256(part.fingerprint + repr((versions(), dtype, part.shape)).encode())
+        self.path, self.limit = folder / f"{which.hexdigest()[:32]}{ENDING}", limit
+        self.shape, self.dtype = part.shape, np.dtype(dtype)
+        self._record = np.dtype(
+            [("key", "V32"), ("sum", "<u4"), ("row", f"V{part.bytes_per_example}")]
+        )
+        self._records = np.empty(0, self._record)
+        self._places: dict[bytes, int] = {}
+        self._file = -1
+        with contextlib.suppress(OSError):
+            os.utime(self.path)  # used now
+            self._look()
+
+    def rows(self, keys: Sequence[bytes]) -> tuple[list[int], np.ndarray]:
+        """Which of some examples are kept, as numbers, and their outputs."""
+        known = [number for number, key in enumerate(keys) if key in self._places]
+        found = self._records[[self._places[keys[number]] for number in known]]
+        whole = [zlib.crc32(record["row"].tobytes()) == record["sum"] for record in found]
+        rows = np.frombuffer(found["row"][whole].tobytes(), self.dtype).reshape(-1, *self.shape)
+        return [number for number, right in zip(known, whole, strict=True) if right], rows
+
+    def add(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
+        """Keeps outputs of examples. Where that fails it is said, once, and nothing is lost."""
+        if not len(keys) or rows.dtype != self.dtype:
+            return
+        try:
+            self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
+            with lock(self.path.parent / ".lock"):
+                self._look()
+                new = [number for number, key in enumerate(keys) if key not in self._places]
+                self._write([keys[number] for number in new], rows[new])
+        except OSError as error:
+            warnings.warn(
+                f"Outputs of frozen blocks cannot be kept in {self.path.parent} for later runs: "
+                f"{error}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.limit = 0
+
+    def _write(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
+        records = np.empty(len(keys), self._record)
+        for record, key, row in zip(records, keys, rows, strict=True):
+            content = row.tobytes()
+            record["key"], record["row"] = np.void(key), np.void(content)
+            record["sum"] = zlib.crc32(content)
+        if not make_room(self.path, records.nbytes, self.limit):
+            return
+        with open(self.path, "ab") as file:
+            file.truncate(len(self._records) * self._record.itemsize)
+            file.write(records.data)
+        self._look()
+
+    def _look(self) -> None:
+        """Reads whose outputs are in the file by now; it may be another one than before."""
+        if not self.path.exists():
+            return
+        state = self.path.stat()
+        count = state.st_size // self._record.itemsize
+        if state.st_ino != self._file:
+            self._file, self._records, self._places = state.st_ino, self._records[:0], {}
+        known = len(self._records)
+        if count > known:
+            self._records = np.memmap(self.path, self._record, "r", shape=(count,))
+        keys = self._records["key"][known:].tobytes()
+        for start in range(0, len(keys), 32):
+            self._places[keys[start : start + 32]] = known + start // 32
+
+
+def make_room(path: Path, more: int, limit: int) -> bool:
+    """Whether a file may grow by `more` bytes, others in its folder having been removed for it."""
+    limit = min(limit, shutil.disk_usage(path.parent).free // 10)
+    sizes = {file: file.stat().st_size for file in path.parent.glob(f"*{ENDING}")}
+    left = limit - more - sizes.pop(path, 0)
+    if left < 0:
+        return False
+    for file in sorted(sizes, key=lambda file: file.stat().st_mtime):
+        if sum(sizes.values()) > left:
+            file.unlink()
+            del sizes[file]
+    return True
