@@ -8,32 +8,44 @@ that would not pass `find_problems` leaves the old notebook where it was. Every 
     python tools/build_chapters.py --only 06        # build one
     python tools/build_chapters.py --only 06 --draft  # one seed, into build/drafts: while writing
     python tools/build_chapters.py --check          # does every notebook correspond to its source?
+    python tools/build_chapters.py --links          # after a chapter came or went: renew the links
     python tools/build_chapters.py --repository https://github.com/you/your-fork
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import sys
 import time
 import tomllib
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-import jupytext
 import nbformat
+from chapter_cells import (
+    ANSI,
+    ANSWER,
+    CHECKED,
+    CODE,
+    EXERCISE,
+    INSTALL,
+    NAVIGATION,
+    SHOWN,
+    BuildError,
+    answer_problems,
+    is_picture,
+    reader_cells,
+    run_cells,
+    tags,
+)
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 
-CHECKED = "nbval-check-output"  # nbval compares the output of cells with this tag
-INSTALL = "colab-install"
-ANSWER = "answer"  # to a "Now you" prompt
 SEED = re.compile(r"^SEED = 0\b", re.MULTILINE)
 SEEDS = [0, 1, 2]
 MIN_CHECKED_CELLS = 3
@@ -49,27 +61,10 @@ METADATA = {
 }
 # A student does not have these set: neither may silence nor change what a built notebook shows.
 FOREIGN_SETTINGS = ("TF_", "KERAS_", "TLKERAS_", "MPLBACKEND", "PYTHONWARNINGS")
-ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-COLAB_INSTALL = """\
-import sys
-
-if "google.colab" in sys.modules:
-    # --no-deps: Colab's own TensorFlow, Keras and NumPy stay as they are.
-    %pip install -q --no-deps keras-hub keras-cv "tlkeras @ git+{repository}"\
-"""
-
-
-class BuildError(Exception):
-    """A chapter cannot be built; the message says which, why, and what to do."""
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def tags(cell: NotebookNode) -> list[str]:
-    return cell.metadata.get("tags", [])
 
 
 def output_text(output: NotebookNode) -> str:
@@ -88,7 +83,7 @@ def find_problems(notebook: NotebookNode) -> list[str]:
     problems = []
     cells = code_cells(notebook)
     for number, cell in enumerate(cells, 1):
-        if cell.execution_count is None:
+        if cell.execution_count is None and EXERCISE not in tags(cell):
             problems.append(f"code cell {number} was not executed")
         for output in cell.outputs:
             if output.output_type == "error":
@@ -101,7 +96,16 @@ def find_problems(notebook: NotebookNode) -> list[str]:
             problems.append(f"code cell {number} is to be checked, but shows no text")
         if len(cell.source.splitlines()) > MAX_CELL_LINES:
             problems.append(f"code cell {number} has more than {MAX_CELL_LINES} lines")
-    total = sum(len(c.source.splitlines()) for c in cells if INSTALL not in tags(c))
+    own = [c for c in cells if not {INSTALL, EXERCISE} & {*tags(c)}]
+    answers = [code for c in notebook.cells if ANSWER in tags(c) for code in CODE.findall(c.source)]
+    problems += [
+        f"answer {number} has more than {MAX_CELL_LINES} lines"
+        for number, code in enumerate(answers, 1)
+        if len(code.splitlines()) > MAX_CELL_LINES
+    ]
+    problems += [f"an answer {noise}" for c in notebook.cells if ANSWER in tags(c)
+                 and c.cell_type == "markdown" for noise in _noise(c.source)]  # fmt: skip
+    total = sum(len(code.splitlines()) for code in [*(c.source for c in own), *answers])
     if total > MAX_CODE_LINES:
         problems.append(f"{total} lines of code, more than {MAX_CODE_LINES}")
     checked = sum(CHECKED in tags(cell) for cell in cells)
@@ -122,6 +126,20 @@ def find_problems(notebook: NotebookNode) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def find_undescribed(notebook: NotebookNode) -> list[str]:
+    """A line for every picture that a blind reader would not hear of."""
+    problems = []
+    for number, cell in enumerate(code_cells(notebook), 1):
+        if any(map(is_picture, cell.outputs)) and not cell.metadata.get("alt"):
+            problems.append(f'code cell {number} shows a picture and its header has no alt="..."')
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and re.search(
+            r"!\[\s*\]\(|<img(?![^>]*\salt=\S)", cell.source
+        ):
+            problems.append(f"a picture without alternative text: {cell.source.strip()[:60]!r}")
+    return problems
+
+
 def _noise(text: str) -> list[str]:
     """What differs from run to run or machine to machine."""
     noise = []
@@ -137,34 +155,11 @@ def _noise(text: str) -> list[str]:
 
 def compose(source: Path, repository: str = "") -> NotebookNode:
     """The notebook that corresponds to a source, without outputs."""
-    parsed = jupytext.reads(source.read_text("utf-8"), fmt="py:percent")
-    cells = parsed.cells
-    for cell in cells:
-        cell.metadata = {"tags": list(tags(cell))} if tags(cell) else {}
-        if ANSWER in tags(cell):
-            cell.metadata["jupyter"] = {"source_hidden": True}  # collapsed until a reader asks
-    if repository:
-        if not cells or cells[0].cell_type != "markdown":
-            raise BuildError(f"{source.name}: the first cell is not markdown, where the badge goes")
-        cells[0].source = f"{_badge(source.stem, repository)}\n\n{cells[0].source}"
-        install = nbformat.v4.new_code_cell(COLAB_INSTALL.format(repository=repository))
-        install.metadata = {"tags": [INSTALL]}
-        cells.insert(1, install)
-    # From the content, not the position: a new cell leaves the ids of the others as they were.
-    seen: Counter[str] = Counter()
-    for cell in cells:
-        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
-        seen[digest] += 1
-        repeat = f"-{seen[digest]}" if seen[digest] > 1 else ""
-        cell.id = f"{source.stem[:40]}-{digest}{repeat}"
+    return as_notebook(reader_cells(run_cells(source), source, repository))
+
+
+def as_notebook(cells: Sequence[NotebookNode]) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
-
-
-def _badge(stem: str, repository: str) -> str:
-    place = repository.removeprefix("https://github.com/")
-    address = f"https://colab.research.google.com/github/{place}/blob/main/chapters/{stem}.ipynb"
-    picture = "https://colab.research.google.com/assets/colab-badge.svg"
-    return f"[![Open in Colab]({picture})]({address})"
 
 
 def execute(notebook: NotebookNode, folder: Path) -> float:
@@ -187,11 +182,15 @@ def execute(notebook: NotebookNode, folder: Path) -> float:
 def tidy(notebook: NotebookNode, seconds: float) -> None:
     """Make outputs the same from build to build, and record the running time."""
     for number, cell in enumerate(code_cells(notebook), 1):
+        if EXERCISE in tags(cell):
+            continue
         cell.execution_count = number
         for output in cell.outputs:
             output.pop("metadata", None)
             if output.output_type in ("display_data", "execute_result"):
-                output.metadata = {}
+                alt = cell.metadata.get("alt")
+                kinds = [kind for kind in output.data if alt and kind.startswith("image/")]
+                output.metadata = {kind: {"alt": alt} for kind in kinds}
             if output.output_type == "execute_result":
                 output.execution_count = number
             # Not in a checked cell, where nbval compares with what the kernel writes, colours too.
@@ -226,15 +225,19 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 def run(source: Path, repository: str = "", seed: int = 0) -> tuple[NotebookNode, float]:
     """The chapter executed with a seed, tidied, and the seconds it took; raises BuildError."""
-    notebook = compose(source, repository)
+    executed = as_notebook(run_cells(source))
     if seed:
-        for cell in code_cells(notebook):
+        for cell in code_cells(executed):
             cell.source = SEED.sub(f"SEED = {seed}", cell.source)
+    reader_cells(executed.cells, source)  # a wrong order of cells is refused before anything is run
     try:
-        seconds = execute(notebook, source.parent.parent)
+        seconds = execute(executed, source.parent.parent)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         text = ANSI.sub("", str(error))
         raise BuildError(f"{source.name}, seed {seed}: {text}") from error
+    if problems := answer_problems(executed.cells):
+        raise BuildError("\n".join(f"{source.name}, seed {seed}: {p}" for p in problems))
+    notebook = as_notebook(reader_cells(executed.cells, source, repository))
     tidy(notebook, seconds)
     print(f"{source.stem}, seed {seed}: {seconds:.0f} s", flush=True)
     return notebook, seconds
@@ -246,7 +249,7 @@ def build(source: Path, repository: str = "") -> Path:
     if not SEED.search(source.read_text("utf-8")):
         raise BuildError(f"{source.name}: expected a line SEED = 0, which other seeds replace")
     notebook, _ = run(source, repository)
-    problems = find_problems(notebook)
+    problems = find_problems(notebook) + find_undescribed(notebook)
     for seed in [] if problems else SEEDS[1:]:
         problems += differing_claims(notebook, run(source, repository, seed)[0], seed)
     if problems:
@@ -272,23 +275,36 @@ def draft(source: Path, seed: int) -> Path:
     target = source.parents[2] / "build" / "drafts" / f"{source.stem}-{seed}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     write(notebook, target)
-    print(*find_problems(notebook), sep="\n")
+    print(*find_problems(notebook), *find_undescribed(notebook), sep="\n")
     return target
 
 
-def rebadge(source: Path, repository: str) -> None:
-    """Give a built notebook the badge and install cell of another repository, outputs kept.
+def renew(source: Path, repository: str) -> None:
+    """Give a built notebook the links, badges and install cell of today, outputs kept.
 
-    The install cell does nothing outside Colab, so it needs no run to be what a run would leave.
+    The install cell does nothing outside Colab and Kaggle, so it needs no run to be what a run
+    would leave.
     """
     target = notebook_of(source)
-    old = load(target)
-    outputs = [c.outputs for c in code_cells(old) if INSTALL not in tags(c)]
-    notebook = compose(source, repository)
-    for cell in code_cells(notebook):
-        cell.outputs = [] if INSTALL in tags(cell) else outputs.pop(0)
+    old, notebook = load(target), compose(source, repository)
+    pairs = zip(own_cells(old), own_cells(notebook), strict=True)
+    for before, cell in pairs:
+        cell.source = with_shown(cell.source, before.source)
+        if cell.cell_type == "code":
+            cell.outputs = before.outputs
     tidy(notebook, old.metadata.tlkeras.seconds)
     write(notebook, target)
+
+
+def own_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells that come from the source, not from its place among others."""
+    return [cell for cell in notebook.cells if not {INSTALL, NAVIGATION} & {*tags(cell)}]
+
+
+def with_shown(text: str, other: str) -> str:
+    """An answer's cell with what was shown in another version of it."""
+    shown = SHOWN.search(other)
+    return SHOWN.sub(lambda _: shown.group() if shown else "", text)
 
 
 # --- do they correspond? -------------------------------------------------------------------------
@@ -298,8 +314,11 @@ def notebook_of(source: Path) -> Path:
     return source.parent.parent / f"{source.stem}.ipynb"
 
 
-def difference(source: Path, repository: str = "") -> str | None:
-    """Why a notebook does not correspond to its source, or None; nothing is executed."""
+def difference(source: Path, repository: str = "", links: bool = True) -> str | None:
+    """Why a notebook does not correspond to its source, or None; nothing is executed.
+
+    Without `links`, what only depends on the other chapters' names is not looked at.
+    """
     target = notebook_of(source)
     if not target.exists():
         return "not built yet"
@@ -307,20 +326,22 @@ def difference(source: Path, repository: str = "") -> str | None:
     metadata = {k: v for k, v in found.metadata.items() if k != "tlkeras"}
     if metadata != expected.metadata:
         return "its metadata was changed"
-    if len(found.cells) != len(expected.cells):
-        return f"it has {len(found.cells)} cells, its source {len(expected.cells)}"
-    for number, (a, b) in enumerate(zip(expected.cells, found.cells, strict=True), 1):
+    both = [own_cells(n) if not links else n.cells for n in (expected, found)]
+    if len(both[0]) != len(both[1]):
+        return f"it has {len(both[1])} cells, its source {len(both[0])}"
+    for number, (a, b) in enumerate(zip(*both, strict=True), 1):
+        b.source = with_shown(b.source, "")
         if any(a.get(key) != b.get(key) for key in ("cell_type", "id", "source", "metadata")):
             return f"cell {number} differs"
     return None
 
 
-def check(folder: Path, repository: str = "") -> list[str]:
+def check(folder: Path, repository: str = "", links: bool = True) -> list[str]:
     """One line for every notebook that does not correspond to its source."""
     found = []
     sources = sorted((folder / "source").glob("*.py"))
     for source in sources:
-        if reason := difference(source, repository):
+        if reason := difference(source, repository, links):
             command = f"make chapters ONLY={source.stem}"
             found.append(f"{source.stem}.ipynb: {reason}. Edit the source only, then: {command}")
     stems = {source.stem for source in sources}
@@ -356,8 +377,9 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--draft", type=int, nargs="?", const=0, metavar="SEED",
                         help="run with this seed only, into build/drafts")  # fmt: skip
     action.add_argument("--check", action="store_true", help="compare only, exit 1 if any differs")
+    action.add_argument("--links", action="store_true", help="renew links and badges and exit")
     action.add_argument(
-        "--repository", metavar="URL", help="set the GitHub address of the Colab badges and exit"
+        "--repository", metavar="URL", help="set the GitHub address of the badges and exit"
     )
     options = parser.parse_args(arguments)
     folder, pyproject = root / "chapters", root / "pyproject.toml"
@@ -366,21 +388,21 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         if options.only and not sources:
             raise BuildError(f"no chapters/source/{options.only}*.py")
         repository = configured_repository(pyproject)
-        if options.check or options.repository is not None:
-            # Before new badges too: outputs are kept, so they have to be those of the source.
-            differences = check(folder, repository)
+        renewing = options.links or options.repository is not None
+        if options.check or renewing:
+            # Before new links too: outputs are kept, so they have to be those of the source.
+            differences = check(folder, repository, links=options.check)
             if differences:
                 raise BuildError("\n".join(differences))
         if options.repository is not None:
             repository = configure_repository(pyproject, options.repository)
-            for source in sources:
-                rebadge(source, repository)
-        elif not options.check:
-            for source in sources:
-                if options.draft is None:
-                    build(source, repository)
-                else:
-                    draft(source, options.draft)
+        for source in sources if not options.check else []:
+            if renewing:
+                renew(source, repository)
+            elif options.draft is None:
+                build(source, repository)
+            else:
+                draft(source, options.draft)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1

@@ -99,16 +99,16 @@ def test_check_names_the_chapter_and_the_command(root, capsys):
     source.write_text(SOURCE.replace("1 + 1", "1 + 2"))
     assert build_chapters.main(["--check"], root) == 1
     message = capsys.readouterr().err
-    assert "01_tiny.ipynb: cell 2 differs" in message
+    assert "01_tiny.ipynb: cell 3 differs" in message
     assert "make chapters ONLY=01_tiny" in message
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda nb: nb.cells[1].update(source="1 + 2"), "cell 2 differs"),
-        (lambda nb: nb.cells[1].metadata.pop("tags"), "cell 2 differs"),
-        (lambda nb: nb.cells.pop(), "it has 4 cells, its source 5"),
+        (lambda nb: nb.cells[2].update(source="1 + 2"), "cell 3 differs"),
+        (lambda nb: nb.cells[2].metadata.pop("tags"), "cell 3 differs"),
+        (lambda nb: nb.cells.pop(), "it has 6 cells, its source 7"),
         (lambda nb: nb.metadata.language_info.update(version="3.11"), "metadata was changed"),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_draft_is_run_with_one_seed_beside_the_chapters(root, capsys):
     (root / "chapters/source/01_tiny.py").write_text(SOURCE + "print(SEED)\nprint('/home/x/')\n")
     assert build_chapters.main(["--draft", "2"], root) == 0
     draft = build_chapters.load(root / "build/drafts/01_tiny-2.ipynb")
-    assert "2\n/home/x/" in draft.cells[-1].outputs[0].text
+    assert "2\n/home/x/" in draft.cells[-2].outputs[0].text
     assert (root / "chapters/01_tiny.ipynb").read_bytes() == before
 
 
@@ -176,6 +176,7 @@ def test_badges_come_and_go_with_one_command(root, built):
     assert install.metadata.tags == ["colab-install"]
     assert len(install.source.splitlines()) <= 8
     assert [cell.id for cell in others] == [cell.id for cell in read(built).cells[1:]]
+    assert "open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://" in title.source
     assert build_chapters.find_problems(notebook) == []
     assert build_chapters.main(["--repository", ""], root) == 0
     assert target.read_bytes() == (built / "chapters/01_tiny.ipynb").read_bytes()
