@@ -14,6 +14,7 @@ from tlkeras.advice.interpret import Interpretation
 from tlkeras.advice.predictions import Predictions
 from tlkeras.advice.probing import Probe
 from tlkeras.blocks.find import Blocks
+from tlkeras.display.results import Results
 from tlkeras.freezing.flags import Learning
 from tlkeras.tasks.task import Task
 from tlkeras.training.rate_finder import LearningRates
@@ -21,7 +22,7 @@ from tlkeras.training.rate_finder import LearningRates
 # What public functions return, and what a user calls on it.
 RETURNED = [
     *(Blocks.split, Learning, LearningRates.plot, Probe.plot, Task.arrays, Task.show),
-    *(Interpretation.plot, Predictions.to_csv),
+    *(Interpretation.plot, Predictions.to_csv, Results.where, Results.scores, Results.mean_by),
     *(tlk.Plan.to_dict, tlk.Plan.from_dict, tlk.Run.plot, tlk.Run.save, tlk.Run.save_report),
 ]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -35,6 +36,7 @@ def public() -> Iterator[tuple[str, object]]:
         if isinstance(thing, ModuleType):
             for inner, value in vars(thing).items():
                 here = getattr(value, "__module__", "").startswith(thing.__name__)
+                here = here or inner in getattr(thing, "__all__", ())
                 if here and not inner.startswith("_"):
                     yield f"tlk.{name}.{inner}", value
     for thing in RETURNED:

@@ -42,6 +42,9 @@ __all__ = [
     "predict",
     "probe",
     "recipes",
+    "results",
+    "setting",
+    "table",
 ]
 _MODULES = {
     "optimizers": "optimizers",
@@ -71,6 +74,9 @@ _HOME = {  # the module each of the other names lives in
     "load_task": "tasks.load",
     "predict": "advice.predicting",
     "probe": "advice.probing",
+    "results": "display.results",
+    "setting": "utils.profiles",
+    "table": "utils.tables",
 }
 
 quiet.install()
@@ -106,6 +112,7 @@ if TYPE_CHECKING:
     from tlkeras.blocks.find import find_blocks
     from tlkeras.devices.setup import accelerate
     from tlkeras.display import plots
+    from tlkeras.display.results import results
     from tlkeras.features.cached_evaluate import evaluate
     from tlkeras.features.store import FeatureCache
     from tlkeras.freezing import policies
@@ -117,4 +124,5 @@ if TYPE_CHECKING:
     from tlkeras.tasks.load import list_tasks, load_task
     from tlkeras.training.fit import fit_stages
     from tlkeras.training.rate_finder import find_learning_rate
-    from tlkeras.utils.profiles import is_online
+    from tlkeras.utils.profiles import is_online, setting
+    from tlkeras.utils.tables import table

@@ -8,54 +8,35 @@ carry their names, so no legend is needed.
 >>> figure.savefig("blocks.png")
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 
 from tlkeras.blocks.find import find_blocks
+from tlkeras.display.canvas import BLUE, DARK, ORANGE, PALE, canvas, name_lines
+from tlkeras.display.charts import bars, curves, heat, strips
 from tlkeras.optimizers.rates import block_rates
 
-DARK, BLUE, ORANGE, PALE = "#222222", "#0b5fa5", "#e08214", "#c9d3dd"
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, DARK, "#7b9fbf", "#9b5d18", "#8a8a8a"]),
-    "lines.linewidth": 2,
-}
-
-
-@contextmanager
-def canvas(
-    rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.5), **options: Any
-) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes in the course's style; closed at the end, so it is shown once.
-
-    Args:
-        rows, columns: of axes; with more than one of them the axes come as an array.
-        size: width and height in inches. options: as for `matplotlib.pyplot.subplots`.
-
-    >>> with tlk.plots.canvas(size=(4, 2)) as (figure, axis):
-    ...     lines = axis.plot([1, 2, 3], [0.9, 0.5, 0.3])
-    >>> figure.get_size_inches().tolist()
-    [4.0, 2.0]
-    """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=size, **options)
-        try:
-            yield figure, axes
-        finally:
-            plt.close(figure)
+__all__ = [
+    "BLUE",
+    "DARK",
+    "ORANGE",
+    "PALE",
+    "bars",
+    "blocks",
+    "canvas",
+    "curves",
+    "heat",
+    "history",
+    "learning_rates",
+    "name_lines",
+    "samples",
+    "strips",
+]
 
 
 def history(run_history: dict[str, list]) -> Figure:
@@ -101,28 +82,6 @@ def _shade_stages(axis: Axes, stages: Sequence[str]) -> None:
         axis.text((start + end + 1) / 2, 1.01, stages[start], ha="center", va="bottom",
                   transform=axis.get_xaxis_transform(),
                   fontsize=9 if len(stages[start]) < room else 7)  # fmt: skip
-
-
-def name_lines(axis: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
-    """Names at the right end of the lines, pushed down where they would overlap.
-
-    Args:
-        x: where the lines end. ends: the last value of each line, its name, and its colour.
-
-    >>> with tlk.plots.canvas() as (figure, axis):
-    ...     lines = axis.plot([1, 2, 3], [0.9, 0.5, 0.3])
-    ...     tlk.plots.name_lines(axis, 3, [(0.3, "validation", lines[0].get_color())])
-    >>> axis.texts[0].get_text()
-    'validation'
-    """
-    scale = axis.transScale.transform  # a logarithm, on a log axis
-    back = axis.transScale.inverted().transform
-    (_, low), (_, high) = scale([(1, y) for y in axis.get_ylim()])
-    gap, last = (high - low) * 0.08, np.inf
-    for y, label, colour in sorted(ends, reverse=True):
-        last = min(scale((1, y))[1], last - gap)
-        axis.annotate(label, (x, back((0, last))[1]), (8, 0), textcoords="offset points",
-                      color=colour, va="center", fontsize=9, annotation_clip=False)  # fmt: skip
 
 
 def learning_rates(plan: Any, model: keras.Model, steps_per_epoch: int = 1) -> Figure:

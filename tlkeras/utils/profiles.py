@@ -1,8 +1,46 @@
 """The two worlds of the course: offline, the default, and online, where names are downloaded."""
 
 import os
+from typing import NamedTuple
 
 PROFILES = ("offline", "online")
+
+
+class Setting(NamedTuple):
+    """What a chapter works with.
+
+    Attributes:
+        task, source: names for `tlk.load_task`; `source` is "" where the chapter needs none.
+        backbone: a name for `tlk.load_backbone`. image_size: pixels of a side.
+        labels_per_class: labelled images of every class.
+    """
+
+    task: str
+    source: str
+    backbone: str
+    image_size: int
+    labels_per_class: int
+
+
+# A line a chapter: offline, and online.
+SETTINGS = {
+    "00": (
+        Setting("clothes", "", "efficientnet_lite0", 96, 20),
+        Setting("oxford_iiit_pet", "", "EfficientNetB0", 96, 20),
+    ),
+    "01": (
+        Setting("lesions", "", "efficientnet_lite0", 96, 5),
+        Setting("dermamnist", "", "EfficientNetB0", 96, 5),
+    ),
+    "02": (
+        Setting("lesions", "", "efficientnet_lite0", 64, 30),
+        Setting("dermamnist", "", "EfficientNetB0", 64, 30),
+    ),
+    "03": (
+        Setting("lesions", "clothes", "efficientnet_lite0", 64, 5),
+        Setting("dermamnist", "fashion_mnist", "EfficientNetB0", 64, 5),
+    ),
+}
 
 
 def is_online(profile: str | None = None) -> bool:
@@ -18,3 +56,20 @@ def is_online(profile: str | None = None) -> bool:
     if chosen not in PROFILES:
         raise ValueError(f"The profile must be 'offline' or 'online', not {chosen!r}.")
     return chosen == "online"
+
+
+def setting(chapter: str, profile: str | None = None) -> Setting:
+    """The task, the network and the numbers of a chapter, in this profile.
+
+    Args:
+        chapter: its number, "06". profile: "offline" or "online"; None asks `tlk.is_online`.
+
+    Raises:
+        ValueError: a chapter without a line in `SETTINGS`.
+
+    >>> tlk.setting("00", "offline").backbone
+    'efficientnet_lite0'
+    """
+    if chapter not in SETTINGS:
+        raise ValueError(f"No settings for chapter {chapter!r}; there are {sorted(SETTINGS)}.")
+    return SETTINGS[chapter][is_online(profile)]

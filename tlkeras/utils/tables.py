@@ -2,9 +2,13 @@
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-_NUMBER = re.compile(r"^[-+]?[\d,.]+( ?%)?$")
+import numpy as np
+
+_NUMBER = re.compile(r"^[-+]?[\d,.]+( ± [\d,.]+)?( ?%)?$")
 
 
 def _columns(
@@ -54,3 +58,87 @@ def html_table(rows: Iterable[Iterable[object]], header: Sequence[str]) -> str:
 
     head, body = line("th", map(str, header)), "".join(line("td", row) for row in cells)
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+class Table:
+    """Cells under a header, with a note below: text in a terminal, HTML in a notebook.
+
+    Attributes:
+        cells: text, a list a row. header: names of the columns. note: where they come from, or "".
+    """
+
+    def __init__(self, cells: Iterable[Iterable[object]], header: Iterable[object], note: str = ""):
+        self.cells = [[str(cell) for cell in row] for row in cells]
+        self.header = [str(name) for name in header]
+        self.note = note
+
+    def __repr__(self) -> str:
+        note = "\n\n" + textwrap.fill(self.note, 100) if self.note else ""
+        return text_table(self.cells, self.header) + note
+
+    def _repr_html_(self) -> str:
+        note = f"<p><small>{html.escape(self.note)}</small></p>" if self.note else ""
+        return html_table(self.cells, self.header) + note
+
+
+def table(
+    rows: Iterable[Iterable[Any]] | Mapping[Any, Any],
+    header: Sequence[str] | str = "",
+    digits: int = 1,
+    note: str = "",
+) -> Table:
+    """A table to end a notebook cell with.
+
+    Args:
+        rows: lists of cells. Several numbers in one cell are the draws of a measurement, and are
+            shown as their mean ± standard deviation. Or a mapping from names to draws, or from
+            names to mappings from columns to draws, as `tlk.plots.bars` and `curves` take them.
+        header: names of the columns; of a mapping, the name of the first one is enough.
+        digits: after the point; -1 rounds to tens. What is a whole number stays one.
+        note: below the table.
+
+    >>> tlk.table({"ImageNet": [60, 64, 65], "pixels": [31, 30, 32]}, "features", digits=0)
+    features  mean ± spread
+    --------  -------------
+    ImageNet         63 ± 3
+    pixels           31 ± 1
+    >>> tlk.table([("head", 1285, 0.913), ("all", 3414309, 0.92)], ["opened", "numbers", "score"])
+    opened    numbers  score
+    ------  ---------  -----
+    head        1,285    0.9
+    all     3,414,309    0.9
+    """
+    if isinstance(rows, Mapping):
+        nested = all(isinstance(draws, Mapping) for draws in rows.values())
+        inner = {column: None for draws in rows.values() if nested for column in draws}
+        if isinstance(header, str):
+            header = [header, *(map(str, inner) if nested else ["mean ± spread"])]
+        rows = [
+            [name, *(draws.get(column, "-") for column in inner)] if nested else [name, draws]
+            for name, draws in rows.items()
+        ]
+    return Table([[_shown(cell, digits) for cell in row] for row in rows], header, note)
+
+
+def mean_and_spread(draws: Any) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1) of draws; a single draw has a spread of 0."""
+    values = np.ravel(np.asarray(draws, float))
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def _shown(cell: Any, digits: int) -> str:
+    if isinstance(cell, str | bool | np.bool_) or cell is None:
+        return str(cell)
+    if np.ndim(cell):
+        mean, spread = mean_and_spread(cell)
+        shown = _rounded(mean, digits)
+        return f"{shown} ± {_rounded(spread, digits)}" if np.size(cell) > 1 else shown
+    if isinstance(cell, int | np.integer) and digits >= 0:
+        return f"{cell:,}"
+    if isinstance(cell, int | float | np.number):
+        return _rounded(float(cell), digits)
+    return str(cell)
+
+
+def _rounded(value: float, digits: int) -> str:
+    return f"{round(float(value), digits) + 0.0:,.{max(digits, 0)}f}"

@@ -1,0 +1,99 @@
+"""What all pictures share: the course's style, a figure to draw on, names at the ends of lines."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+
+DARK, BLUE, ORANGE, PALE = "#222222", "#0b5fa5", "#e08214", "#c9d3dd"
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, DARK, "#7b9fbf", "#9b5d18", "#8a8a8a"]),
+    "lines.linewidth": 2,
+}
+
+
+@contextmanager
+def canvas(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.5), **options: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure and its axes in the course's style; closed at the end, so it is shown once.
+
+    Args:
+        rows, columns: of axes; with more than one of them the axes come as an array.
+        size: width and height in inches. options: as for `matplotlib.pyplot.subplots`.
+
+    >>> with tlk.plots.canvas(size=(4, 2)) as (figure, axis):
+    ...     lines = axis.plot([1, 2, 3], [0.9, 0.5, 0.3])
+    >>> figure.get_size_inches().tolist()
+    [4.0, 2.0]
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=size, **options)
+        try:
+            yield figure, axes
+        finally:
+            plt.close(figure)
+
+
+def name_lines(
+    axis: Axes, x: float, ends: list[tuple[float, str, Any]], fontsize: float = 9
+) -> None:
+    """Names at the right end of the lines, moved apart where they would touch.
+
+    Args:
+        x: where the lines end. ends: the last value of each line, its name, and its colour.
+        fontsize: in points; a name may have several lines.
+
+    >>> with tlk.plots.canvas() as (figure, axis):
+    ...     lines = axis.plot([1, 2, 3], [0.9, 0.5, 0.3])
+    ...     tlk.plots.name_lines(axis, 3, [(0.3, "validation", lines[0].get_color())])
+    >>> axis.texts[0].get_text()
+    'validation'
+    """
+    figure = axis.figure.canvas.figure
+    figure.draw_without_rendering()  # the height that is left for the axis
+    scale = axis.transScale.transform  # a logarithm, on a log axis
+    back = axis.transScale.inverted().transform
+    (_, low), (_, high) = scale([(1, y) for y in axis.get_ylim()])
+    points = axis.get_window_extent().height * 72 / figure.dpi
+    ends = sorted(ends, reverse=True)
+    heights = [1.3 * fontsize * (1 + label.count("\n")) / points for _, label, _ in ends]
+    wanted = [float((scale((1, y))[1] - low) / (high - low)) for y, _, _ in ends]
+    for place, (_, label, colour) in zip(apart(wanted, heights), ends, strict=True):
+        y = back((0, low + place * (high - low)))[1]
+        axis.annotate(label, (x, y), (8, 0), textcoords="offset points", color=colour,
+                      va="center", fontsize=fontsize, annotation_clip=False)  # fmt: skip
+
+
+def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Centres of labels, from the top of an axis (1) to its bottom (0), that do not overlap.
+
+    Args:
+        wanted: where they belong, highest first. heights: of the labels.
+    """
+    places, last = [], np.inf
+    for y, height in zip(wanted, heights, strict=True):
+        places.append(min(y, last - height / 2))
+        last = places[-1] - height / 2
+    floor = 0.0  # what was pushed below the axis comes up again
+    for i in reversed(range(len(places))):
+        places[i] = max(places[i], floor + heights[i] / 2)
+        floor = places[i] + heights[i] / 2
+    return places
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text in lines of at most `width` letters; lines that it has stay."""
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
