@@ -9,6 +9,7 @@ network has something to learn. Both ways read the same files, in processes of t
 same network, image size, batches, epochs and rates:
 
     tlkeras       `tlkeras fit FOLDER`
+    ... again     the same with another seed: what the network puts out is found, not computed
     Keras guide   `image_dataset_from_directory`, a frozen backbone, `fit`; then its last block
                   unfrozen, a low rate, `fit` again ("Transfer learning & fine-tuning")
     ... cached    the same with `.cache()`, which the guide leaves to the reader
@@ -19,6 +20,7 @@ Results go to benchmarks/results/photos.csv with versions and machine.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,7 +83,7 @@ def photograph(source, across, down, light, rng):
 # The two ways, each in a process of its own ------------------------------------------------------
 
 
-def ours(folder, epochs):
+def ours(folder, epochs, seed=0):
     """`tlkeras fit`, with the settings that the guide's way is given, too."""
     from tlkeras.cli import fit, main
 
@@ -90,6 +92,7 @@ def ours(folder, epochs):
         "head_epochs": head, "head_lr": RATES[0], "tune_epochs": tune, "tune_lr": RATES[1],
     }  # fmt: skip
     arguments = ["--backbone", NETWORK, "--image-size", str(SIZE), "--out", RUN(folder)]
+    arguments += ["--seed", str(seed)]
     main.main(["fit", str(folder), *arguments, "--force", "--json"])
 
 
@@ -175,12 +178,16 @@ def process(way, folder, epochs):
     command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
     command += ["--epochs", *map(str, epochs)]
     start = time.perf_counter()
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    kept = {"TLKERAS_DATA_DIR": f"{folder}_kept"}
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | kept
+    )
     return time.perf_counter() - start, json.loads(done.stdout.splitlines()[-1])
 
 
 WAYS = {
     "tlkeras": ours,
+    "tlkeras, again": lambda folder, epochs: ours(folder, epochs, seed=1),
     "Keras guide": lambda folder, epochs: guide(folder, epochs, cached=False),
     "Keras guide, cached": lambda folder, epochs: guide(folder, epochs, cached=True),
     "parts": lambda folder, epochs: parts(folder),
@@ -192,14 +199,18 @@ def compare(folder, epochs, rounds):
     """Rows: what, round, seconds, and accuracy on test (of a part: images a second)."""
     rows = []
     for number in range(rounds):
-        trained = list(WAYS)[:3]
-        for way in [*(trained if number % 2 else trained[::-1]), "parts", "predict"]:
+        shutil.rmtree(f"{folder}_kept", ignore_errors=True)
+        mine, guides = list(WAYS)[:2], list(WAYS)[2:4]
+        trained = mine + guides if number % 2 else guides + mine
+        for way in [*trained, "parts", "predict"]:
             seconds, found = process(way, folder, epochs)
             if way in ("parts", "predict"):
                 rows += [(name, number, *figures) for name, figures in found.items()]
             else:
                 rows.append((way, number, seconds, found["test_accuracy"]))
                 rows.append((f"{way}: training", number, found["train_seconds"], float("nan")))
+                for stage in found.get("stages", []):
+                    rows.append((f"{way}: {stage['name']}", number, stage["seconds"], float("nan")))
             print(way, f"{seconds:.1f} s", json.dumps(found)[:300], flush=True)
     return rows
 
