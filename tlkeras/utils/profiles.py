@@ -40,6 +40,14 @@ SETTINGS = {
         Setting("lesions", "clothes", "efficientnet_lite0", 64, 5),
         Setting("dermamnist", "fashion_mnist", "EfficientNetB0", 64, 5),
     ),
+    "06": (
+        Setting("clothes", "", "efficientnet_lite0", 64, 20),
+        Setting("cats_vs_dogs", "", "EfficientNetB0", 64, 20),
+    ),
+    "07": (
+        Setting("clothes", "", "efficientnet_lite0", 64, 20),
+        Setting("eurosat", "", "EfficientNetB0", 64, 20),
+    ),
 }
 
 
