@@ -98,6 +98,22 @@ def test_a_temperature_is_never_chosen_on_what_is_judged(drawn):
     assert record["split"] == "validation" and record["calibration"]["temperature"] is None
 
 
+def test_thresholds_are_chosen_on_validation():
+    model = bright(2)
+    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    x = np.zeros((8, 8, 8, 3)) + np.linspace(0, 255, 8)[:, None, None, None]
+    y = np.stack([np.ones(8), np.arange(8) >= 6], axis=1)
+    task = SimpleNamespace(test=(x, y), validation=(x, y), features=(), classes=None)
+    for given in (task, SimpleNamespace(**vars(task) | {"test": None})):
+        found = tlk.interpret(model, given, examples=0)
+        assert len(found.record["thresholds"]) == 2 and found.scores["every label right"] == 1
+    found = tlk.interpret(model, (x, y), examples=0)
+    assert found.record["thresholds"] is None and found.scores["every label right"] == 0.75
+    record = tlk.interpret(model, task, thresholds=[0.9, 0.1], examples=0).record
+    assert record["thresholds"] == [0.9, 0.1]
+    assert record["validation"] == record["scores"]  # of the same images
+
+
 def test_labels_and_numbers(tmp_path):
     model = bright(3)
     model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 import tlkeras as tlk
+from tlkeras.advice import interpret
 from tlkeras.cli import fit as command
 from tlkeras.cli import fit_options, main
-from tlkeras.tasks import targets
+from tlkeras.tasks import pictures, targets
 
 FAST = {
     "head_only": {"epochs": 2},
@@ -176,6 +177,32 @@ def test_an_option_that_does_not_fit_costs_one_line(shots, cells, options, says,
     assert fit(*options) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tlkeras: ") and says in line
+
+
+def test_examples_that_fail_cost_no_scores(shots, monkeypatch, capsys):
+    def fails(rows, *_):
+        if rows:
+            raise RuntimeError("no gradients")
+        return ()
+
+    monkeypatch.setattr(interpret, "shown", fails)
+    shots(["ab"[red] for red in shots.values[0]])
+    assert result_of("--epochs", "1")["test_accuracy"] is not None
+    assert "the report has no examples: no gradients" in capsys.readouterr().err
+
+
+def test_an_image_is_read_once_though_it_is_enlarged(shots, monkeypatch):
+    seen, decode = [], pictures.decode
+
+    def counted(path, *more):
+        seen.append(path)
+        return decode(path, *more)
+
+    monkeypatch.setattr(pictures, "decode", counted)
+    monkeypatch.setitem(command.LEAST, "glyph_resnet_small", 24)
+    shots(["ab"[red] for red in shots.values[0]])
+    result = result_of("--recipe", "head_only", "--backbone", "glyph_resnet_small")
+    assert result["image_size"] == [24, 24] and len(seen) == len(set(seen)) == 48
 
 
 def test_regression_is_for_folders(capsys):

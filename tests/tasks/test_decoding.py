@@ -98,7 +98,7 @@ def test_images_are_indexed_like_an_array(tmp_path):
 def test_images_go_with_the_task_and_not_before(scenes, monkeypatch, tmp_path, limit):
     monkeypatch.setattr(decoding, "IN_MEMORY", limit)
     task = tlk.load_task(scenes, batch_size=4, data_dir=tmp_path)
-    images = weakref.ref(task._stored["train"]["image"])
+    images = weakref.ref(task.splits["train"]["image"])
     made = task.train.map(lambda x, y: (x / 255, y)).prefetch(1)
     del task
     gc.collect()

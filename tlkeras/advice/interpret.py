@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from tlkeras.advice.asking import Asked
 from tlkeras.advice.examples import Example, Kept, shown
-from tlkeras.advice.predictions import CLASS
+from tlkeras.advice.predictions import CLASS, LABELS
 from tlkeras.advice.probing import chunks, class_numbers
 from tlkeras.advice.scores import Judged, judge
+from tlkeras.advice.scores import thresholds as best_thresholds
 from tlkeras.display import judged
 from tlkeras.inputs import intake
 from tlkeras.runs.run import Run
@@ -28,7 +29,8 @@ class Interpretation:
     Attributes:
         record: all numbers, as `run.json` keeps them: "split", "count", "scores" (with 95 %
             intervals: value, low, high), "classes" (precision, recall, f1 and support of each),
-            "matrix" (a row for each true class), "confused" (pairs), "calibration".
+            "matrix" (a row for each true class), "confused" (pairs), "calibration"; of several
+            labels "thresholds"; and "validation", the scores on the validation data.
         worst: examples that it got most wrong. uncertain: those between classes.
     """
 
@@ -129,7 +131,7 @@ def interpret(
         validation_data: other examples, on which the temperature of calibration is chosen, never
             on those judged. None: the task's validation split, if test is judged.
         thresholds: of several labels, the probability from which each is there. None: those of
-            the run, or one half.
+            the run; else those of the best F1 on the validation data; else one half.
         examples: how many of the worst, and of the most uncertain, are kept with their image and
             a map of where the model looked (Grad-CAM). They are for looking: whoever changes
             the model by what test images show has no test images any more.
@@ -151,12 +153,15 @@ def interpret(
         names = _names(asked, classes or getattr(data, "classes", None))
         kept = Kept(asked.kind, examples)
         found = _outputs(asked, judged_on, kept)
-        other = None
-        if chosen_on is not None and asked.kind == CLASS:
-            other = _outputs(asked, chosen_on, None)
+        other = None if chosen_on is None else _outputs(asked, chosen_on, None)
         record = {"split": split, "count": len(found[1]), "names": names, "kind": asked.kind}
         limits = thresholds or asked.record.get("thresholds")
+        if asked.kind == LABELS and limits is None and (other or split == "validation"):
+            limits = best_thresholds(*(other or found))
         record |= judge(found, asked.kind, names, other, limits)
+        record |= {"thresholds": limits} if asked.kind == LABELS else {}
+        if other is not None:
+            record["validation"] = judge(other, asked.kind, names, None, limits)["scores"]
         worst, uncertain = (shown(rows, asked, names, files, limits) for rows in kept.found)
     return Interpretation(record, worst, uncertain)
 

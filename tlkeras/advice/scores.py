@@ -114,13 +114,35 @@ def _of_labels(
         row["average precision"] = (
             float(metrics.average_precision_score(true, score)) if known else None
         )
-    precisions = [p for row in each if (p := row["average precision"]) is not None]
+    there = [row for row in each if row["average precision"] is not None]
+    means = {n: [row[n] for row in there] or [0.0] for n in ("average precision", "f1")}
     scores = {
-        "mean average precision": float(np.mean(precisions or [0.0])),
+        "mean average precision": float(np.mean(means["average precision"])),
+        "mean f1": float(np.mean(means["f1"])),
         "every label right": float((said == truth).all(axis=1).mean()),
         "labels right": float((said == truth).mean()),
     }
     return {"scores": scores, "classes": each}
+
+
+def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Of each label the probability from which it is taken to be there: the one of the best F1.
+
+    Args:
+        probabilities: (examples, labels). labels: rows of 0 and 1. One that is never there keeps
+            one half.
+    """
+    chosen = []
+    for score, there in zip(probabilities.T, labels.T, strict=True):
+        if not there.any():
+            chosen.append(0.5)
+            continue
+        precision, recall, limits = metrics.precision_recall_curve(there, score)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        best = int(f1[:-1].argmax())
+        below = score[score < limits[best]]  # halfway to the next, so that rounding moves none
+        chosen.append(float((limits[best] + below.max(initial=0)) / 2))
+    return chosen
 
 
 def _of_numbers(given: np.ndarray, truth: np.ndarray) -> dict[str, Any]:

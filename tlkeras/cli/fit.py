@@ -125,9 +125,9 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     model = tlk.add_head(backbone, len(task.classes))
     plan = getattr(tlk.recipes, options.recipe)(**SETTINGS[options.recipe])
     plan = fit_options.changed(plan, options.epochs, options.augment, task.kind, options.seed)
+    feed = targets.Feed(task, rows=options.augment == "strong")
     print(f"\n{tlk.find_blocks(model)!r}\n\n{plan!r}\n", file=talk, flush=True)
     start = time.perf_counter()
-    feed = targets.Feed(task, rows=options.augment == "strong")
     callbacks = [fit_options.TimeBudget(options.time_budget)] if options.time_budget else []
     try:
         run = tlk.fit_stages(
@@ -170,9 +170,9 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
 
 def _interpretation(run: "tlk.Run", task: "Task") -> "Interpretation | None":
     """How good it is, or None: whatever fails here must not cost what was trained."""
-    for missing, options in (("examples", {}), ("word of how good it is", {"examples": 0})):
+    for missing, examples in (("examples", 8), ("word of how good it is", 0)):
         try:
-            return tlk.interpret(run, task, **options)
+            return tlk.interpret(run, task, examples=examples)
         except Exception as error:
             print(f"tlkeras: the report has no {missing}: {error}", file=sys.stderr)
     return None
@@ -180,7 +180,7 @@ def _interpretation(run: "tlk.Run", task: "Task") -> "Interpretation | None":
 
 def _scores(task: "Task", found: "Interpretation | None") -> dict[str, Any]:
     """How good the model is, as --json says it; None for what was not measured."""
-    record = found.record if found else {"split": "test", "scores": {}}
+    record: dict[str, Any] = found.record if found else {"split": "test", "scores": {}}
     known = {"validation": record.get("validation", {}), record["split"]: record["scores"]}
     scores = {"measure": next(iter(MEASURES[task.kind].values()))}
     for split in ("validation", "test"):

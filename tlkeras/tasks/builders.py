@@ -59,7 +59,7 @@ def load(name: str, domain: str | None, cache: Path) -> Contents:
     stored = [split for split in builder.info.splits if split not in SPLITS]
     return Contents(
         splits={split: _read(builder, split) for split in (*SPLITS, *stored)},
-        classes=builder.info.features["label"].names,
+        classes=tuple(builder.info.features["label"].names),
         card=builder.info.description,
         note=getattr(made_by, "NOTE", ""),
         domain=domain,

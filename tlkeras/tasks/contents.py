@@ -1,6 +1,5 @@
 """What a task is made of: each way of loading one ends here, and `load_task` makes a Task of it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +19,13 @@ class Contents:
         splits: for each split its features, arrays of one length: "image", uint8 (n, height,
             width, 3); "label", int32 (n,); and whatever else the builder has. Images may be
             `decoding.OnDisk`.
-        classes: names of the classes.
-        card: Markdown.
-        report: what was done to the data, a line each.
-        note, domain, group, kind, white, start: as in `Task`.
+        classes, card, report, note, domain, group, kind, white, start: as in `Task`.
     """
 
     splits: dict[str, dict[str, Any]]
-    classes: list[str]
+    classes: tuple[str, ...]
     card: str
-    report: Iterable[str] = ()
+    report: tuple[str, ...] = ()
     note: str = ""
     domain: str | None = None
     group: str | None = None
@@ -63,6 +59,16 @@ def keep(found: Contents, count: int, seed: int) -> None:
     found.splits["train"] = {
         name: each.take(kept, 0) for name, each in found.splits["train"].items()
     }
+
+
+def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of what was given as that or as pixels a side. Raises ValueError for less."""
+    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ValueError(
+            f"image_size must be pixels a side or (height, width), not {image_size!r}."
+        )
+    return pair
 
 
 def refuse_large(count: int, size: tuple[int, int]) -> None:

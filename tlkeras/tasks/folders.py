@@ -121,7 +121,7 @@ def load(
     doubts = splitting.copies(digests, found, folder) + overview.gaps(kind, labels, classes)
     report = doubts + report
     card = overview.card(folder, kind, labels, classes, report)
-    return Contents(splits, classes, card, report, kind=kind, white=white)
+    return Contents(splits, tuple(classes), card, tuple(report), kind=kind, white=white)
 
 
 def _from_folders(folder: Path, passed: Passed, report: list[str]) -> tuple[list[str], dict]:

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from tlkeras.tasks import builders, folders, online
-from tlkeras.tasks.contents import SPLITS, Contents, keep
-from tlkeras.tasks.task import Task, stream
+from tlkeras.tasks.contents import keep, sides
+from tlkeras.tasks.task import Task
 from tlkeras.utils import paths, profiles
 
 
@@ -76,7 +76,8 @@ def load_task(
     >>> print(images.shape, labels.shape)
     (32, 32, 32, 3) (32,)
     """
-    size, cache = _pair(image_size), paths.cache_dir(data_dir)
+    size = None if image_size is None else sides(image_size)
+    cache = paths.cache_dir(data_dir)
     is_online = profiles.is_online(profile)
     name = str(name_or_folder)
     first = name.partition("/")[0]
@@ -95,49 +96,9 @@ def load_task(
         raise ValueError(_unknown(name))
     if labels_per_class is not None:
         keep(found, labels_per_class, seed)
-    return _task(name, found, size, batch_size, seed)
-
-
-def _task(
-    name: str, found: Contents, size: tuple[int, int] | None, batch_size: int, seed: int
-) -> Task:
-    """The task; images are resized where `size` is another than theirs."""
     _, height, width, _ = found.splits["train"]["image"].shape
-    size = size or (height, width)
-    streams = {
-        split: stream(found.splits[split], size, batch_size, seed if split == "train" else None)
-        for split in SPLITS
-        if split in found.splits
-    }
-    return Task(
-        name=name,
-        train=streams["train"],
-        validation=streams["validation"],
-        test=streams.get("test"),
-        classes=tuple(found.classes),
-        image_size=size,
-        counts={split: len(stored["label"]) for split, stored in found.splits.items()},
-        card=found.card,
-        report=tuple(found.report),
-        note=found.note,
-        domain=found.domain,
-        group=found.group,
-        kind=found.kind,
-        white=found.white,
-        start=found.start,
-        _stored=found.splits,
-    )
-
-
-def _pair(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if image_size is None:
-        return None
-    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise ValueError(
-            f"image_size must be pixels a side or (height, width), not {image_size!r}."
-        )
-    return pair
+    return Task(**vars(found), name=name, image_size=size or (height, width),
+                batch_size=batch_size, seed=seed)  # fmt: skip
 
 
 def _could_be_a_name(name: str) -> bool:

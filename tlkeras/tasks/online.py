@@ -149,7 +149,8 @@ def _load_idx(task: OnlineTask, folder: Path) -> Contents:
     for split, (part, places) in cuts.items():
         images, labels = parts[part]
         splits[split] = {"image": images[places], "label": labels[places]}
-    return Contents(splits, task.classes, task.card(), [f"read from the IDX files in {folder}"])
+    report = (f"read from the IDX files in {folder}",)
+    return Contents(splits, tuple(task.classes), task.card(), report)
 
 
 def _load_medmnist(task: OnlineTask, side: int, cache: Path) -> Contents:
@@ -169,8 +170,8 @@ def _load_medmnist(task: OnlineTask, side: int, cache: Path) -> Contents:
                 images = np.repeat(images[..., None], 3, axis=-1)
             labels = arrays[f"{short}_labels"].astype("int32").reshape(len(images))
             splits[split] = {"image": images, "label": labels}
-    report = [f"images as MedMNIST offers them, cut and shrunk to {side}x{side}"]
-    return Contents(splits, task.classes, task.card(), report)
+    report = (f"images as MedMNIST offers them, cut and shrunk to {side}x{side}",)
+    return Contents(splits, tuple(task.classes), task.card(), report)
 
 
 def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> Contents:
@@ -205,7 +206,7 @@ def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> Contents
     report = [f"images of {was} read at {size[0]}x{size[1]}"] if stored != size else []
     report.append("splits are of TFDS's: " + ", ".join(f"{k} {v}" for k, v in task.splits.items()))
     splits = {split: _read(builder, part, size) for split, part in task.splits.items()}
-    return Contents(splits, label.names, task.card(), report)
+    return Contents(splits, tuple(label.names), task.card(), tuple(report))
 
 
 def _fetch_archives(builder: "tfds.core.DatasetBuilder", task: OnlineTask, place: Path) -> None:

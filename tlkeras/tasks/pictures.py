@@ -22,11 +22,7 @@ ORIENTATION, WIDTH, HEIGHT, BITS_PER_SAMPLE = 0x0112, 256, 257, 258  # entries o
 WHITE = 65535.0  # of 16 bits
 _HANDLING = {
     "RGB": "",
-    "L": "grey: repeated over three channels",
-    "I;16": "grey: repeated over three channels",
-    "I;16B": "grey: repeated over three channels",
-    "I": "grey: repeated over three channels",
-    "F": "grey: repeated over three channels",
+    **dict.fromkeys(("L", "I;16", "I;16B", "I", "F"), "grey: repeated over three channels"),
     "LA": "transparent: laid over white",
     "RGBA": "transparent: laid over white",
     "P": "palette: converted to RGB",

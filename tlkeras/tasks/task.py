@@ -2,15 +2,16 @@
 
 import math
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from tlkeras.tasks.contents import CLASS, LABELS, NUMBER, PHOTOGRAPHS
+from tlkeras.tasks.contents import CLASS, LABELS, NUMBER, SPLITS, Contents, sides
 from tlkeras.tasks.decoding import Images
+from tlkeras.tasks.finding import listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,8 +20,8 @@ CHUNK = 256  # images converted at a time
 ARRAY_LIMIT = 16 * 2**30  # bytes
 
 
-@dataclass(frozen=True, repr=False)
-class Task:
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Task(Contents):
     """Images and labels, split for good; made by `load_task`.
 
     Attributes:
@@ -30,7 +31,6 @@ class Task:
             that the seed fixes. `test` is None for a folder without one.
         classes: their names; of a number to be predicted, its own.
         image_size: (height, width) in pixels.
-        counts: images in each split; also in those that only `arrays` gives, such as "held_out".
         card: where the data come from and what they are good for (Markdown).
         report: what was done to the files of a folder or of a download, a line each.
         note: what a reader must know, such as "Synthetic"; "" for real data. It is in the title
@@ -42,29 +42,41 @@ class Task:
             `tlkeras.tasks.targets.Feed` has the loss and metrics that fit.
         start: the network that comes with tlkeras to start from, as the card says.
         white: the value that became 255 in files of more than 8 bits a channel.
+        batch_size, seed: of `train`.
     """
 
     name: str
-    train: tf.data.Dataset
-    validation: tf.data.Dataset
-    test: tf.data.Dataset | None
-    classes: tuple[str, ...]
     image_size: tuple[int, int]
-    counts: dict[str, int]
-    card: str
-    report: tuple[str, ...] = ()
-    note: str = ""
-    domain: str | None = None
-    group: str | None = None
-    kind: str = CLASS
-    white: float = 65535.0
-    start: str = PHOTOGRAPHS
-    _stored: dict[str, dict[str, Any]] = field(default_factory=dict)
+    batch_size: int
+    seed: int
+    train: tf.data.Dataset = field(init=False)
+    validation: tf.data.Dataset = field(init=False)
+    test: tf.data.Dataset | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            if split in self.splits:
+                seed = self.seed if split == "train" else None
+                data = stream(self.splits[split], self.image_size, self.batch_size, seed)
+                object.__setattr__(self, split, data)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images in each split; also in those that only `arrays` gives, such as "held_out"."""
+        return {split: len(stored["label"]) for split, stored in self.splits.items()}
+
+    def resized(self, image_size: int | tuple[int, int]) -> "Task":
+        """The same task with images of another size, a number or (height, width).
+
+        >>> tlk.load_task("digits").resized(64).image_size
+        (64, 64)
+        """
+        return replace(self, image_size=sides(image_size))
 
     @property
     def features(self) -> tuple[str, ...]:
         """What `arrays` can give of each example: "image", "label", and more in some tasks."""
-        return tuple(self._stored["train"])
+        return tuple(self.splits["train"])
 
     def arrays(self, split: str = "train", *features: str) -> tuple[np.ndarray, ...]:
         """Features of a split in memory, by default the images and their labels.
@@ -123,9 +135,9 @@ class Task:
         return f"{label:.4g}" if self.kind == NUMBER else self.classes[label]
 
     def _split(self, split: str) -> dict[str, Any]:
-        if split not in self._stored:
-            raise ValueError(f"{self.name} has the splits {list(self._stored)}, not {split!r}.")
-        return self._stored[split]
+        if split not in self.splits:
+            raise ValueError(f"{self.name} has the splits {list(self.splits)}, not {split!r}.")
+        return self.splits[split]
 
     def _full_name(self) -> str:
         return f"{self.name}, {self.domain}" if self.domain else self.name
@@ -140,7 +152,7 @@ class Task:
         return f"Task({self._full_name()}: {what}, {height}x{width}, {counts}{note})"
 
     def _repr_html_(self) -> str:
-        lines = [repr(self), "classes: " + _shorten(self.classes), *self.report]
+        lines = [repr(self), "classes: " + listed(self.classes), *self.report]
         return "<br>".join(escape(line) for line in lines)
 
 
@@ -207,8 +219,3 @@ def _spread(labels: np.ndarray, count: int) -> np.ndarray:
     occurrence = np.arange(len(labels)) - starts[inverse]
     chosen = order[np.argsort(occurrence, kind="stable")[:count]]
     return chosen[np.argsort(labels[chosen], kind="stable")]
-
-
-def _shorten(names: tuple[str, ...], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
