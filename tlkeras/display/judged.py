@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tlkeras.display.plots import BLUE, DARK, PALE, canvas
 
@@ -67,10 +68,8 @@ def scatter(truth: Any, said: Any, name: str) -> Figure:
 
 def warm(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """An image (height, width, 3) of 0..255 under a map of 0..1 in colours, of its own size."""
-    rows, columns = image.shape[:2]
-    size = np.linspace(0, heat.shape[0] - 1, rows), np.linspace(0, heat.shape[1] - 1, columns)
-    across = np.array([np.interp(size[1], np.arange(heat.shape[1]), row) for row in heat])
-    full = np.array([np.interp(size[0], np.arange(heat.shape[0]), col) for col in across.T]).T
+    small = Image.fromarray(np.asarray(heat, "float32"))
+    full = np.asarray(small.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
     grey = image.mean(axis=-1, keepdims=True)
     return 0.5 * grey + 127.5 * plt.get_cmap("inferno")(full)[..., :3]
 

@@ -9,6 +9,10 @@ SEEN = (
     "It has seen images like those counted above and no others: photographs from another camera, "
     "place or year may be told apart less well. Measure on your own before you rely on it."
 )
+INTERVAL = (
+    "The interval is what other images of the same kind would give, by resampling these; another "
+    "training run would differ, too."
+)
 ALWAYS = "It always answers with one of its classes, also for an image of something else."
 
 
@@ -17,26 +21,44 @@ def limits(record: dict[str, Any]) -> list[str]:
     return [SEEN, *([ALWAYS] if record["output"] == "softmax" else [])]
 
 
+def facts(record: dict[str, Any], most: int | None = None) -> list[tuple[str, str]]:
+    """Names with what they stand for; of the classes not more than `most` names."""
+    network, data, size, names = (record[n] for n in ("network", "data", "image_size", "classes"))
+    kind = {"softmax": "one class an image", "sigmoid": "yes or no for every label"}
+    given = f"RGB images of {size[0]}x{size[1]} pixels, 0 to 255" if size else "as trained on"
+    counts = ", ".join(f"{split} {n:,}" for split, n in data["counts"].items())
+    return [
+        ("predicts" if record["output"] == "numbers" else f"{len(names)} classes",
+         ", ".join(names[:most]) + (", ..." if names[most:] and most else "")),
+        ("takes", f"{given}; it scales them itself"),
+        ("gives", kind.get(record["output"], "numbers")),
+        ("network", f"{network['name']}: {network['parameters']:,} parameters in the blocks "
+         f"{', '.join(network['blocks'])}"),
+        ("chosen because", record.get("why") or "not said"),
+        ("licence of the network", network["licence"]),
+        ("data", data["name"] + (f" ({data['note']})" if data["note"] else "")),
+        ("images", counts or "not counted"),
+        ("trained", f"{record['seconds']:.0f} s, seed {record.get('seed', 'not said')}"),
+    ]  # fmt: skip
+
+
+def measured(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Results that were given: (images, measure, value)."""
+    return [
+        (split, name, shown_score(value))
+        for split, scores in (record.get("metrics") or {}).items()
+        for name, value in scores.items()
+        if value is not None
+    ]
+
+
 def model_card(record: dict[str, Any]) -> str:
     """The card, from what `run.json` holds; names of classes and of data are escaped."""
     network, data = record["network"], record["data"]
-    kind = {"softmax": "one class an image", "sigmoid": "yes or no for every label"}
-    size = record["image_size"]
-    given = f"RGB images of {size[0]}x{size[1]} pixels, 0 to 255" if size else "as trained on"
-    facts = [
-        ("predicts" if record["output"] == "numbers" else "classes", ", ".join(record["classes"])),
-        ("takes", f"{given}; it scales them itself"),
-        ("gives", kind.get(record["output"], "numbers")),
-        ("network", f"{network['name']}, {network['parameters']:,} parameters"),
-        ("licence of the network", network["licence"]),
-        ("data", data["name"] + (f" ({data['note']})" if data["note"] else "")),
-        (
-            "images",
-            ", ".join(f"{split} {n:,}" for split, n in data["counts"].items()) or "not said",
-        ),
-        ("trained", f"{record['seconds']:.0f} s, seed {record.get('seed', 'not said')}"),
+    parts = [
+        f"# {_md(data['name'])}: a model of {_md(network['name'])}",
+        _table(("", ""), facts(record)),
     ]
-    parts = [f"# {_md(data['name'])}: a model of {_md(network['name'])}", _table(("", ""), facts)]
     if record["stopped"]:
         parts.append(f"**Training stopped early:** {_md(record['stopped'])}.")
     parts += ["## Results", _results(record)]
@@ -56,13 +78,7 @@ def model_card(record: dict[str, Any]) -> str:
 
 
 def _results(record: dict[str, Any]) -> str:
-    rows = [
-        (split, name, shown_score(value))
-        for split, scores in (record.get("metrics") or {}).items()
-        for name, value in scores.items()
-        if value is not None
-    ]
-    judged = record.get("interpretation")
+    rows, judged = measured(record), record.get("interpretation")
     if not rows and not judged:
         return "Not measured on images that it has not seen."
     parts = [_table(("images", "measure", "value"), rows)] if rows else []
@@ -74,9 +90,7 @@ def _results(record: dict[str, Any]) -> str:
             for row in judged["classes"]
         ]
         parts += [
-            f"Measured on {judged['count']:,} images ({judged['split']}). The interval is that of "
-            "other images of the same kind, by resampling these; another training run would "
-            "differ, too.",
+            f"Measured on {judged['count']:,} images ({judged['split']}). {INTERVAL}",
             _table(("class", "precision", "recall", "images"), scores),
         ]
     return "\n\n".join(parts)

@@ -37,11 +37,7 @@ def bullets(lines: Iterable[str]) -> str:
     return f"<ul>{''.join(text(line, 'li') for line in lines)}</ul>"
 
 
-def code(words: str) -> str:
-    return f"<pre>{html.escape(words)}</pre>"
-
-
-def facts(pairs: Iterable[tuple[str, str]]) -> str:
+def described(pairs: Iterable[tuple[str, str]]) -> str:
     """Names with what they stand for."""
     return f"<dl>{''.join(text(name, 'dt') + text(said, 'dd') for name, said in pairs)}</dl>"
 
@@ -59,18 +55,14 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
     return _figure([_image(held.getvalue(), alt, width)], caption)
 
 
-def beside(figures: Iterable[str]) -> str:
-    """Figures side by side, where there is room."""
-    return f'<div class="beside">{"".join(figures)}</div>'
-
-
 def photos(images: Sequence[tuple[np.ndarray, str]], caption: str, file: str = "") -> str:
     """Images (height, width, 3) of 0..255 side by side, each with what it shows in words."""
     return _figure([_image(_png(image), alt) for image, alt in images], caption, file)
 
 
-def grid(figures: Iterable[str]) -> str:
-    return f'<div class="grid">{"".join(figures)}</div>'
+def arranged(figures: Iterable[str], how: str) -> str:
+    """Figures "beside" one another where there is room, or small ones in a "grid"."""
+    return f'<div class="{how}">{"".join(figures)}</div>'
 
 
 def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:

@@ -11,8 +11,17 @@ from typing import Any
 import keras
 
 from tlkeras.display import plots
-from tlkeras.display.model_card import limits
-from tlkeras.display.page import Section, beside, bullets, code, facts, page, picture, table, text
+from tlkeras.display.model_card import facts, limits
+from tlkeras.display.page import (
+    Section,
+    arranged,
+    bullets,
+    described,
+    page,
+    picture,
+    table,
+    text,
+)
 from tlkeras.display.report_scores import good, looked_at, of_images
 
 WHY = {
@@ -68,23 +77,9 @@ def _verdict(record: dict[str, Any]) -> str:
 
 
 def _trained(record: dict[str, Any], plan: Any, model: keras.Model) -> Section:
-    network, data, size = record["network"], record["data"], record["image_size"]
-    names = record["classes"]
-    pairs = [
-        ("network", f"{network['name']}: {network['parameters']:,} parameters in the blocks "
-         f"{', '.join(network['blocks'])}"),
-        ("chosen because", record.get("why") or "not said"),
-        ("its licence", network["licence"]),
-        ("predicts" if record["output"] == "numbers" else f"{len(names)} classes",
-         ", ".join(names[:CLASSES])
-         + (", ..." if len(names) > CLASSES else "")),
-        ("images", ", ".join(f"{split} {n:,}" for split, n in data["counts"].items())
-         or "not counted"),
-    ]  # fmt: skip
-    pairs += [("size", f"{size[0]}x{size[1]} pixels")] if size else []
-    section = Section("What was trained, and why", [facts(pairs)])
+    section = Section("What was trained, and why", [described(facts(record, CLASSES))])
     if plan is None:
-        section.parts.append(code(record["plan_text"]))
+        section.parts.append(text(record["plan_text"], "pre"))
         return section
     rows = [
         (s.name, str(s.policy), s.rate_text, s.epochs, s.batchnorm, getattr(s.policy, "kind", ""))
@@ -101,8 +96,8 @@ def _trained(record: dict[str, Any], plan: Any, model: keras.Model) -> Section:
         table([row[:-1] for row in rows], header), bullets(reasons),
         picture(figure, alt, "The learning rate of every block; a frozen block has none."),
     ]  # fmt: skip
-    if data["report"]:
-        section.parts += [text("What was done to the files:"), bullets(data["report"])]
+    if done := record["data"]["report"]:
+        section.parts += [text("What was done to the files:"), bullets(done)]
     return section
 
 
@@ -111,7 +106,7 @@ def _went(record: dict[str, Any]) -> Section:
         name: [float("nan") if value is None else value for value in column]
         for name, column in record["history"].items()
     }
-    section = Section("How it went", [beside(_curves(history))])
+    section = Section("How it went", [arranged(_curves(history), "beside")])
     stopped = any(_stopped(stage) for stage in record["stages"])
     rows = [
         (s["name"], s["learning_rate"], f"{s['epochs']} ({s['best_epoch']})", _metric(s),
@@ -170,11 +165,11 @@ def _cost(record: dict[str, Any]) -> Section:
 def _again(record: dict[str, Any]) -> Section:
     made = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     seed = record.get("seed")
-    parts = [facts([("seed", "not said" if seed is None else str(seed)), ("made with", made)])]
+    parts = [described([("seed", "not said" if seed is None else str(seed)), ("made with", made)])]
     if record.get("command"):
-        parts.append(code(record["command"]))
+        parts.append(text(record["command"], "pre"))
     parts += [text("To use it, from the folder of the run:"),
-              code("tlkeras predict . photo.jpg\n\nimport tlkeras as tlk\n"
-                   'tlk.predict(".", ["photo.jpg"])'),
+              text("tlkeras predict . photo.jpg\n\nimport tlkeras as tlk\n"
+                   'tlk.predict(".", ["photo.jpg"])', "pre"),
               text("What to keep in mind:"), bullets(limits(record))]  # fmt: skip
     return Section("How to do it again, and how to use it", parts)

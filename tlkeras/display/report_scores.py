@@ -4,18 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tlkeras.display import judged
-from tlkeras.display.model_card import shown_score
-from tlkeras.display.page import Section, grid, photos, picture, table, text
+from tlkeras.display.model_card import INTERVAL, measured, shown_score
+from tlkeras.display.page import Section, arranged, photos, picture, table, text
 
 CHOSEN = {
     "worst": "Where it is most wrong",
     "uncertain": "Where it is least certain",
 }
 CLASSES = 30  # rows of a table before it is cut
-INTERVAL = (
-    "The interval is what other images of the same kind would give, by resampling these; another "
-    "training run would differ, too."
-)
 FLATTERS = (
     " These images also chose the best epoch, so new ones will do somewhat worse: keep some for "
     "testing."
@@ -32,12 +28,7 @@ def of_images(found: dict[str, Any]) -> str:
 def good(record: dict[str, Any]) -> list[Section]:
     """How good it is, and how sure: from the interpretation, where there is one."""
     found = record.get("interpretation")
-    rows = [
-        (split, name, shown_score(value))
-        for split, scores in (record.get("metrics") or {}).items()
-        for name, value in scores.items()
-        if value is not None
-    ]
+    rows = measured(record)
     section = Section("How good it is")
     if rows:
         section.parts.append(table(rows, ("images", "measure", "value")))
@@ -107,7 +98,7 @@ def looked_at(examples: Mapping[str, Sequence[Any]]) -> list[Section]:
     parts = []
     for why, chosen in examples.items():
         cards = [_card(one) for one in chosen]
-        parts += [text(CHOSEN.get(why, why), "h3"), grid(cards)] if cards else []
+        parts += [text(CHOSEN.get(why, why), "h3"), arranged(cards, "grid")] if cards else []
     warmth = any(one.heat is not None for chosen in examples.values() for one in chosen)
     lead = "Bright, in the second picture, is what spoke for its answer (Grad-CAM). " * warmth
     rule = "For looking, not for choosing: what is changed by these images needs new ones to test."
