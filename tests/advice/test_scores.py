@@ -37,3 +37,15 @@ def test_thresholds_are_those_of_the_best_f1_and_move_no_example():
 def test_an_error_is_in_the_unit_of_the_number():
     found = judge((np.array([[3.0], [5.0]], "float32"), np.array([4.0, 7.0])), "number", ("age",))
     assert found["scores"]["mean absolute error"] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_model_that_made_no_mistake_yet_may_make_one(right):
+    truth = np.arange(100) % 2
+    said = truth if right else 1 - truth
+    found = judge((np.eye(2)[said], truth), "class", ("a", "b"))["scores"]
+    for name in ("accuracy", "balanced accuracy"):
+        value, low, high = found[name]
+        assert (value, low, high) == pytest.approx(
+            (1, 0.964, 1) if right else (0, 0, 0.036), abs=1e-3
+        )

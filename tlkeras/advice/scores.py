@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 from sklearn import metrics
 
 from tlkeras.advice.calibration import calibration
@@ -68,8 +69,10 @@ def _each(truth: Any, said: Any, classes: Sequence[str], **options: Any) -> list
 
 
 def _intervals(matrix: np.ndarray) -> dict[str, tuple[float, float, float]]:
-    """Accuracy and balanced accuracy with the middle 95 % of what other draws of as many examples
-    would give (the bootstrap; Efron 1979). A class without examples has no recall to count."""
+    """Accuracy with its 95 % interval (Clopper and Pearson 1934), balanced accuracy with the middle
+    95 % of what other draws of as many examples would give (the bootstrap; Efron 1979), which
+    where all is right, or all wrong, know of nothing else: there its end is that of accuracy. A
+    class without examples has no recall to count."""
     cells = np.flatnonzero(matrix)
     truth, said = np.unravel_index(cells, matrix.shape)
     counts = matrix.reshape(-1)[cells]
@@ -80,16 +83,15 @@ def _intervals(matrix: np.ndarray) -> dict[str, tuple[float, float, float]]:
         supports[:, true] += every[:, cell]
         hits[:, true] += every[:, cell] * (true == seen)
     recall = np.divide(hits, supports, out=np.full_like(hits, np.nan), where=supports > 0)
-    values = {
-        "accuracy": hits.sum(1) / supports.sum(1),
-        "balanced accuracy": np.nanmean(recall, axis=1),
+    found, balanced = binomtest(np.trace(matrix), matrix.sum()), np.nanmean(recall, axis=1)
+    exact = found.proportion_ci()
+    low, high = np.quantile(balanced[1:], [0.025, 0.975])
+    low = exact.low if found.statistic == 1 else low
+    high = exact.high if found.statistic == 0 else high
+    return {
+        "accuracy": (float(found.statistic), float(exact.low), float(exact.high)),
+        "balanced accuracy": (float(balanced[0]), float(low), float(high)),
     }
-    return {name: (float(v[0]), *_middle(v[1:])) for name, v in values.items()}
-
-
-def _middle(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _confused(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:

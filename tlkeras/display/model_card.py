@@ -10,8 +10,8 @@ SEEN = (
     "place or year may be told apart less well. Measure on your own before you rely on it."
 )
 INTERVAL = (
-    "The interval is what other images of the same kind would give, by resampling these; another "
-    "training run would differ, too."
+    "The interval is what other images of the same kind would give, as far as the number of these "
+    "can tell; another training run would differ, too."
 )
 ALWAYS = "It always answers with one of its classes, also for an image of something else."
 

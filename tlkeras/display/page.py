@@ -141,6 +141,8 @@ pre { background: #f4f6f8; padding: .7rem; white-space: pre-wrap; font-size: .9r
   table { font-size: .8rem; }
   th, td { padding-right: .45rem; }
   ul { padding-left: 1.2rem; }
+  dl { display: block; }
+  dd { margin-bottom: .4rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }

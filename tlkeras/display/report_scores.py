@@ -12,6 +12,7 @@ CHOSEN = {
     "uncertain": "Where it is least certain",
 }
 CLASSES = 30  # rows of a table before it is cut
+LESS = 0.001  # of the calibration error: what a reader of percents sees
 FLATTERS = (
     " These images also chose the best epoch, so new ones will do somewhat worse: keep some for "
     "testing."
@@ -82,14 +83,14 @@ def _sure(found: dict[str, Any]) -> Section:
         f"{found['error']:.1%} apart (expected calibration error)."
     )
     heat, after = found["temperature"], found["error_after"]
-    if heat is not None and after < found["error"]:
+    if heat is not None and found["error"] - after >= LESS:
         way = "too sure of itself" if heat > 1 else "less sure than it could be"
         said += (
             f" It is {way}: dividing its scores by {heat:.2f}, a temperature chosen on validation "
             f"images, leaves {after:.1%}."
         )
     elif heat is not None:
-        said += f" A temperature chosen on validation images ({heat:.2f}) does not lessen that."
+        said += f" A temperature chosen on validation images ({heat:.2f}) hardly lessens that."
     return Section("Does it know when it errs?", [text(said), picture(figure, alt)])
 
 
