@@ -38,6 +38,8 @@ def install() -> None:
     """Makes importing and using TensorFlow after this quiet."""
     # KerasHub and TFDS draw their bars with tqdm, which misses ipywidgets in every notebook.
     warnings.filterwarnings("ignore", "IProgress not found")
+    # Keras's own default, of which every plain `fit` of a dataset is warned.
+    warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored")
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         sys.meta_path.insert(0, _Finder())
