@@ -179,6 +179,40 @@ def test_an_option_that_does_not_fit_costs_one_line(shots, cells, options, says,
     assert line.startswith("tlkeras: ") and says in line
 
 
+@pytest.mark.parametrize(
+    ("cells", "options", "monitor", "mode"),
+    [
+        ("a", [], "val_accuracy", "max"),
+        ("a;b", [], "val_mean_average_precision", "max"),
+        ("1", ["--regression"], "val_scaled_error", "min"),
+    ],
+)
+def test_the_epoch_kept_is_the_best_by_what_is_told_in_the_end(
+    shots, monkeypatch, cells, options, monitor, mode
+):
+    monkeypatch.setattr(targets, "FEW", 1)
+    shots([cells if red else cells[-1] + "2" for red in shots.values[0]])
+    result_of("--epochs", "2", *options)
+    run = tlk.load_run("runs/shots")
+    assert {(stage.monitor, stage.mode) for stage in run.stages} == {(monitor, mode)}
+    best = {stage.name: stage.metrics[monitor] for stage in run.stages}
+    assert best[run.kept] == (max if mode == "max" else min)(best.values())
+
+
+def test_few_images_choose_by_the_loss_and_a_recipe_stops_by_what_it_says(shots):
+    shots(["ab"[red] for red in shots.values[0]])
+    assert targets.Feed(tlk.load_task("shots")).monitor == "val_loss"
+    assert targets.Feed(tlk.load_task("digits")).monitor == "val_accuracy"
+
+    def monitors(recipe, kind):
+        plan = fit_options.judged(getattr(tlk.recipes, recipe)(), "val_it", kind)
+        return {stage.monitor for stage in plan.stages}
+
+    assert monitors("two_stage", "class") == monitors("recipe_a", "labels") == {"val_it"}
+    assert monitors("recipe_a", "class") == {"val_accuracy"}
+    assert monitors("recipe_b", "labels") == {"val_loss"}
+
+
 def test_examples_that_fail_cost_no_scores(shots, monkeypatch, capsys):
     def fails(rows, *_):
         if rows:

@@ -126,13 +126,14 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     plan = getattr(tlk.recipes, options.recipe)(**SETTINGS[options.recipe])
     plan = fit_options.changed(plan, options.epochs, options.augment, task.kind, options.seed)
     feed = targets.Feed(task, rows=options.augment == "strong")
+    plan = fit_options.judged(plan, feed.monitor, task.kind)
     print(f"\n{tlk.find_blocks(model)!r}\n\n{plan!r}\n", file=talk, flush=True)
     start = time.perf_counter()
     callbacks = [fit_options.TimeBudget(options.time_budget)] if options.time_budget else []
     try:
         run = tlk.fit_stages(
             model, plan, feed.train, feed.validation, loss=feed.loss, metrics=feed.metrics,
-            class_weight=weights, callbacks=callbacks, seed=options.seed,
+            class_weight=weights, keep="best_of_run", callbacks=callbacks, seed=options.seed,
             cache=tlk.FeatureCache(folder=paths.kept_dir()),
             verbose=not options.quiet,
         )  # fmt: skip
@@ -140,6 +141,8 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     except fit_options.OutOfTime as end:
         run, ended = fit_options.ended(end), str(end)
     seconds = time.perf_counter() - start
+    if run.worse:
+        print(run.worse, file=talk)
     feed.finish(model)
     found = _interpretation(run, task)
     result = {

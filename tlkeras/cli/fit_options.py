@@ -6,7 +6,7 @@ import keras
 
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.runs.run import Run
-from tlkeras.tasks.contents import NUMBER
+from tlkeras.tasks.contents import CLASS, NUMBER
 
 VIEWS = 4  # augmented views of an image, drawn once, where only the head learns
 
@@ -56,6 +56,18 @@ def changed(plan: Plan, epochs: int | None, augment: str | None, kind: str, seed
         stages = [stage.replace(epochs=epochs) for stage in stages]
     if augment is not None:
         stages = [_augmented(stage, augment, kind, seed) for stage in stages]
+    return Plan(stages)
+
+
+def judged(plan: Plan, monitor: str, kind: str) -> Plan:
+    """A plan whose best epochs are chosen by `monitor`. What a recipe stops by stays what it is,
+    where this kind of label has it: a loss, or for classes an accuracy."""
+    stages = [
+        stage
+        if stage.patience and (kind == CLASS or stage.monitor == "val_loss")
+        else stage.replace(monitor=monitor)
+        for stage in plan.stages
+    ]
     return Plan(stages)
 
 

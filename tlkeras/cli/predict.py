@@ -93,10 +93,9 @@ def _line(told: dict[str, Any]) -> str:
 
 
 def _last_line(result: dict[str, Any]) -> str:
-    line = (
-        f"{result['images']:,} images in {result['seconds']:.1f} s "
-        f"({result['images_per_second']:.0f} a second)"
-    )
+    count, images = result["images"], "image" if result["images"] == 1 else "images"
+    line = f"{count:,} {images} in {result['seconds']:.1f} s"
+    line += f" ({result['images_per_second']:,.1f} a second)"
     if result["unreadable"]:
         line += f"; {len(result['unreadable'])} could not be read"
     return f"{line}; written to {result['csv']}" if result["csv"] else line

@@ -16,6 +16,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from tlkeras.tasks.contents import CLASS, LABELS, NUMBER
 from tlkeras.tasks.task import Task
 
+FEW = 100  # images for validation
+
 
 class Feed:
     """What `fit_stages` is given for a task and a head of `len(task.classes)` outputs.
@@ -26,6 +28,8 @@ class Feed:
 
     Attributes:
         train, validation, loss, metrics: as `fit_stages` takes them.
+        monitor: by which to choose the best epoch: what a user is told in the end; but the loss
+            where classes or labels are judged on so few images that many epochs do equally well.
 
     >>> from tlkeras.tasks.targets import Feed
     >>> Feed(tlk.load_task("digits")).metrics
@@ -37,23 +41,28 @@ class Feed:
         self.train, self.validation = task.train, task.validation
         self.loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.metrics: list[Any] = ["accuracy"]
+        told = "accuracy"
         if task.kind == NUMBER:
             numbers = task.arrays("train", "label")[0].astype("float64")
             self.scale = float(numbers.mean()), float(numbers.std()) or 1.0
             self.loss = keras.losses.MeanSquaredError()
             self.metrics = [keras.metrics.MeanAbsoluteError("scaled_error")]
+            told = "scaled_error"
             self._map(lambda y: (y - self.scale[0]) / self.scale[1])
         elif task.kind == LABELS:
+            told = "mean_average_precision"
             self.loss = keras.losses.BinaryCrossentropy(from_logits=True)
             self.metrics = [
                 keras.metrics.AUC(  # the area under each label's precision and recall
-                    curve="PR", name="mean_average_precision", multi_label=True,
+                    curve="PR", name=told, multi_label=True,
                     num_labels=len(task.classes), from_logits=True,
                 )
             ]  # fmt: skip
         elif rows:
             self.loss = keras.losses.CategoricalCrossentropy(from_logits=True)
             self._map(lambda y: tf.one_hot(y, len(task.classes)))
+        few = task.kind != NUMBER and task.counts["validation"] < FEW
+        self.monitor = "val_loss" if few else f"val_{told}"
 
     def _map(self, change: Callable[[tf.Tensor], tf.Tensor]) -> None:
         self.train, self.validation = (
