@@ -42,11 +42,11 @@ SETTINGS = {
     ),
     "04": (
         Setting("clothes", "", "efficientnet_lite0", 64, 5),
-        Setting("oxford_iiit_pet", "", "EfficientNetB0", 64, 5),
+        Setting("eurosat", "", "EfficientNetB0", 64, 5),
     ),
     "05": (
         Setting("clothes", "", "efficientnet_lite0", 64, 30),
-        Setting("oxford_iiit_pet", "", "EfficientNetB0", 64, 30),
+        Setting("cats_vs_dogs", "", "EfficientNetB0", 64, 30),
     ),
     "06": (
         Setting("clothes", "", "efficientnet_lite0", 64, 20),
