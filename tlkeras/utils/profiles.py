@@ -29,8 +29,8 @@ SETTINGS = {
         Setting("oxford_iiit_pet", "", "EfficientNetB0", 96, 20),
     ),
     "01": (
-        Setting("lesions", "", "efficientnet_lite0", 96, 5),
-        Setting("dermamnist", "", "EfficientNetB0", 96, 5),
+        Setting("lesions", "", "efficientnet_lite0", 64, 5),
+        Setting("dermamnist", "", "EfficientNetB0", 64, 5),
     ),
     "02": (
         Setting("lesions", "", "efficientnet_lite0", 64, 30),
