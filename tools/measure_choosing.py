@@ -1,20 +1,27 @@
-"""How deep to unfreeze: data size x domain shift x depth; rates from 1e-2 to 1e-6; three recipes.
+"""How deep to unfreeze an ImageNet network, and recipes A, B and C word for word and scaled.
 
-    python tools/measure_choosing.py      # about 15 minutes on 2 cores
+    python tools/measure_choosing.py              # about half an hour of one quiet core
+    python tools/measure_choosing.py --part grid  # or only a part
 
-Writes data/results/choosing.csv, which chapter 07 reads, a row a run, as it goes: what is there is
-not measured again, so it can be stopped at any time. The seed draws the labelled images and the
-head's first weights.
+Writes data/results/choosing.csv, which chapters 06 and 07 read, a row a run, as it goes: what is
+there is not measured again, so it can be stopped at any time. Stored is a part: of the grid the
+head and the last block (of `lesions`, one draw of that); recipe A in three draws, on `clothes` with
+scaled rates in two; B, and C at both scales, in one draw on `clothes`. The seed draws the labelled
+images, the head's first weights and the order of training. All with `efficientnet_lite0` at 64
+pixels, on `clothes` (photographs) and `lesions` (synthetic).
 
-Parts: `grid` trains the head first, alone, then as many steps again with the blocks of a depth
-(head only: again with the head), at 1e-3, on validation as good as 3e-4 or better; outputs of
-frozen blocks are computed once. `where` opens the head and the first two blocks instead of the
-last two. `sweep` does the same with all blocks at other rates. `recipe` is recipe A, B or C of
-section 1.7, at its own rates (scale 1) and at rates times the images it is meant for over the
-images there are. Scores are balanced accuracy on test, seconds those of training (in all but
-`recipe` without tracing), drift is how far the backbone's weights moved, in percent of their size.
+Parts. `grid`: the head alone, 40 steps at 3e-3; then 40 more at 1e-3 with the blocks of a depth
+(`head`: again with the head alone). AdamW, cosine decay, batches of 16, no choice of epoch: all
+depths differ in what learns, and in nothing else. `recipe`: recipe A, B or C of section 1.7, at its
+own rates (scale 1) and at rates times the images that it is meant for over the images there are;
+`plan` is the plan as it was run.
+
+Columns: `score` is balanced accuracy on 800 test images, `validation` the same on the 200 by which
+a recipe chooses its epochs; `seconds` those of training; `parameters` those that learn at the end;
+`drift` how far the backbone's weights moved, in percent of their size; `epochs` of each stage.
 """
 
+import argparse
 import csv
 import itertools
 import time
@@ -27,37 +34,44 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score
 
 STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "choosing.csv"
-KEY = ("part", "target", "labels_per_class", "depth", "seed", "rate")
-HEADER = (*KEY, "score", "seconds", "parameters", "drift")
-TARGETS = ("digits", "blinds", "lesions")  # from near to far
-LABELS = (5, 30, 0)  # a class; 0: all
+KEY = ("part", "task", "what", "scale", "seed")
+HEADER = (
+    *KEY, "validation", "score", "seconds", "parameters", "drift", "epochs", "plan",
+)  # fmt: skip
+TASKS = ("clothes", "lesions")
+LABELS = 20  # a class
 DEPTHS = {
     "head": tlk.policies.head_only(),
     "last 1": tlk.policies.last_blocks(1),
-    "last 2": tlk.policies.last_blocks(2),
+    "middle": tlk.policies.middle_blocks(),
     "all": tlk.policies.all_blocks(),
 }
-WHERE = {"first 2": tlk.policies.named("stem", "stack0-1", "head")}
 SEEDS = range(3)
-HEAD_RATE, RATE = 1e-2, 1e-3
-SWEEP = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-BATCH, STEPS = 16, {5: 100, 30: 100, 0: 200}
-RECIPES = {"A": 10_000, "B": 50_000, "C": 100_000}  # images each is meant for
-BLINDS = 128 + 127 * np.sin(1.3 * np.arange(32))
+BATCH, STEPS = 16, 40
+HEAD_RATE, RATE = 3e-3, 1e-3
+IMAGES = {"A": 10_000, "B": 50_000, "C": 100_000}  # that a recipe is meant for; C's number is ours
+Data = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def load(target: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Splits at 32x32; "blinds": digits behind stripes that invert them, a synthetic shift."""
-    task = tlk.load_task("digits" if target == "blinds" else target, image_size=32)
-    splits = {split: task.arrays(split) for split in ("train", "validation", "test")}
-    if target == "blinds":
-        hidden = {s: np.abs(x - BLINDS[:, None]).astype("float32") for s, (x, _) in splits.items()}
-        splits = {split: (hidden[split], y) for split, (_, y) in splits.items()}
-    return splits
+def load(name: str, seed: int) -> Data:
+    """A draw of training images; the same 200 of validation and 800 of test every time."""
+    task = tlk.load_task(name, labels_per_class=LABELS, seed=seed, image_size=64)
+    found = {split: task.arrays(split) for split in ("train", "validation", "test")}
+    for split, count in (("validation", 200), ("test", 800)):
+        chosen = np.random.default_rng(0).permutation(len(found[split][1]))[:count]
+        found[split] = tuple(part[chosen] for part in found[split])
+    return found
 
 
 def new_model(classes: int, dropout: float = 0.2) -> keras.Model:
-    return tlk.add_head(tlk.load_backbone("glyph_resnet"), classes, dropout)
+    return tlk.add_head(tlk.load_backbone("efficientnet_lite0", image_size=64), classes, dropout)
+
+
+def new_head(start: list[np.ndarray], classes: int) -> list[np.ndarray]:
+    """First weights of a head for a backbone of these weights."""
+    head = keras.layers.Dense(classes)
+    head.build((None, start[-2].shape[0]))
+    return head.get_weights()
 
 
 class Learner:
@@ -67,45 +81,39 @@ class Learner:
         self.classes, self.depth = classes, depth
         self.model = new_model(classes)
         blocks = tlk.find_blocks(self.model)
-        policy = (DEPTHS | WHERE)[depth]
-        self.parameters = tlk.freeze(self.model, policy).trainable_params
-        learns = {block.name for block in policy(blocks)}
+        self.parameters = tlk.freeze(self.model, DEPTHS[depth]).trainable_params
+        learns = {block.name for block in DEPTHS[depth](blocks)}
         below = list(itertools.takewhile(lambda name: name not in learns, blocks.names))
         self.backbone, self.head = blocks.split(blocks[-2].name)
         self.bottom, self.top = blocks.split(below[-1]) if below else (None, self.model)
         for part in (self.head, self.top):
             if not getattr(part, "optimizer", None):
                 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-                part.compile(keras.optimizers.AdamW(), loss)
+                part.compile(keras.optimizers.AdamW(), loss, jit_compile=False)
         self.start = self.model.get_weights()
 
-    def train(self, x, y, seed: int, rate: float, steps: int) -> float:
-        """Seconds it took: head first, then all that learns."""
+    def train(self, x: np.ndarray, y: np.ndarray, seed: int) -> float:
+        """Seconds it took: the head first, then all that learns."""
         keras.utils.set_random_seed(seed)
-        self.model.set_weights([*self.start[:-2], *new_model(self.classes).get_weights()[-2:]])
+        self.model.set_weights([*self.start[:-2], *new_head(self.start, self.classes)])
         rng, clock = np.random.default_rng(seed), time.perf_counter()
-        head_steps = 2 * steps if self.depth == "head" else steps
-        self._fit(self.head, _predict(self.backbone, x), y, HEAD_RATE, head_steps, rng)
-        if self.depth != "head":
-            inputs = x if self.bottom is None else _predict(self.bottom, x)
-            self._fit(self.top, inputs, y, rate, steps, rng)
+        self._fit(self.head, _predict(self.backbone, x), y, HEAD_RATE, rng)
+        inputs = x if self.bottom is None else _predict(self.bottom, x)
+        self._fit(self.top, inputs, y, RATE, rng)
         return time.perf_counter() - clock
 
-    def _fit(self, part, x, y, rate: float, steps: int, rng) -> None:
-        def set_rate(step, logs=None):  # cosine decay, without tracing another rate anew
-            part.optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / steps)) / 2
+    def _fit(self, part, x, y, rate: float, rng) -> None:
+        def set_rate(step, logs=None):  # cosine decay
+            part.optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / STEPS)) / 2
 
         for variable in part.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
-        passes = range(-(-steps * BATCH // len(y)))
-        order = np.concatenate([rng.permutation(len(y)) for _ in passes])[: steps * BATCH]
-        counts = np.maximum(np.bincount(y, minlength=self.classes), 1)
-        weights = dict(enumerate(len(y) / self.classes / counts))
+        passes = range(-(-STEPS * BATCH // len(y)))
+        order = np.concatenate([rng.permutation(len(y)) for _ in passes])[: STEPS * BATCH]
         schedule = keras.callbacks.LambdaCallback(on_train_batch_begin=set_rate)
-        part.fit(x[order], y[order], BATCH, verbose=0, shuffle=False, class_weight=weights,
-                 callbacks=[schedule])  # fmt: skip
+        part.fit(x[order], y[order], BATCH, verbose=0, shuffle=False, callbacks=[schedule])
 
-    def score(self, x, y) -> float:
+    def score(self, x: np.ndarray, y: np.ndarray) -> float:
         return _score(self.model, x, y)
 
     def drift(self) -> float:
@@ -113,7 +121,7 @@ class Learner:
 
 
 def _score(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
-    return balanced_accuracy_score(y, _predict(model, x).argmax(axis=-1))
+    return float(balanced_accuracy_score(y, _predict(model, x).argmax(axis=-1)))
 
 
 def _drift(model: keras.Model, start: list[np.ndarray]) -> float:
@@ -124,92 +132,104 @@ def _drift(model: keras.Model, start: list[np.ndarray]) -> float:
 
 
 def _predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    return model.predict(x, batch_size=64, verbose=0)
+    return model.predict(x, batch_size=100, verbose=0)
 
 
-def run_recipe(name: str, scale: float, splits: dict, seed: int) -> tuple:
-    """Seconds, score, parameters, drift of a recipe of section 1.7, with what it asks for."""
-    keras.utils.set_random_seed(seed)
-    model = new_model(10, dropout=0.5 if name == "C" else 0.2)
-    start = model.get_weights()
-    augment = keras.layers.RandomTranslation(0, 0.1, fill_mode="nearest", seed=seed)
-    plan = {
-        "A": lambda: tlk.recipes.recipe_a(5, 10, scale),
-        "B": lambda: tlk.recipes.recipe_b(3, 5, scale, augment=augment),
-        "C": lambda: tlk.recipes.recipe_c(10, scale, augment=augment),
-    }[name]()
+def recipe(name: str, scale: float = 1) -> tlk.Plan:
+    """A recipe, with as many epochs as its stopping rule needs, where that is possible."""
+    augment = keras.layers.RandomFlip("horizontal", seed=0)
+    if name == "A":
+        return tlk.recipes.recipe_a(100, 30, scale)
+    if name == "C":
+        return tlk.recipes.recipe_c(5, scale, augment=augment)
+    plan = tlk.recipes.recipe_b(100, 10, scale, blocks=2, augment=augment)
+    return tlk.Plan([stage.replace(views=2) for stage in plan.stages])  # drawn once, and cached
+
+
+def run_recipe(name: str, scale: float, model: keras.Model, data: Data, seed: int) -> dict:
+    start, plan = model.get_weights(), recipe(name, scale)
     optimizer = keras.optimizers.AdamW(weight_decay=0.05 if name == "C" else 0.004)
     run = tlk.fit_stages(
-        model, plan, splits["train"], splits["validation"], optimizer=optimizer, seed=seed,
-        verbose=0,
-    )  # fmt: skip
-    learned = run.stages[-1].learns.trainable_params
-    return _score(model, *splits["test"]), run.seconds, learned, _drift(model, start)
+        model, plan, data["train"], data["validation"], optimizer=optimizer, seed=seed, verbose=0
+    )
+    return {
+        "validation": _score(model, *data["validation"]), "score": _score(model, *data["test"]),
+        "seconds": run.seconds, "parameters": run.stages[-1].learns.trainable_params,
+        "drift": _drift(model, start), "epochs": "+".join(str(s.epochs) for s in run.stages),
+        "plan": str(plan),
+    }  # fmt: skip
 
 
 class Bench:
+    """Runs what is not stored; keeps data and networks, which take seconds to make."""
+
     def __init__(self):
-        self.data, self.learners, self.rows = {}, {}, {}
+        self.data, self.learners, self.models, self.known = {}, {}, {}, set()
         if STORE.exists():
             with STORE.open() as file:
-                self.rows = {tuple(row[k] for k in KEY): row for row in csv.DictReader(file)}
+                self.known = {tuple(row[k] for k in KEY) for row in csv.DictReader(file)}
 
-    def measure(self, part: str, target: str, labels: int, depth: str, seed: int, rate: float):
-        """A run, unless it is stored."""
-        key = (part, target, str(labels), depth, str(seed), f"{rate:g}")
-        if key in self.rows:
+    def measure(self, part: str, task: str, what: str, scale: float, seed: int) -> None:
+        key = (part, task, what, f"{scale:g}", str(seed))
+        if key in self.known:
             return
-        splits = self.drawn(target, labels, seed)
+        if (task, seed) not in self.data:
+            self.data[task, seed] = load(task, seed)
+        data = self.data[task, seed]
+        classes = int(data["test"][1].max()) + 1
         if part == "recipe":
-            score, seconds, parameters, drift = run_recipe(depth, rate, splits, seed)
+            run = self.recipe(what, scale, data, classes, seed)
         else:
-            learner = self.learner(int(splits["test"][1].max()) + 1, depth, splits["train"])
-            seconds = learner.train(*splits["train"], seed, rate, STEPS[labels])
-            score, drift = learner.score(*splits["test"]), learner.drift()
-            parameters = learner.parameters
-        row = (*key, f"{score:.4f}", f"{seconds:.2f}", parameters, f"{drift:.3f}")
+            run = self.depth(what, data, classes, seed)
+        shown = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in run.items()}
         new = not STORE.exists()
         with STORE.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([HEADER, row] if new else [row])
-        print(*row, flush=True)
+            writer = csv.DictWriter(file, HEADER, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(dict(zip(KEY, key, strict=True)) | shown)
+        print(*key, *list(shown.values())[:-1], time.strftime("%H:%M:%S"), flush=True)
 
-    def drawn(self, target: str, labels: int, seed: int) -> dict:
-        """The splits, with that many training images of each class."""
-        if target not in self.data:
-            self.data[target] = load(target)
-        x, y = self.data[target]["train"]
-        if not labels:
-            return self.data[target]
-        rng = np.random.default_rng(seed)
-        members = [np.flatnonzero(y == c) for c in range(int(y.max()) + 1)]
-        chosen = np.concatenate([rng.choice(m, labels, replace=False) for m in members])
-        return self.data[target] | {"train": (x[chosen], y[chosen])}
+    def recipe(self, name: str, scale: float, data: Data, classes: int, seed: int) -> dict:
+        dropout = 0.5 if name == "C" else 0.2
+        if (classes, dropout) not in self.models:
+            model = new_model(classes, dropout)
+            self.models[classes, dropout] = model, model.get_weights()
+        model, start = self.models[classes, dropout]
+        keras.utils.set_random_seed(seed)
+        model.set_weights([*start[:-2], *new_head(start, classes)])
+        return run_recipe(name, scale, model, data, seed)
 
-    def learner(self, classes: int, depth: str, data: tuple) -> Learner:
+    def depth(self, depth: str, data: Data, classes: int, seed: int) -> dict:
         if (classes, depth) not in self.learners:
             self.learners[classes, depth] = Learner(classes, depth)
-            few = tuple(part[:32] for part in data)
-            self.learners[classes, depth].train(*few, 0, RATE, 4)  # so that no run is timed tracing
-        return self.learners[classes, depth]
+        learner = self.learners[classes, depth]
+        seconds = learner.train(*data["train"], seed)
+        return {
+            "validation": learner.score(*data["validation"]), "score": learner.score(*data["test"]),
+            "seconds": seconds, "parameters": learner.parameters, "drift": learner.drift(),
+            "epochs": "", "plan": "",
+        }  # fmt: skip
 
 
 def main() -> None:
-    bench = Bench()
-    for seed in SEEDS:
-        for depth in DEPTHS:
-            for target in TARGETS:
-                for labels in LABELS:
-                    rate = HEAD_RATE if depth == "head" else RATE
-                    bench.measure("grid", target, labels, depth, seed, rate)
-        for target in TARGETS:
-            for labels in LABELS:
-                bench.measure("where", target, labels, "first 2", seed, RATE)
-        for rate in SWEEP:
-            bench.measure("sweep", "blinds", 30, "all", seed, rate)
-    for seed in SEEDS:
-        for name, images in RECIPES.items():
-            for scale in (1, images / 300):
-                bench.measure("recipe", "blinds", 30, name, seed, scale)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=("grid", "recipe"), help="only this")
+    parser.add_argument("--task", choices=TASKS, help="only this")
+    parser.add_argument("--what", help="only this depth or recipe")
+    parser.add_argument("--seed", type=int, choices=SEEDS, help="only this")
+    only = parser.parse_args()
+    tlk.accelerate()
+    runs: list[tuple] = [
+        ("recipe", task, name, scale, seed)
+        for name, images in IMAGES.items() for task in TASKS for seed in SEEDS
+        for scale in (1, images / 200)
+    ]  # fmt: skip
+    runs += [("grid", *rest[:2], 1, rest[2]) for rest in itertools.product(TASKS, DEPTHS, SEEDS)]
+    bench, wanted = Bench(), (only.part, only.task, only.what, None, only.seed)
+    for run in runs:
+        if all(want is None or want == have for want, have in zip(wanted, run, strict=True)):
+            bench.measure(*run)
 
 
 if __name__ == "__main__":
