@@ -53,11 +53,13 @@ AFTER_HEAD = {  # what follows the head's stage
     "all blocks": tune(tlk.policies.all_blocks()),
     "discriminative": tune(tlk.policies.all_blocks(), HEAD_LR, RATES),
     "progressive": tlk.Plan(tlk.recipes.progressive(1, 4, HEAD_LR, TUNE_LR, blocks=3).stages[1:]),
+    "head first, head's rate": tune(tlk.policies.all_blocks(), HEAD_LR),
 }
 FROM_START = {  # instead of it
     "head, 100 epochs": tlk.recipes.head_only(epochs=100, head_lr=HEAD_LR),
     "rushed": tlk.recipes.full(epochs=10, lr=HEAD_LR),
     "rushed, Keras's rate": tlk.recipes.full(epochs=10, lr=1e-3),
+    "at once, small rate": tlk.recipes.full(epochs=25, lr=TUNE_LR),  # as many in all as head first
 }
 PLANS = {  # what is measured on which target
     "near": ["head only", "all blocks", "head, 100 epochs"],
