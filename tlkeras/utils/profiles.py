@@ -25,8 +25,8 @@ class Setting(NamedTuple):
 # A line a chapter: offline, and online.
 SETTINGS = {
     "00": (
-        Setting("clothes", "", "efficientnet_lite0", 96, 20),
-        Setting("oxford_iiit_pet", "", "EfficientNetB0", 96, 20),
+        Setting("clothes", "", "efficientnet_lite0", 64, 30),
+        Setting("cats_vs_dogs", "", "EfficientNetB0", 96, 30),
     ),
     "01": (
         Setting("lesions", "", "efficientnet_lite0", 64, 5),
