@@ -1,21 +1,21 @@
 """What, when and how to transfer: probes at every depth, and training from what is kept.
 
-    python tools/measure_questions.py        # about 15 minutes on 2 cores, goes on where it ended
+    python tools/measure_questions.py        # about 20 minutes on 2 cores, goes on where it ended
     python tools/measure_questions.py "lesions, grey"    # one target only
 
-Writes data/results/questions.csv, which chapter 02 reads. All with 30 labels a class and images of
-32x32; scores are balanced accuracy on test. A seed draws the labels, and the random weights.
+Writes data/results/questions.csv, which chapter 02 reads. All with 30 labels a class; scores are
+balanced accuracy on test. A seed draws the labels, and the random weights of the letters' network.
 What is chosen (how strongly a probe is regularised, the learning rate) is chosen on validation,
 with a draw of labels of its own.
 
-- probe: a linear classifier on the outputs of each block of glyph_resnet, pretrained or random; on
+- probe: a linear classifier on the outputs of each block of a network: "letters" (glyph_resnet, 32
+  pixels), "ImageNet" (efficientnet_lite0, 64 pixels), and both untrained (ImageNet's once); on
   pixels; and on six numbers about colour (mean and standard deviation of red, green and blue).
   "lesions, grey" are the lesions without their colour.
-- training: all of the network is trained for 20 epochs, by the same plan. Only the weights that
-  its backbone starts from differ: pretrained or random. Five seeds; eight on lesions, where the
-  two come out closer.
+- training: all of the letters' network is trained for 20 epochs, by the same plan. Only the weights
+  that its backbone starts from differ. Five seeds; eight on lesions, where the two come out closer.
 - tint: the share of the variance of new lesions' mean colour (brightness taken out) that a linear
-  fit on the outputs of each block finds, in all four networks of the course, pretrained and random.
+  fit on the outputs of each block finds, in all networks of the course, pretrained and random.
 """
 
 import csv
@@ -38,17 +38,18 @@ from threadpoolctl import threadpool_limits
 STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "questions.csv"
 HEADER = ("experiment", "target", "start", "where", "seed", "score", "choice")
 TARGETS = ("digits", "glyphs/styles", "lesions", "lesions, grey")
-BLOCKS = ("stem", "stack0-1", "stack2", "stack3")
+PHOTOGRAPHS = ("clothes", "lesions")
+NETWORKS = {"letters": ("glyph_resnet", 32), "ImageNet": ("efficientnet_lite0", 64)}
 SEEDS, MORE_SEEDS = range(5), range(8)
 CHOICE_SEED, LABELS, EPOCHS, BATCH = 100, 30, 20, 32
 STRENGTHS, RATES = (1e-2, 0.1, 1.0), (1e-3, 3e-3)
 
 
 @cache
-def arrays(target: str, split: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def arrays(target: str, split: str, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels; of train, the 30 of each class that the seed draws."""
     name, _, grey = target.partition(", ")
-    images, labels = tlk.load_task(name, LABELS, seed, image_size=32).arrays(split)[:2]
+    images, labels = tlk.load_task(name, LABELS, seed, image_size=size).arrays(split)[:2]
     if grey:
         images = np.repeat(images.mean(axis=-1, keepdims=True), 3, axis=-1)
     return images, labels
@@ -57,8 +58,12 @@ def arrays(target: str, split: str, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 def reader(backbone: keras.Model) -> keras.Model:
     """From images to what each block says, averaged over the image."""
     network = backbone.layers[-1]
-    cuts = [*(block.cut for block in tlk.find_blocks(backbone)[:-1]), network.output]
-    pooled = [keras.layers.GlobalAveragePooling2D()(cut) for cut in cuts]
+    blocks = tlk.find_blocks(backbone)
+    cuts = [*(block.cut for block in blocks[:-1]), network.output]
+    pooled = {
+        name: keras.layers.GlobalAveragePooling2D()(cut)
+        for name, cut in zip(blocks.names, cuts, strict=True)
+    }
     return keras.Model(
         backbone.input, keras.Model(network.input, pooled)(backbone.layers[-2].output)
     )
@@ -73,16 +78,16 @@ def views(start: str, seed: int):
             "six numbers": np.concatenate([images.mean((1, 2)), images.std((1, 2))], axis=1)
         }
     keras.utils.set_random_seed(seed)
-    weights = "pretrained" if start == "pretrained" else None
-    model = reader(tlk.load_backbone("glyph_resnet", 32, weights))
-    return lambda images: dict(zip(BLOCKS, model.predict(images, 250, verbose=0), strict=True))
+    network, _, untrained = start.partition(", ")
+    model = reader(tlk.load_backbone(*NETWORKS[network], None if untrained else "pretrained"))
+    return lambda images: model.predict(images, 100, verbose=0)
 
 
 def probe(target: str, start: str, seeds, save) -> None:
     """Probes of one network with as many draws of labels; strengths are chosen for each depth."""
-    view = views(start, seeds[0])
-    seen = {split: view(arrays(target, split)[0]) for split in ("validation", "test")}
-    seen |= {seed: view(arrays(target, "train", seed)[0]) for seed in (CHOICE_SEED, *seeds)}
+    view, size = views(start, seeds[0]), NETWORKS.get(start.partition(",")[0], ("", 32))[1]
+    seen = {split: view(arrays(target, split, 0, size)[0]) for split in ("validation", "test")}
+    seen |= {seed: view(arrays(target, "train", seed, size)[0]) for seed in (CHOICE_SEED, *seeds)}
 
     def score(where, seed, split, strength):
         classifier = LogisticRegression(C=strength, max_iter=100)
@@ -109,9 +114,10 @@ def tint_found(network: str, random: bool, save) -> None:
     """Fitted on three draws of labelled images, scored on validation images."""
     keras.utils.set_random_seed(0)
     options = {"tower": "image"} if network == "scene_clip" else {}
-    backbone = tlk.load_backbone(network, 32, None if random else "pretrained", **options)
-    old = np.concatenate([arrays("lesions", "train", seed)[0] for seed in range(3)])
-    new, found = arrays("lesions", "validation")[0], []
+    size = 64 if network == "efficientnet_lite0" else 32
+    backbone = tlk.load_backbone(network, size, None if random else "pretrained", **options)
+    old = np.concatenate([arrays("lesions", "train", seed, size)[0] for seed in range(3)])
+    new, found = arrays("lesions", "validation", 0, size)[0], []
     said = pooled_blocks(backbone)
     seen, unseen = (said.predict(images, verbose=0) for images in (old, new))
     for where in seen:
@@ -134,7 +140,7 @@ class Bench:
 
     def score(self, start: str, seed: int, split: str) -> float:
         keras.utils.set_random_seed(seed)
-        weights = "pretrained" if start == "pretrained" else None
+        weights = "pretrained" if start == "letters" else None
         new = tlk.add_head(tlk.load_backbone("glyph_resnet", 32, weights), self.classes)
         self.model.set_weights(new.get_weights())
         for variable in self.model.optimizer.variables:
@@ -179,18 +185,22 @@ def main(only: str | None = None) -> None:
         return [s for s in seeds if (experiment, target, start, str(s)) not in known]
 
     for target in (only,) if only else TARGETS:
-        for start in ("pretrained", "random", "pixels", "colour"):
-            for seeds in [[seed] for seed in SEEDS] if start == "random" else [[*SEEDS]]:
+        for start in ("letters", "letters, untrained", "pixels", "colour"):
+            for seeds in [[seed] for seed in SEEDS] if "untrained" in start else [[*SEEDS]]:
                 if missing("probe", target, start, seeds):
                     probe(target, start, seeds, save)
-        for start in ("pretrained", "random"):
+        for start in ("letters", "letters, untrained"):
             seeds = MORE_SEEDS if target.startswith("lesions") else SEEDS
             if left := missing("training", target, start, seeds):
                 train(target, start, left, rows, save)
-    small = [name for name in PRESETS if name != "efficientnet_lite0"]  # it wants larger images
-    for network, random in product(() if only else small, (False, True)):
+    for network, random in product(PRESETS, (False, True)):
         if missing("tint", "lesions", network + random * ", random", [0]):
             tint_found(network, random, save)
+    for target, start in product(PHOTOGRAPHS, ("ImageNet", "ImageNet, untrained")):
+        if missing("probe", target, start, SEEDS):
+            probe(target, start, SEEDS, save)
+    if missing("probe", "lesions, grey", "ImageNet", SEEDS):
+        probe("lesions, grey", "ImageNet", SEEDS, save)
 
 
 if __name__ == "__main__":
