@@ -1,4 +1,4 @@
-"""Every chapter in the online profile up to its first fit: TFDS's mock data, untrained networks."""
+"""Every chapter in the online profile up to its first fit: mock data, untrained networks."""
 
 import contextlib
 import io
@@ -8,12 +8,14 @@ from pathlib import Path
 
 import build_chapters
 import keras
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from sklearn.linear_model import LogisticRegression
 
 from tlkeras.backbones import load as backbones
 from tlkeras.tasks import online
+from tlkeras.tasks.contents import Contents
 from tlkeras.training import runner
 
 SOURCES = sorted(Path(__file__).resolve().parents[2].glob("chapters/source/*.py"))
@@ -49,6 +51,14 @@ def online_world(source, monkeypatch, read):
         found = read[count, name, *arguments]  # whose splits the caller may cut down
         return replace(found, splits=dict(found.splits))
 
+    def medmnist(task, side, cache):
+        """As TFDS's mock data: noise, and every class equally often."""
+        count = MORE.get(source.stem, IMAGES)
+        noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), "uint8")
+        labels = np.arange(count, dtype="int32") % len(task.classes)
+        splits = {split: {"image": noise, "label": labels} for split in task.counts}
+        return Contents(splits, tuple(task.classes), task.card(), ())
+
     def application(function, size, weights, profile):
         asked.append(function.__name__)
         return real_application(function, size, None, profile)
@@ -56,6 +66,7 @@ def online_world(source, monkeypatch, read):
     real_load, real_application = online.load, backbones.application
     monkeypatch.setattr(online, "load", load)
     monkeypatch.setattr(online, "_fetch_archives", lambda *arguments: None)
+    monkeypatch.setattr(online, "_load_medmnist", medmnist)
     monkeypatch.setattr(backbones, "application", application)
     for place in (keras.Model, runner.Runner, LogisticRegression):
         monkeypatch.setattr(place, "train" if place is runner.Runner else "fit", fit)
