@@ -127,10 +127,10 @@ def find_problems(notebook: NotebookNode) -> list[str]:
     size = len(dump(notebook).encode())
     if size > MAX_BYTES:
         problems.append(f"{size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.1f} MB")
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys(problems + _undescribed(notebook)))
 
 
-def find_undescribed(notebook: NotebookNode) -> list[str]:
+def _undescribed(notebook: NotebookNode) -> list[str]:
     """A line for every picture that a blind reader would not hear of."""
     problems = []
     for number, cell in enumerate(code_cells(notebook), 1):
@@ -266,7 +266,7 @@ def build(source: Path, repository: str = "") -> Path:
     if not SEED.search(source.read_text("utf-8")):
         raise BuildError(f"{source.name}: expected a line SEED = 0, which other seeds replace")
     notebook, _ = run(source, repository)
-    problems = find_problems(notebook) + find_undescribed(notebook)
+    problems = find_problems(notebook)
     for seed in [] if problems else SEEDS[1:]:
         problems += differing_claims(notebook, run(source, repository, seed)[0], seed)
     if problems:
@@ -292,7 +292,7 @@ def draft(source: Path, seed: int) -> Path:
     target = source.parents[2] / "build" / "drafts" / f"{source.stem}-{seed}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     write(notebook, target)
-    print(*find_problems(notebook), *find_undescribed(notebook), sep="\n")
+    print(*find_problems(notebook), sep="\n")
     return target
 
 

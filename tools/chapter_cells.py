@@ -65,13 +65,11 @@ def is_picture(output: NotebookNode) -> bool:
 def run_cells(source: Path) -> list[NotebookNode]:
     """The cells of a source with the metadata that notebooks keep, in the order they are run."""
     cells = jupytext.reads(source.read_text("utf-8"), fmt="py:percent").cells
-    exercise = False  # an answer without a question is a collapsed cell
     for cell in cells:
         metadata = {"tags": list(tags(cell))} if tags(cell) else {}
         if alt := cell.metadata.get("alt"):
             metadata["alt"] = alt
-        exercise = QUESTION in tags(cell) or (exercise and bool({HINT, ANSWER} & {*tags(cell)}))
-        if PLUMBING in tags(cell) or (ANSWER in tags(cell) and not exercise):
+        if PLUMBING in tags(cell):
             metadata |= FOLDED
         cell.metadata = NotebookNode(metadata)
     return cells
@@ -110,6 +108,8 @@ def _fold(cells: Sequence[NotebookNode], name: str) -> list[NotebookNode]:
         if QUESTION in tags(cell):
             parts, left = left[:3], left[3:]
             seen += _exercise(cell, parts, name)
+        elif {HINT, ANSWER} & {*tags(cell)}:
+            raise BuildError(f"{name}: no cell tagged question before {cell.source[:60]!r}")
         elif alt := cell.metadata.get("alt"):
             seen.append(_details("The picture in words", alt))
     return seen
@@ -155,10 +155,9 @@ def _in_markdown(output: NotebookNode) -> str:
 
 def answer_problems(cells: Sequence[NotebookNode]) -> list[str]:
     """What keeps executed answers from being folded away, where nobody would see it."""
-    problems, folded = [], False
+    problems = []
     for cell in cells:
-        folded = QUESTION in tags(cell) or (folded and bool({HINT, ANSWER} & {*tags(cell)}))
-        for output in cell.get("outputs", []) if folded else []:
+        for output in cell.get("outputs", []) if ANSWER in tags(cell) else []:
             first = cell.source.partition("\n")[0]
             if output.output_type == "stream" and output.name == "stderr":
                 problems.append(f"the answer {first!r} writes to stderr: {output.text.strip()}")

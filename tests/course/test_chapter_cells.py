@@ -138,6 +138,7 @@ def test_links_are_renewed_without_a_run(built, tmp_path, capsys):
         ),
         ("# Add *them*.", "# ![](a.png)", "a picture without alternative text"),
         ('# %% [markdown] tags=["hint"]', "# %% [markdown]", "expected a markdown cell tagged"),
+        ('tags=["question"]', "", "no cell tagged question before 'Add *them*.'"),
     ],
 )
 def test_what_a_reader_could_not_see_is_refused(tmp_path, capsys, old, new, problem):

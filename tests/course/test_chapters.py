@@ -5,7 +5,7 @@ from pathlib import Path
 import build_chapters
 import pytest
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,6 +75,14 @@ def test_the_smallest_chapter_passes():
             "203 lines of code, more than 200",
         ),
         (lambda nb: nb.metadata.update(widgets={}), "has metadata.widgets"),
+        (
+            lambda nb: nb.cells[0].outputs.append(new_output("display_data", {"image/png": ""})),
+            "code cell 1 shows a picture and its header has no alt",
+        ),
+        (
+            lambda nb: nb.cells.append(new_markdown_cell("![ ](a.png)")),
+            "a picture without alternative text: '![ ](a.png)'",
+        ),
         (show("x" * 1_600_000), "1.6 MB, more than 1.5 MB"),
     ],
 )
