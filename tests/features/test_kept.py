@@ -97,6 +97,7 @@ def test_a_damaged_record_is_computed_again(tmp_path):
     the_file(tmp_path).write_bytes(content)
     again, computed = train(FeatureCache(folder=tmp_path))
     assert computed == 1 and equal(first, again)
+    assert train(FeatureCache(folder=tmp_path))[1] == 0  # it was kept anew
 
 
 def test_what_a_killed_process_left_half_written_is_cut_off(tmp_path):

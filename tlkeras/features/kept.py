@@ -54,12 +54,15 @@ class Kept:
         known = [number for number, key in enumerate(keys) if key in self._places]
         found = self._records[[self._places[keys[number]] for number in known]]
         whole = [zlib.crc32(record["row"].tobytes()) == record["sum"] for record in found]
+        for number, right in zip(known, whole, strict=True):
+            if not right:
+                self._places.pop(keys[number], None)  # so that `add` keeps it anew
         rows = np.frombuffer(found["row"][whole].tobytes(), self.dtype).reshape(-1, *self.shape)
         return [number for number, right in zip(known, whole, strict=True) if right], rows
 
     def add(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
         """Keeps outputs of examples. Where that fails it is said, once, and nothing is lost."""
-        if not len(keys) or rows.dtype != self.dtype:
+        if not (len(keys) and self.limit) or rows.dtype != self.dtype:
             return
         try:
             self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
