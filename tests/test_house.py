@@ -14,7 +14,7 @@ CORE = [
 ]
 WINGS = ["backbones", "tasks", "devices"]
 # From the ground up: a package imports only from packages named before it.
-PACKAGES = [*CORE, *WINGS, "advice", "cli"]
+PACKAGES = [*CORE, *WINGS, "advice", "flavors", "cli"]
 MODULES = {
     ".".join(path.relative_to(LIBRARY).with_suffix("").parts): path
     for path in sorted(LIBRARY.rglob("*.py"))
@@ -74,6 +74,11 @@ def test_a_package_imports_only_from_those_before_it(name):
     assert {package(found) for found in own_imports(name)} <= set(allowed)
     if package(name) != "cli":  # the roof, `import tlkeras as tlk`, knows them all
         assert not re.search(r"^import tlkeras( as \w+)?$", MODULES[name].read_text("utf-8"), re.M)
+
+
+def test_no_flavour_imports_another():
+    for name in (name for name in MODULES if name.startswith("flavors.")):
+        assert not {found for found in own_imports(name) if found.startswith("flavors")}, name
 
 
 def test_there_are_no_circles():

@@ -1,0 +1,4 @@
+"""Flavours of transfer learning (sections 1.8 and 1.10): a module each, none imports another.
+
+What they return is plain Keras: models, layers and callbacks for `fit` or `tlk.fit_stages`.
+"""
