@@ -28,7 +28,9 @@ __all__ = [
     "find_blocks",
     "find_learning_rate",
     "fit_stages",
+    "flavors",
     "freeze",
+    "heads",
     "interpret",
     "is_online",
     "list_tasks",
@@ -42,11 +44,14 @@ __all__ = [
     "predict",
     "probe",
     "recipes",
+    "recommend",
     "results",
     "setting",
     "table",
 ]
 _MODULES = {
+    "flavors": "flavors",
+    "heads": "backbones.heads",
     "optimizers": "optimizers",
     "plots": "display.plots",
     "policies": "freezing.policies",
@@ -74,6 +79,7 @@ _HOME = {  # the module each of the other names lives in
     "load_task": "tasks.load",
     "predict": "advice.predicting",
     "probe": "advice.probing",
+    "recommend": "advice.recommending",
     "results": "display.results",
     "setting": "utils.profiles",
     "table": "utils.tables",
@@ -102,11 +108,13 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from tlkeras import optimizers
+    from tlkeras import flavors, optimizers
     from tlkeras.advice.exporting import export
     from tlkeras.advice.interpret import interpret
     from tlkeras.advice.predicting import predict
     from tlkeras.advice.probing import probe
+    from tlkeras.advice.recommending import recommend
+    from tlkeras.backbones import heads
     from tlkeras.backbones.heads import add_head
     from tlkeras.backbones.load import load_backbone, load_classifier
     from tlkeras.blocks.find import find_blocks

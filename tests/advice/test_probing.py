@@ -4,7 +4,7 @@ import pytest
 from small import easy_data, small_backbone, with_head
 
 import tlkeras as tlk
-from tlkeras.advice.probing import _advice, _outputs, _parts, probe
+from tlkeras.advice.probing import Probe, _outputs, _parts, probe
 from tlkeras.blocks.find import find_blocks
 
 
@@ -22,18 +22,38 @@ def test_one_pass_gives_the_pooled_outputs_of_every_block(nested):
 
 
 def test_easy_classes_are_read_off_and_the_model_stays_as_it_was():
+    keras.utils.set_random_seed(0)
     model = with_head(small_backbone())
     before = model.get_weights()
-    found = tlk.probe(model, easy_data(90), easy_data(30, seed=1))
-    assert found.blocks == ("stem", "stack1", "stack2") and found.accuracies[0] > 0.9
+    probed = tlk.probe(model, easy_data(90), easy_data(30, seed=1))
+    assert probed.blocks == ("stem", "stack1", "stack2") and probed.accuracies[0] > 0.9
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
-    assert "stem" in repr(found) and "stack2" in found._repr_html_() and found.plot().axes
+    assert "stem" in repr(probed) and "stack2" in probed._repr_html_() and probed.plot().axes
+
+
+def found(*right: int) -> Probe:
+    """Of 200 examples, each block names the first so many rightly."""
+    return Probe(("stem", "middle", "top"), np.arange(200) < np.array(right)[:, None])
 
 
 def test_the_advice_follows_the_accuracies():
-    names = ("stem", "middle", "top")
-    assert "train the head alone" in _advice(names, (0.5, 0.8, 0.795))
-    assert "unfreeze the blocks above it (top)" in _advice(names, (0.5, 0.8, 0.6))
+    assert "unfreeze the blocks above it (top)" in found(100, 160, 120).advice
+    assert not found(100, 160, 120).last_serves
+
+
+@pytest.mark.parametrize(("best", "tie"), [(163, True), (166, False)])
+def test_a_lead_is_held_against_chance(best, tie):
+    probed = found(100, best, 160)  # three or six of 200 more; nobody is right where others err
+    assert probed.last_serves == tie
+    assert ("may be chance" in probed.advice) == tie
+
+
+def test_the_interval_is_that_of_wilson():
+    from scipy.stats import binomtest
+
+    low, high = found(100, 160, 120)._intervals()[1]
+    expected = binomtest(160, 200).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 def test_one_class_cannot_be_probed():

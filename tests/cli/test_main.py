@@ -247,3 +247,14 @@ def test_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         main.main(["--version"])
     assert capsys.readouterr().out == f"tlkeras {tlk.__version__}\n"
+
+
+def test_recommend_answers_or_shows_the_guide(capsys):
+    asked = ["recommend", "--images", "8000", "--shift", "high"]
+    assert main.main(asked) == 0 and "adapters" in capsys.readouterr().out
+    assert main.main([*asked, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert tlk.Plan.from_dict(plan).stages
+    assert main.main(["recommend"]) == 0 and "every block" in capsys.readouterr().out
+    assert main.main(["recommend", "--images", "tiny"]) == 2
+    assert "how many" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""What to look at before training: a linear probe at every block."""
+"""What to know before training, and after it: probe, recommend, interpret, predict, export."""

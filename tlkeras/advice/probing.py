@@ -1,7 +1,7 @@
 """Probe before you commit: how much a linear classifier reads off the outputs of every block."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ from tlkeras.features.store import CHUNK
 from tlkeras.inputs import intake, order, reading
 from tlkeras.utils.tables import html_table, text_table
 
-CLOSE = 0.01  # accuracies nearer than this are taken for equal
+SURE = 1.96  # standard errors, either way: 95 %
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,33 @@ class Probe:
     """Accuracy of a linear classifier on the outputs of each block, bottom to top.
 
     Attributes:
-        blocks: names; accuracies: on the validation data, in [0, 1]; advice: what they suggest.
+        blocks: names; accuracies: on the validation data, in [0, 1].
+        correct: (blocks, examples), which validation examples each classifier names rightly.
+        advice: what that suggests.
     """
 
     blocks: tuple[str, ...]
-    accuracies: tuple[float, ...]
-    advice: str
-    _header = ("block", "accuracy of a linear probe")
+    correct: np.ndarray = field(repr=False)
+    _header = ("block", "accuracy of a linear probe", "95 % interval")
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        return tuple(self.correct.mean(axis=1).tolist())
+
+    @property
+    def last_serves(self) -> bool:
+        """Whether no block is better than the last by more than chance.
+
+        The classifiers are compared on the same examples, so it is the examples on which two of
+        them differ that count (McNemar 1947).
+        """
+        gained = self.correct.astype(float) - self.correct[-1]
+        error = gained.std(axis=1) / np.sqrt(gained.shape[1])
+        return bool((gained.mean(axis=1) <= SURE * error).all())
+
+    @property
+    def advice(self) -> str:
+        return _advice(self)
 
     def plot(self) -> Figure:
         """Accuracy against depth: a Figure.
@@ -44,12 +64,23 @@ class Probe:
         'accuracy of a linear probe'
         """
         with plots.canvas(size=(5, 3)) as (figure, axis):
-            axis.plot(self.blocks, self.accuracies, marker="o")
+            bars = np.transpose(self._intervals())
+            middle = np.array(self.accuracies)
+            axis.errorbar(self.blocks, middle, np.abs(bars - middle), marker="o", capsize=3)
             axis.set(xlabel="outputs of block", ylabel="accuracy of a linear probe")
         return figure
 
-    def _rows(self) -> list[tuple[str, str]]:
-        return [(b, f"{a:.3f}") for b, a in zip(self.blocks, self.accuracies, strict=True)]
+    def _intervals(self) -> list[tuple[float, float]]:
+        """Where each accuracy lies with 95 % confidence (Wilson 1927)."""
+        count, found = self.correct.shape[1], np.array(self.accuracies)
+        spread = SURE**2 / count
+        middle = (found + spread / 2) / (1 + spread)
+        half = np.sqrt(spread * (found * (1 - found) + spread / 4)) / (1 + spread)
+        return list(zip(middle - half, middle + half, strict=True))
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        rows = zip(self.blocks, self.accuracies, self._intervals(), strict=True)
+        return [(b, f"{a:.3f}", f"{low:.2f} to {high:.2f}") for b, a, (low, high) in rows]
 
     def __repr__(self) -> str:
         return f"{text_table(self._rows(), self._header)}\n{self.advice}"
@@ -93,14 +124,13 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
     (outputs, labels), (tested, truth) = (_outputs(parts, part) for part in given)
     if len(np.unique(labels)) < 2:
         raise ValueError(f"Expected at least two classes; found {np.unique(labels).tolist()}.")
-    accuracies = []
+    correct = []
     for seen, new in zip(outputs, tested, strict=True):
         scaler = StandardScaler().fit(seen)
         classifier = LogisticRegression(C=strength, max_iter=1000)
         classifier.fit(scaler.transform(seen), labels)
-        accuracies.append(float(classifier.score(scaler.transform(new), truth)))
-    names = tuple(block.name for block in blocks)
-    return Probe(names, tuple(accuracies), _advice(names, accuracies))
+        correct.append(classifier.predict(scaler.transform(new)) == truth)
+    return Probe(tuple(block.name for block in blocks), np.array(correct))
 
 
 def _taken(model: keras.Model, data: Any) -> Any:
@@ -157,12 +187,15 @@ def chunks(data: Any) -> Iterator[tuple]:
         )
 
 
-def _advice(names: Sequence[str], accuracies: Sequence[float]) -> str:
+def _advice(found: Probe) -> str:
+    names, accuracies = found.blocks, found.accuracies
     best = int(np.argmax(accuracies))
-    if accuracies[-1] >= accuracies[best] - CLOSE:
+    if found.last_serves:
+        lead = accuracies[best] - accuracies[-1]
+        tie = f" ({names[best]} leads by {lead:.3f}, which may be chance)" if lead else ""
         return (
-            f"The last block, {names[-1]}, serves as well as any: train the head alone first, and "
-            "unfreeze only if its accuracy is not enough."
+            f"The last block, {names[-1]}, serves as well as any{tie}: train the head alone "
+            "first, and unfreeze only if its accuracy is not enough."
         )
     return (
         f"{names[best]} serves better than the last block ({accuracies[best]:.3f} against "

@@ -9,11 +9,12 @@ import shlex
 import sys
 
 import tlkeras as tlk
-from tlkeras.cli import cache, doctor, export, fit, predict, report, tasks
+from tlkeras.cli import cache, doctor, export, fit, predict, recommend, report, tasks
 
 COMMANDS = {
     "doctor": doctor,
     "tasks": tasks,
+    "recommend": recommend,
     "fit": fit,
     "predict": predict,
     "report": report,
