@@ -1,9 +1,18 @@
-"""A new head on a backbone: pooling, dropout, and one Dense layer."""
+"""A new head on a backbone: pooling, dropout, one Dense layer; or any head in an old one's place.
 
+>>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
+>>> tlk.heads.swap_head(model, keras.layers.Dense(7)).output_shape
+(None, 7)
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+
+from tlkeras.blocks import graph
+from tlkeras.blocks.find import Block, find_blocks
 
 
 def add_head(
@@ -54,15 +63,131 @@ def add_head(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), not {dropout}.")
     _refuse_classifier(backbone)
-    inputs = keras.tree.map_structure(
-        lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name),
-        _inputs(backbone),
-    )
+    inputs = _like(_inputs(backbone))
     features = _choose(backbone(inputs), output, backbone.name)
     x = _pool(features, pooling)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     x = keras.layers.Dense(int(classes), activation, dtype="float32", name=name)(x)
     return keras.Model(inputs, x, name=f"{backbone.name}_{name}")
+
+
+def swap_head(
+    model: keras.Model,
+    new_head: keras.Layer | Callable[[keras.KerasTensor], keras.KerasTensor],
+    at: str | None = None,
+) -> keras.Model:
+    """Puts another head on the backbone of a model, in place of the one that it has.
+
+    What is kept are the model's own layers, with their weights and with what is frozen in them; the
+    old model goes on working and shares them. The head is what `tlk.find_blocks` calls so; its
+    pooling stays, its dropout goes. Compile the new model before `fit`.
+
+    Args:
+        model: a functional or Sequential model with one output: of `tlk.add_head`, a KerasHub
+            classifier, or your own, its backbone nested or in one graph with the head.
+        new_head: a layer, a model, or a function from a tensor of the graph to another.
+        at: what it is given. "vector": the pooled features (batch, channels) that the old head had,
+            or, where that had none, the mean of the map over its positions. "map": the last feature
+            map (batch, height, width, channels), or the tokens (batch, tokens, channels). None: the
+            map, if `new_head` is a layer or a model that says it takes more than two axes, else
+            the vector.
+
+    Returns:
+        A functional model from the same inputs to the output of the new head, with the old
+        model's name.
+
+    Raises:
+        TypeError: `new_head` cannot be called.
+        ValueError: no head is found, or nothing else; several outputs; no single tensor enters the
+            head; there is no map; or the new head does not take what it is given.
+
+    Source: section 1.8, head swapping.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
+    >>> def by_rows(features):  # (batch, 4, 4, 128)
+    ...     rows = keras.layers.Reshape((4, 4 * 128))(features)
+    ...     return keras.layers.Dense(7)(keras.layers.GRU(32)(rows))
+    >>> swapped = tlk.heads.swap_head(model, by_rows, at="map")
+    >>> swapped.output_shape, swapped.layers[1] is model.layers[1]
+    ((None, 7), True)
+    """
+    if not callable(new_head):
+        raise TypeError(f"Expected a layer, a model or a function; found {new_head!r}.")
+    if at not in (None, "vector", "map"):
+        raise ValueError(f"at must be 'vector', 'map' or None, not {at!r}.")
+    wanted = at or ("map" if _axes(new_head) > 2 else "vector")
+    below = _without_head(model, wanted)
+    if wanted == "map" and len(below.output_shape) < 3:
+        raise ValueError(
+            f"Expected a map or tokens before the head of {model.name}; found vectors of shape "
+            f"{below.output_shape}. Build its backbone without pooling, or swap at='vector'."
+        )
+    swapped = _joined(below.input, below.output, new_head, wanted, model.name)
+    if {id(w) for block in _body(swapped) for w in block.weights} != {*map(id, below.weights)}:
+        # In one graph with the backbone, a part of the new head would be taken for a part of that.
+        below.name, inputs = "backbone", _like(below.input)
+        swapped = _joined(inputs, below(inputs), new_head, wanted, model.name)
+    return swapped
+
+
+def _joined(
+    inputs: Any, features: keras.KerasTensor, new_head: Callable, wanted: str, name: str
+) -> keras.Model:
+    """The model from `inputs` through `features` to what the new head makes of them."""
+    x = _pool(features, "mean") if wanted == "vector" else features
+    other = "map" if wanted == "vector" else "vector"
+    given = f"the {wanted} of shape {x.shape}; at={other!r} gives it the {other}"
+    try:
+        outputs = keras.tree.flatten(new_head(x))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Expected a head that takes {given}. Found: {error}") from error
+    if len(outputs) != 1 or not isinstance(outputs[0], keras.KerasTensor):
+        raise ValueError(f"Expected one tensor from the new head, given {given}; found {outputs}.")
+    return keras.Model(inputs, outputs[0], name=name)
+
+
+def _body(model: keras.Model) -> list[Block]:
+    return [block for block in find_blocks(model) if block.role != "head"]
+
+
+def _without_head(model: keras.Model, wanted: str) -> keras.Model:
+    """The model up to its last map; or, if vectors are wanted, to the end of its own pooling."""
+    blocks, body = find_blocks(model), _body(model)
+    if not body or len(body) == len(blocks):
+        raise ValueError(
+            f"Expected a model with a backbone and a head; found {' and '.join(blocks.names)} in "
+            f"{model.name}. On a bare backbone tlk.add_head puts a head."
+        )
+    if len(keras.tree.flatten(getattr(model, "output", None))) > 1:
+        raise ValueError(
+            f"Expected a model with one output; {model.name} has {len(model.outputs)}. Make a "
+            "model of one of them first: keras.Model(model.input, model.outputs[0])."
+        )
+    cut = body[-1].cut
+    if cut is None:
+        raise ValueError(
+            f"Expected one tensor that leads from {body[-1].name} to the head of {model.name}; "
+            "there are several (a mask, skip connections, a second tower), or the model has no "
+            "graph. Put a new head on its backbone with tlk.add_head, or by hand."
+        )
+    vector = graph.first_vector(model, cut) if wanted == "vector" else None
+    return graph.split(model, cut if vector is None else vector)[0]
+
+
+def _axes(new_head: Any) -> int:
+    """How many axes its input has, the batch counted, where it says so; else 2."""
+    inputs = getattr(new_head, "inputs", None)
+    if inputs:
+        return len(inputs[0].shape)
+    spec = [one for one in keras.tree.flatten(getattr(new_head, "input_spec", None)) if one]
+    return (spec[0].ndim or spec[0].min_ndim or 2) if spec else 2
+
+
+def _like(inputs: Any) -> Any:
+    """New inputs of the same shapes, types and names, in the same structure."""
+    return keras.tree.map_structure(
+        lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name), inputs
+    )
 
 
 def _inputs(backbone: keras.Model) -> Any:

@@ -286,6 +286,21 @@ def split(model: keras.Model, cut: keras.KerasTensor) -> tuple[keras.Model, kera
     return found
 
 
+def first_vector(model: keras.Model, cut: keras.KerasTensor) -> keras.KerasTensor | None:
+    """The first tensor (batch, channels) from `cut` on through which all data goes, if no layer
+    with weights comes before it; else None."""
+    flow = Graph(functional(model) or model)
+    seen = False
+    for i, step in enumerate(flow.steps):
+        if seen and flow.owners[i]:
+            return None
+        seen = seen or any(flow.tensors[key] is cut for key in step.writes)
+        leaving = flow.leaving(i)
+        if seen and len(leaving) == 1 and len(flow.shapes[min(leaving)]) == 2:
+            return flow.cut(*leaving)
+    return None
+
+
 def halves(
     net: keras.Model, cut: keras.KerasTensor, inputs: Any, outputs: Any
 ) -> tuple[keras.Model, keras.Model] | None:
