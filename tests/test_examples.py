@@ -31,16 +31,19 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 def public() -> Iterator[tuple[str, object]]:
     """Names of the library with what they stand for; constants have no docstring of their own."""
     for name in tlk.__all__:
-        thing = getattr(tlk, name)
-        yield f"tlk.{name}", thing
-        if isinstance(thing, ModuleType):
-            for inner, value in vars(thing).items():
-                here = getattr(value, "__module__", "").startswith(thing.__name__)
-                here = here or inner in getattr(thing, "__all__", ())
-                if here and not inner.startswith("_"):
-                    yield f"tlk.{name}.{inner}", value
+        yield from inside(f"tlk.{name}", getattr(tlk, name))
     for thing in RETURNED:
         yield thing.__qualname__, thing
+
+
+def inside(name: str, thing: object) -> Iterator[tuple[str, object]]:
+    """A thing with its name; of a module also what it defines or says it has, modules too."""
+    yield name, thing
+    if isinstance(thing, ModuleType):
+        for inner, value in vars(thing).items():
+            here = getattr(value, "__module__", "").startswith(thing.__name__)
+            if inner in getattr(thing, "__all__", ()) or (here and not inner.startswith("_")):
+                yield from inside(f"{name}.{inner}", value)
 
 
 PUBLIC = {

@@ -1,4 +1,11 @@
 """Flavours of transfer learning (sections 1.8 and 1.10): a module each, none imports another.
 
 What they return is plain Keras: models, layers and callbacks for `fit` or `tlk.fit_stages`.
+
+>>> tlk.flavors.domain.GradientReversal(strength=0.5).strength
+0.5
 """
+
+from tlkeras.flavors import domain
+
+__all__ = ["domain"]

@@ -1,0 +1,200 @@
+"""Domain adaptation: source images have labels, target images look different and have none.
+
+A layer, a model with two outputs that ordinary `fit` trains, and functions on arrays of features.
+
+>>> tlk.flavors.domain.information(np.full((5, 2), 0.5)) < 1e-9  # answers that say nothing
+True
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tlkeras.freezing.adapting import adapt_batchnorm
+
+__all__ = ["GradientReversal", "adapt_batchnorm", "adversarial", "coral", "information"]
+__all__ += ["two_domains"]
+
+
+@keras.saving.register_keras_serializable("tlkeras")
+class GradientReversal(keras.layers.Layer):
+    """Passes its input on as it is, and the gradient back times minus `strength`.
+
+    What lies below learns to make worse whatever the layers above learn to do.
+
+    Args:
+        strength: how much of the gradient goes back, with its sign turned.
+        rise: training steps over which the strength grows from 0, as 2 / (1 + exp(-10 p)) - 1 with
+            p from 0 to 1; 0: it is there from the start. The steps are counted in a weight, so
+            that they are saved and go on after loading.
+
+    Shapes: any, unchanged. Raises ValueError for a negative number.
+    Source: Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", section 5.2.2.
+
+    >>> layer = tlk.flavors.domain.GradientReversal(strength=0.5)
+    >>> tuple(layer(np.array([[1.0, 2.0]])).shape)
+    (1, 2)
+    """
+
+    def __init__(self, strength: float = 1.0, rise: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        if strength < 0 or rise < 0:
+            raise ValueError(f"Expected numbers of at least 0; found {strength=} and {rise=}.")
+        self.strength, self.rise = strength, rise
+
+    def build(self, input_shape: Any) -> None:
+        self.steps = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="steps", dtype="float32",
+            autocast=False, aggregation="only_first_replica",
+        )  # fmt: skip
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        strength: Any = self.strength
+        if self.rise:
+            risen = ops.minimum(self.steps.value / self.rise, 1.0)
+            strength = strength * (2 / (1 + ops.exp(-10 * risen)) - 1)
+            strength = ops.cast(strength, inputs.dtype)
+        if training:
+            self.steps.assign(self.steps + 1)
+        fixed = ops.stop_gradient(inputs)
+        return fixed - strength * (inputs - fixed)  # the bracket is 0, its gradient is not
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "strength": self.strength, "rise": self.rise}
+
+
+def adversarial(
+    model: keras.Model, features: str, strength: float = 1.0, rise: int = 0, units: int = 64
+) -> keras.Model:
+    """A classifier with a second output that guesses the domain through a gradient reversal (DANN).
+
+    The classifier's layers are shared: train what is returned, and use `model`.
+
+    Args:
+        model: functional, with one input and one output.
+        features: name of a layer of `model`, whose output shall not tell the domain: (batch, n), or
+            maps (batch, height, width, n), which are averaged over place.
+        strength, rise: as of `GradientReversal`. units: of the domain classifier's hidden layer.
+
+    Returns:
+        A model, not compiled, with outputs "label", what `model` puts out, and "domain", a logit
+        (batch, 1): positive says target. `two_domains` makes what `fit` needs for it.
+
+    Raises:
+        ValueError: no such layer in `model` itself (layers of a model inside it cannot be seen).
+
+    Source: Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks".
+
+    >>> x = keras.Input((4,))
+    >>> hidden = keras.layers.Dense(8, "relu", name="hidden")(x)
+    >>> model = keras.Model(x, keras.layers.Dense(3)(hidden))
+    >>> sorted(tlk.flavors.domain.adversarial(model, "hidden").output)
+    ['domain', 'label']
+    """
+    names = [layer.name for layer in model.layers]
+    if features not in names:
+        raise ValueError(
+            f"Expected the name of a layer of {model.name}: {names}; not {features!r}."
+        )
+    shared = model.get_layer(features).output
+    if len(shared.shape) == 4:
+        shared = keras.layers.GlobalAveragePooling2D(name="domain_pool")(shared)
+    shared = GradientReversal(strength, rise, name="domain_reversal")(shared)
+    hidden = keras.layers.Dense(units, "relu", name="domain_hidden")(shared)
+    logit = keras.layers.Dense(1, name="domain")(hidden)
+    return keras.Model(model.input, {"label": model.output, "domain": logit})
+
+
+def two_domains(source: np.ndarray, labels: np.ndarray, target: np.ndarray) -> tuple[Any, Any, Any]:
+    """Inputs, labels and sample weights with which `fit` trains an `adversarial` model.
+
+    Args:
+        source: (n, ...), inputs of the source. labels: (n,), whole numbers; -1 where unknown.
+        target: (m, ...), inputs of the target.
+
+    Returns:
+        Inputs (n + m, ...), and for the outputs "label" and "domain" a dictionary of labels and one
+        of weights. Target inputs have the label 0 with a weight of 0; both domains weigh the same,
+        and the mean weight of either output is 1, so its loss is the mean over what is known.
+
+    Raises:
+        ValueError: inputs of different shapes, labels that do not fit, or none known.
+
+    >>> printed, handwritten = np.ones((1, 4)), np.ones((3, 4))
+    >>> x, y, weights = tlk.flavors.domain.two_domains(printed, np.array([7]), handwritten)
+    >>> weights["label"]
+    array([4., 0., 0., 0.], dtype=float32)
+    """
+    n, m, known = len(source), len(target), np.asarray(labels) >= 0
+    if source.shape[1:] != target.shape[1:] or known.shape != (n,) or not m or not known.any():
+        raise ValueError(
+            "Expected source and target inputs of one shape, and a whole number for each of the "
+            f"source, some not -1; found {source.shape}, {target.shape}, labels {known.shape}, of "
+            f"which {known.sum()} are known."
+        )
+    whole = n + m
+    y = {
+        "label": np.concatenate([np.where(known, labels, 0), np.zeros(m)]).astype("int32"),
+        "domain": np.repeat([0.0, 1.0], [n, m]).astype("float32")[:, None],
+    }
+    weights = {
+        "label": np.concatenate([known * whole / known.sum(), np.zeros(m)]).astype("float32"),
+        "domain": np.repeat([whole / 2 / n, whole / 2 / m], [n, m]).astype("float32"),
+    }
+    return np.concatenate([source, target]), y, weights
+
+
+def coral(source: np.ndarray, target: np.ndarray, ridge: float = 0.1) -> np.ndarray:
+    """Source features with the target's mean, spread and correlations: a head trained on them fits
+    target features as they are.
+
+    Args:
+        source: (n, d) and target: (m, d), features; labels are not needed.
+        ridge: added to the diagonal of both correlation matrices. The larger, the nearer to only
+            the target's mean and spread.
+
+    Returns (n, d). Raises ValueError for features of different length.
+    Source: Sun, Feng & Saenko 2016, "Return of Frustratingly Easy Domain Adaptation".
+
+    >>> source = np.random.default_rng(0).normal(5, 2, (100, 3))
+    >>> print(tlk.flavors.domain.coral(source, source + 4).mean().round())
+    9.0
+    """
+    if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]:
+        raise ValueError(f"Expected features (n, d), (m, d); found {source.shape}, {target.shape}.")
+    spreads = [np.maximum(features.std(axis=0), 1e-6) for features in (source, target)]
+    x, z = ((f - f.mean(axis=0)) / s for f, s in zip((source, target), spreads, strict=True))
+    moved = x @ _power(x.T @ x / len(x), -0.5, ridge) @ _power(z.T @ z / len(z), 0.5, ridge)
+    return moved * spreads[1] + target.mean(axis=0)
+
+
+def _power(covariance: np.ndarray, exponent: float, ridge: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
+    return vectors * np.maximum(values, 1e-9) ** exponent @ vectors.T
+
+
+def information(probabilities: np.ndarray) -> float:
+    """How much the answers say about the images, in nats: a score to choose by without labels.
+
+    High where each answer is sure and all classes are answered: entropy of the mean answer, less
+    the mean entropy of the answers; between 0 and the logarithm of the number of classes.
+
+    Args:
+        probabilities: (n, classes). Raises ValueError if rows do not add up to 1.
+
+    Source: Bridle, Heading & MacKay 1991, "Unsupervised Classifiers, Mutual Information and
+    'Phantom Targets'".
+
+    >>> tlk.flavors.domain.information(np.array([[1.0, 0.0], [0.0, 1.0]])).__round__(3)
+    0.693
+    """
+    p = np.asarray(probabilities, float)
+    if p.ndim != 2 or (p < 0).any() or not np.allclose(p.sum(axis=1), 1, atol=1e-3):
+        raise ValueError(f"Expected probabilities (n, classes) that add up to 1; found {p.shape}.")
+    mean, sure = p.mean(axis=0), (p * np.log(p + 1e-12)).sum(axis=1).mean()
+    return float(sure - (mean * np.log(mean + 1e-12)).sum())
