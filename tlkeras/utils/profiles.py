@@ -56,6 +56,22 @@ SETTINGS = {
         Setting("clothes", "", "efficientnet_lite0", 64, 20),
         Setting("eurosat", "", "EfficientNetB0", 64, 20),
     ),
+    "08_02": (
+        Setting("lesions", "", "efficientnet_lite0", 64, 40),
+        Setting("pneumoniamnist", "", "ResNet50V2", 64, 40),
+    ),
+    "08_05": (
+        Setting("digits", "glyphs", "glyph_resnet_small", 32, 30),
+        Setting("eurosat", "fashion_mnist", "EfficientNetB0", 64, 30),
+    ),
+    "10_2": (
+        Setting("digits", "", "glyph_resnet_small", 32, 30),
+        Setting("eurosat", "", "EfficientNetB0", 64, 30),
+    ),
+    "10_4": (
+        Setting("digits", "", "glyph_resnet_small", 32, 30),
+        Setting("eurosat", "", "EfficientNetB0", 64, 30),
+    ),
 }
 
 
