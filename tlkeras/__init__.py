@@ -23,6 +23,7 @@ __all__ = [
     "Stage",
     "accelerate",
     "add_head",
+    "diagnose",
     "evaluate",
     "export",
     "find_blocks",
@@ -64,6 +65,7 @@ _HOME = {  # the module each of the other names lives in
     "Stage": "plans.plan",
     "accelerate": "devices.setup",
     "add_head": "backbones.heads",
+    "diagnose": "runs.diagnosing",
     "evaluate": "features.cached_evaluate",
     "export": "advice.exporting",
     "find_blocks": "blocks.find",
@@ -127,6 +129,7 @@ if TYPE_CHECKING:
     from tlkeras.freezing.flags import freeze
     from tlkeras.plans import recipes
     from tlkeras.plans.plan import Plan, Stage
+    from tlkeras.runs.diagnosing import diagnose
     from tlkeras.runs.loading import load_run
     from tlkeras.runs.run import Run
     from tlkeras.tasks.load import list_tasks, load_task

@@ -17,6 +17,7 @@ from tlkeras.freezing.flags import Learning
 from tlkeras.optimizers.rates import shown
 from tlkeras.plans.plan import Plan
 from tlkeras.runs import folder
+from tlkeras.runs.diagnosing import Findings, diagnose
 from tlkeras.utils.tables import html_table, text_table
 
 
@@ -124,6 +125,19 @@ class Run:
         ['loss', 'accuracy']
         """
         return plots.history(self.history)
+
+    def diagnose(
+        self, train: Any = None, validation: Any = None, *, before: keras.Model | None = None
+    ) -> Findings:
+        """Looks for what usually goes wrong: see `tlk.diagnose`.
+
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
+        >>> run = tlk.fit_stages(model, tlk.recipes.full(epochs=2), (x, y), verbose=0)
+        >>> run.diagnose()
+        Nothing found.
+        """
+        return diagnose(self, train, validation, before=before)
 
     def save(
         self,

@@ -1,0 +1,217 @@
+"""A doctor for training runs: symptoms, with their evidence, probable cause and cure."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkeras.freezing.batchnorm import batchnorm_layers
+from tlkeras.runs import symptoms
+from tlkeras.runs.symptoms import Curves, Finding
+from tlkeras.utils.tables import html_table, text_table
+
+LOOKED_AT = 256  # training images that are looked at in both modes of BatchNorm
+BATCH = 8
+DRIFT = (
+    6.0  # percent; chapter 06: up to 5 % the old task kept all but 3 points, from 7 % it lost 20
+)
+
+
+class Findings(tuple[Finding, ...]):
+    """What `tlk.diagnose` found, stage by stage: a table in a notebook, empty if all is well.
+
+    `findings[0].apply(plan)` makes the plan that mends the first.
+    """
+
+    _header = ("symptom", "evidence", "probable cause", "what to do")
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [(f.symptom, f.evidence, f.cause, f.fix) for f in self]
+
+    def __repr__(self) -> str:
+        if not self:
+            return "Nothing found."
+        pairs = [
+            list(zip(self._header, row, strict=True)) + [("", "")] for row in self._rows()
+        ]  # fmt: skip
+        return text_table([pair for row in pairs for pair in row][:-1], ("", ""))
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows(), self._header) if self else "<p>Nothing found.</p>"
+
+
+def diagnose(
+    run: Any,
+    train: tuple[Any, Any] | None = None,
+    validation: tuple[Any, Any] | None = None,
+    *,
+    before: keras.Model | None = None,
+) -> Findings:
+    """Looks at a run for what usually goes wrong in transfer learning.
+
+    The curves alone give away a loss that is no number, a rate too high for unfrozen layers,
+    overfitting, a head that has come to its limit, and a training that ended too early. With data,
+    also BatchNorm statistics that do not fit, labels that do not belong to their images, a class
+    that is never predicted, images of validation that were trained on, too few of them; with the
+    network from before, how far it has moved. Thresholds are rules of thumb: a finding is a
+    suspicion with its evidence, and an empty answer no guarantee.
+
+    Args:
+        run: of `tlk.fit_stages`. train, validation: (images, class numbers) as arrays, as
+            `task.arrays` gives them. before: the backbone as it was loaded.
+
+    Raises:
+        ValueError: labels that are no class numbers, or a backbone that is not in the model.
+
+    Source: section 1.9.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
+    >>> y = np.arange(48) % 3  # brighter images in the higher classes
+    >>> x = 80 * y[:, None, None, None] + np.random.uniform(0, 80, (48, 32, 32, 3))
+    >>> plan = tlk.recipes.two_stage(10, 3, head_lr=1e-2, tune_lr=10.0)
+    >>> run = tlk.fit_stages(model, plan, (x, y), (x, y), verbose=0, seed=0)
+    >>> found = tlk.diagnose(run)
+    >>> found[0].symptom
+    'accuracy dropped when layers were unfrozen'
+    >>> found[0].apply(plan).stages[1].learning_rate
+    1.0
+    """
+    found: list[Finding | None] = []
+    stages = symptoms.curves(run)
+    for number, stage in enumerate(stages):
+        found += [rule(stage, stages[:number]) for rule in symptoms.RULES]
+    if stages:
+        found.append(symptoms.head_at_its_limit(stages))
+    if train is not None:
+        found.append(_statistics(run.model, *_arrays(train)))
+    if validation is not None:
+        found += _judged(run.model, *_arrays(validation), stages)
+    if train is not None and validation is not None:
+        found.append(_leaked(train[0], validation[0]))
+    if before is not None:
+        found.append(_moved(run.model, before))
+    return Findings(one for one in found if one is not None)
+
+
+def _arrays(data: tuple[Any, Any]) -> tuple[Any, np.ndarray]:
+    x, labels = data
+    labels = np.asarray(labels).reshape(-1)
+    if not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(x):
+        raise ValueError(
+            f"Expected one class number for each of {len(x)} images; found {labels.shape} of "
+            f"{labels.dtype}. `task.arrays('validation')` gives what is needed."
+        )
+    return x, labels
+
+
+def _named(scores: Any) -> np.ndarray:
+    """The class that scores, logits or probabilities, are highest for."""
+    return np.argmax(keras.ops.convert_to_numpy(scores), axis=-1)
+
+
+def _statistics(model: keras.Model, x: Any, labels: np.ndarray) -> Finding | None:
+    """Section 1.9, symptom 3: right with the statistics of a batch, wrong with the stored ones.
+
+    Dropout, which acts in training mode alone, can only hide this, not feign it.
+    """
+    if not batchnorm_layers(model) or model.output_shape[-1] < 2:
+        return None
+    x, labels = x[:LOOKED_AT], labels[:LOOKED_AT]
+    state = [keras.ops.convert_to_numpy(v) for v in model.variables]  # seeds of dropout, too
+    stored = np.mean(_named(model.predict(x, verbose=0)) == labels)
+    try:
+        parts = [model(x[i : i + BATCH], training=True) for i in range(0, len(x), BATCH)]
+    finally:
+        for variable, value in zip(model.variables, state, strict=True):
+            variable.assign(value)
+    batch = np.mean(np.concatenate([_named(part) for part in parts]) == labels)
+    if batch - stored < 0.1:
+        return None
+    return Finding(
+        "the model is worse in use than in training",
+        f"the same {len(x)} training images: {batch:.2f} right with each batch's own statistics, "
+        f"{stored:.2f} with the stored ones",
+        "BatchNorm has averaged its statistics over batches too small, or too few",
+        'batchnorm="frozen" where blocks are pretrained; or larger batches; or GroupNorm',
+        change=lambda plan: type(plan)([s.replace(batchnorm="frozen") for s in plan.stages]),
+    )
+
+
+def _judged(
+    model: keras.Model, x: Any, labels: np.ndarray, stages: list[Curves]
+) -> Iterable[Finding | None]:
+    classes = model.output_shape[-1]
+    if classes < 2:
+        return
+    named = _named(model.predict(x, verbose=0))
+    right = float(np.mean(named == labels))
+    counts = np.bincount(labels, minlength=classes)
+    never = [k for k in np.flatnonzero(counts >= 5) if k not in named]
+    trained = stages[-1].metric[-1] if stages and len(stages[-1].metric) else 0.0
+    chance = 1 / classes
+    by_chance = chance + 1.96 * np.sqrt(chance * (1 - chance) / len(x))
+    if right <= by_chance and trained > max(0.5, min(2 * chance, 0.9)):
+        yield Finding(
+            "validation is guessed, training is not",
+            f"{right:.2f} of {len(x)} validation images are named rightly, {trained:.2f} in "
+            f"training; guessing gives {chance:.2f}",
+            "labels that do not belong to their images, in one of the two; or other classes",
+            "look at ten images of each with their labels",
+        )
+    elif never:
+        yield Finding(
+            "a class is never predicted",
+            ", ".join(f"class {k}: 0 of {counts[k]} validation images" for k in never),
+            "too few examples of it, or they look like another class's",
+            'class_weight={class: weight} in fit_stages, "balanced" in tlkeras fit; more of them',
+        )
+    half = 1.96 * np.sqrt(max(right * (1 - right), 0.01) / len(x))
+    if half > 0.1:
+        yield Finding(
+            "too few validation images to tell",
+            f"{right:.2f} of {len(x)}: it could as well be {max(right - half, 0):.2f} or "
+            f"{min(right + half, 1):.2f}",
+            "a share of so few images is mostly chance",
+            "more images to judge by, or the mean of several draws",
+        )
+
+
+def _leaked(trained: Any, judged: Any) -> Finding | None:
+    seen = {np.ascontiguousarray(image).tobytes() for image in trained}
+    twice = sum(np.ascontiguousarray(image).tobytes() in seen for image in judged)
+    if twice <= 0.005 * len(judged):
+        return None
+    return Finding(
+        "validation images were trained on",
+        f"{twice} of {len(judged)} are among the training images, pixel for pixel",
+        "data were split by file, and some came twice",
+        "split by content, or by what the image is of: `tlkeras fit FOLDER` does",
+    )
+
+
+def _moved(model: keras.Model, before: keras.Model) -> Finding | None:
+    """Section 1.9, symptom 4, by how far the weights have moved."""
+    now = {(w.path, tuple(w.shape)): w for w in model.weights}
+    kernels = [w for w in before.weights if len(w.shape) >= 2]
+    pairs = [(w, now[key]) for w in kernels if (key := (w.path, tuple(w.shape))) in now]
+    if len(pairs) < len(kernels) / 2:
+        raise ValueError(
+            f"Expected the backbone as it was loaded; {len(kernels) - len(pairs)} of the "
+            f"{len(kernels)} kernels of {before.name} are not in {model.name}."
+        )
+    old, new = ([keras.ops.convert_to_numpy(w) for w in side] for side in zip(*pairs, strict=True))
+    way = sum(np.sum((a - b) ** 2) for a, b in zip(old, new, strict=True))
+    drift = 100 * float(np.sqrt(way / sum(np.sum(a**2) for a in old)))
+    if drift < DRIFT:
+        return None
+    return Finding(
+        "the network has moved far from what it knew",
+        f"kernels of the backbone moved by {drift:.1f} % of their size",
+        "catastrophic forgetting: what it could do before is being overwritten",
+        "a rate ten times lower, fewer blocks, or one block more a stage (progressive)",
+        change=lambda plan: type(plan)(
+            [s if n == 0 else s.replace(learning_rate=s.learning_rate / 10)
+             for n, s in enumerate(plan.stages)]
+        ),
+    )  # fmt: skip

@@ -1,0 +1,222 @@
+"""What the curves of a run show: a rule for each symptom that loss and metrics give away."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlkeras.freezing import policies
+from tlkeras.plans.plan import Plan, Stage
+
+Change = Callable[[Plan], Plan]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is probably wrong with a run.
+
+    Attributes:
+        symptom: what is seen; evidence: the numbers it was seen by.
+        cause: what is probably happening. fix: what to do.
+        stage: the one it was seen in, or "".
+        change: makes the plan that would mend it; None where the plan is not at fault.
+    """
+
+    symptom: str
+    evidence: str
+    cause: str
+    fix: str
+    stage: str = ""
+    change: Change | None = None
+
+    def apply(self, plan: Plan) -> Plan:
+        """The plan with the fix made. Raises ValueError where no change of a plan mends it."""
+        if self.change is None:
+            raise ValueError(f"{self.symptom}: not the plan's fault. {self.fix}.")
+        return self.change(plan)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A stage's course: a value an epoch. `metric` is the first that both data sets have, as a
+    share in [0, 1]; empty where there is none."""
+
+    stage: Stage
+    result: Any
+    loss: np.ndarray
+    val_loss: np.ndarray
+    metric: np.ndarray
+    val_metric: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def epochs(self) -> int:
+        return len(self.loss)
+
+
+def curves(run: Any) -> list[Curves]:
+    """Those of every stage that was trained for an epoch or more."""
+    history = run.history
+    name = _metric(history)
+    found = []
+    for stage, result in zip(run.plan.stages, run.stages, strict=False):
+        rows = [i for i, one in enumerate(history.get("stage", [])) if one == stage.name]
+
+        def column(key: str, rows: Sequence[int] = rows) -> np.ndarray:
+            return np.array([history[key][i] for i in rows] if key in history else [], float)
+
+        val = column("val_loss")
+        ours = column(name), column(f"val_{name}")
+        if rows:
+            found.append(Curves(stage, result, column("loss"), val, *ours))
+    return found
+
+
+def _metric(history: dict[str, list]) -> str:
+    """The first metric of training and validation that counts what is right."""
+    names = [n for n in history if f"val_{n}" in history and np.ndim(history[n]) == 1]
+    right = [n for n in names if "acc" in n or "auc" in n.lower()]
+    return right[0] if right else ""
+
+
+# Rules: each looks at a stage, and at those before it ---------------------------------------------
+
+
+def diverged(now: Curves, before: Sequence[Curves]) -> Finding | None:
+    if "became" not in now.result.failed:
+        return None
+    return Finding(
+        "the loss is no longer a number",
+        now.result.failed,
+        "steps so large that the weights left the range of numbers",
+        "lower the learning rate ten times",
+        now.name,
+        _slower(now.name, 10),
+    )
+
+
+def fell_after_unfreezing(now: Curves, before: Sequence[Curves]) -> Finding | None:
+    """Section 1.9, symptom 2."""
+    earlier = [c for c in before if len(c.val_metric)]
+    if not earlier or not len(now.val_metric) or now.stage.policy == policies.head_only():
+        return None
+    reached = max(float(np.nanmax(c.val_metric)) for c in earlier)
+    worst = float(np.nanmin(now.val_metric[:2]))
+    if reached - worst < 0.05:
+        return None
+    return Finding(
+        "accuracy dropped when layers were unfrozen",
+        f"validation fell from {reached:.3f} to {worst:.3f} as {now.name!r} began",
+        f"the rate {now.stage.rate_text} is too high for pretrained layers",
+        "lower it ten times for those layers; the head's may stay higher",
+        now.name,
+        _slower(now.name, 10),
+    )
+
+
+def overfitted(now: Curves, before: Sequence[Curves]) -> Finding | None:
+    """Section 1.9, symptom 1: the training loss goes on falling, validation got worse since."""
+    if now.epochs < 5 or len(now.val_loss) != now.epochs:
+        return None
+    best = int(np.nanargmin(now.val_loss))
+    after = now.epochs - 1 - best
+    ends, least = float(np.mean(now.val_loss[-2:])), float(now.val_loss[best])
+    if after < 2 or now.loss[-1] > 0.7 * now.loss[best] or ends < 1.1 * least:
+        return None
+    gap = float(now.metric[-1] - now.val_metric[-1]) if len(now.metric) else math.nan
+    apart = f"; accuracy {now.metric[-1]:.2f} and {now.val_metric[-1]:.2f}" if gap == gap else ""
+    return Finding(
+        "training improves, validation does not",
+        f"from epoch {best + 1} of {now.name!r} on, the training loss went from "
+        f"{now.loss[best]:.3f} to {now.loss[-1]:.3f}, validation's from {least:.3f} to {ends:.3f}"
+        + apart,
+        "the network learns the training images by heart",
+        "stop earlier, let fewer blocks learn, or augment; more dropout in the head",
+        now.name,
+        _shallower(now.name),
+    )
+
+
+def still_improving(now: Curves, before: Sequence[Curves]) -> Finding | None:
+    """The rate is too low for so few epochs: the loss falls in the last third as in the first."""
+    third = now.epochs // 3
+    if third < 1 or now.result.stopped or now.result.failed:
+        return None
+    first, last = now.loss[0] - now.loss[third], now.loss[-1 - third] - now.loss[-1]
+    small = abs(now.loss[0]) * 0.005 * third
+    if last < small or last < 0.5 * first or now.loss[-1] < 0.2 * now.loss[0]:
+        return None
+    done = f"{now.loss[0]:.3f} to {now.loss[third]:.3f} in the first third of {now.name!r}"
+    return Finding(
+        "the end came while the loss was still falling",
+        f"{done}, {now.loss[-1 - third]:.3f} to {now.loss[-1]:.3f} in the last",
+        f"too few steps at the rate {now.stage.rate_text}",
+        "train three times as long; or at three times the rate",
+        now.name,
+        lambda plan: _changed(plan, now.name, lambda s: s.replace(epochs=3 * s.epochs)),
+    )
+
+
+def head_at_its_limit(all_of_them: Sequence[Curves]) -> Finding | None:
+    """Section 1.9, symptom 5: only a head has learned, it has stopped, and training is not good."""
+    last = all_of_them[-1]
+    only = all(c.stage.policy == policies.head_only() for c in all_of_them)
+    third = last.epochs // 3
+    if not only or third < 1 or not len(last.metric) or last.result.failed:
+        return None
+    gained = float(np.mean(last.metric[-third:]) - np.mean(last.metric[-2 * third : -third]))
+    reached, valid = float(np.mean(last.metric[-third:])), float(np.mean(last.val_metric[-third:]))
+    if reached > 0.9 or gained > 0.02 or reached - valid > 0.1:
+        return None
+    return Finding(
+        "the head alone has stopped improving",
+        f"{reached:.2f} of the training images are named rightly, and {valid:.2f} of the "
+        f"validation images; {gained:+.3f} in the last third of {last.name!r}",
+        "the features of the frozen network do not fit these data",
+        "unfreeze the last block, at a thirtieth of the head's rate",
+        last.name,
+        _opened,
+    )
+
+
+RULES = (diverged, fell_after_unfreezing, overfitted, still_improving)
+
+
+# Changes ------------------------------------------------------------------------------------------
+
+
+def _changed(plan: Plan, name: str, change: Callable[[Stage], Stage]) -> Plan:
+    return Plan([change(stage) if stage.name == name else stage for stage in plan.stages])
+
+
+def _slower(name: str, times: float) -> Change:
+    def slower(stage: Stage) -> Stage:
+        if not isinstance(stage.learning_rate, int | float):
+            raise ValueError(f"Stage {name!r} has a schedule: divide its rates by {times:g}.")
+        return stage.replace(learning_rate=stage.learning_rate / times)
+
+    return lambda plan: _changed(plan, name, slower)
+
+
+def _shallower(name: str) -> Change:
+    def shallower(stage: Stage) -> Stage:
+        policy = stage.policy
+        if isinstance(policy, policies.Policy) and policy.kind in ("all_blocks", "last_blocks"):
+            open_now = policy.arguments[0] if policy.arguments else 2
+            fewer = max(open_now - 1, 1)
+            return stage.replace(policy=policies.last_blocks(fewer), patience=stage.patience or 3)
+        return stage.replace(patience=2)
+
+    return lambda plan: _changed(plan, name, shallower)
+
+
+def _opened(plan: Plan) -> Plan:
+    head = plan.stages[-1]
+    slow = head.learning_rate / 30 if isinstance(head.learning_rate, int | float) else 1e-4
+    tune = head.replace(name="tune", policy=policies.last_blocks(1), learning_rate=slow)
+    return Plan([*plan.stages, tune])
