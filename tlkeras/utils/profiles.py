@@ -60,6 +60,10 @@ SETTINGS = {
         Setting("lesions", "", "efficientnet_lite0", 64, 40),
         Setting("pneumoniamnist", "", "ResNet50V2", 64, 40),
     ),
+    "08_04": (
+        Setting("digits", "glyphs/digits", "glyph_resnet", 32, 30),
+        Setting("dermamnist", "lesions", "EfficientNetB0", 64, 30),
+    ),
     "08_05": (
         Setting("digits", "glyphs", "glyph_resnet_small", 32, 30),
         Setting("eurosat", "fashion_mnist", "EfficientNetB0", 64, 30),
