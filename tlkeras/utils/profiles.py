@@ -56,9 +56,17 @@ SETTINGS = {
         Setting("clothes", "", "efficientnet_lite0", 64, 20),
         Setting("eurosat", "", "EfficientNetB0", 64, 20),
     ),
+    "08_01": (
+        Setting("lesions", "", "efficientnet_lite0", 96, 30),
+        Setting("dermamnist", "", "EfficientNetB0", 96, 30),
+    ),
     "08_02": (
         Setting("lesions", "", "efficientnet_lite0", 64, 40),
         Setting("pneumoniamnist", "", "ResNet50V2", 64, 40),
+    ),
+    "08_03": (
+        Setting("lesions", "", "efficientnet_lite0", 96, 30),
+        Setting("dermamnist", "", "EfficientNetB0", 96, 30),
     ),
     "08_04": (
         Setting("digits", "glyphs/digits", "glyph_resnet", 32, 30),
