@@ -89,6 +89,16 @@ def test_a_layer_lists_what_it_holds_itself_frozen_or_not():
     assert held == ["moving_mean", "moving_variance"]
 
 
+def test_a_layer_lets_go_of_a_variable():
+    """`_untrack_variable`: it is in none of the layer's lists afterwards, the others stay."""
+    dense = keras.layers.Dense(3)
+    dense.build((None, 4))
+    dense.enable_lora(2)
+    assert [v.name for v in dense.weights] == ["kernel", "bias", "lora_kernel_a", "lora_kernel_b"]
+    internals.untrack(dense, dense.lora_kernel_a)
+    assert [v.name for v in dense.weights] == ["kernel", "bias", "lora_kernel_b"]
+
+
 def test_the_flag_of_a_layer_can_be_set_alone():
     """`_trainable`: does not reach into the children, as `trainable` does."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])

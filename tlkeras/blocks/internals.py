@@ -56,6 +56,11 @@ def fixed_kind(layer: keras.Layer) -> list[keras.Variable]:
     return layer._non_trainable_variables
 
 
+def untrack(layer: keras.Layer, variable: keras.Variable) -> None:
+    """Takes a variable out of those that `layer` holds."""
+    layer._untrack_variable(variable)
+
+
 def flag(layer: keras.Layer) -> bool:
     """Whether `layer` itself is set to learn, whatever its surroundings are."""
     return layer._trainable

@@ -6,6 +6,6 @@ What they return is plain Keras: models, layers and callbacks for `fit` or `tlk.
 0.5
 """
 
-from tlkeras.flavors import domain
+from tlkeras.flavors import domain, lora
 
-__all__ = ["domain"]
+__all__ = ["domain", "lora"]

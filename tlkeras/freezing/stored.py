@@ -50,7 +50,7 @@ def remark(model: keras.Model, policy: object, learning: Sequence[str], batchnor
     if any(lora_bases(layer) for layer in internals.all_layers(model)):
         text += (
             " In the file the factors of LoRA are merged into their weights: a loaded layer has "
-            "none, or two of zeros that never learn."
+            "none, or two of zeros that never learn. tlk.flavors.lora.save keeps them."
         )
     return text
 

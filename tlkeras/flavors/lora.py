@@ -1,0 +1,197 @@
+"""Adapters (LoRA): two small factors beside each kernel learn, the network itself stands still.
+
+Keras adds the factors (`enable_lora`) to Dense, EinsumDense, Embedding and the convolutions, not
+to DepthwiseConv2D, and loses them when it saves. Here they are chosen by block, kept in a file of
+their own, changed for others, merged into their kernels and taken out again. `add`, `load`, `merge`
+and `remove` are followed by `model.compile`, or by `tlk.fit_stages`: until then `fit` trains what
+it trained before.
+
+Source: sections 1.8 and 1.10; Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+
+>>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
+>>> table = tlk.flavors.lora.add(model, rank=4)
+>>> x, y = np.random.uniform(0, 255, (24, 32, 32, 3)), np.arange(24) % 3
+>>> model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+>>> history = model.fit(x, y, verbose=0)
+>>> path = tlk.flavors.lora.save(model, "mine.npz")
+>>> tlk.flavors.lora.remove(model)  # the backbone is again what it was
+"""
+
+import math
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import keras
+
+from tlkeras.blocks import internals
+from tlkeras.freezing import adapters
+from tlkeras.freezing.closed import remember
+from tlkeras.freezing.flags import Learning, freeze, set_trainable
+from tlkeras.freezing.policies import Policy, all_blocks
+from tlkeras.utils import arrays
+
+KIND = "tlkeras adapters 1"
+
+_BASES: WeakKeyDictionary[keras.Model, adapters.Base] = WeakKeyDictionary()
+
+
+def add(
+    model: keras.Model,
+    rank: int = 8,
+    alpha: float | None = None,
+    where: str | Policy | Callable[[keras.Layer], bool] | None = None,
+    *,
+    seed: int | None = None,
+) -> Learning:
+    """Gives layers of the backbone adapters: these learn, and the head, and nothing else.
+
+    A kernel W counts as W + alpha / rank * A B from now on. B is 0 at first, so outputs are what
+    they were. Weights of the backbone stay bit-identical under every policy, biases and BatchNorm,
+    too; adapters learn in the blocks that a policy opens.
+
+    Args:
+        model: built, without adapters.
+        rank: columns of A and rows of B. alpha: None is the same as `rank`, a factor of 1.
+        where: a block's name (`*` and `?` match), a policy, or a function from a layer to whether
+            it gets one. None: every layer of the backbone that can have one, but for embeddings.
+        seed: of A's first values; None: as `keras.utils.set_random_seed` has it.
+
+    Returns:
+        A table of what learns.
+
+    Raises:
+        ValueError: no such layer, or the model has adapters.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> table = tlk.flavors.lora.add(model, rank=4, where="stack*")
+    >>> table.trainable_params, table.params
+    (14211, 320835)
+    """
+    if rank < 1 or (alpha is not None and not 0 < alpha < math.inf):
+        raise ValueError(f"Expected rank and alpha above 0; found rank={rank}, alpha={alpha}.")
+    base, factor = adapters.base_of(model), rank if alpha is None else alpha
+    chosen = adapters.chosen(model, where)
+    adapters.enable([(layer, rank, factor) for layer in chosen], seed)
+    _forget_calls(model)
+    return _opened(model, base)
+
+
+def save(model: keras.Model, path: str | os.PathLike) -> Path:
+    """Writes adapters, head, and what biases or BatchNorm learned: numbers and JSON, no more.
+
+    Returns:
+        The path, of a file that `np.load` reads, too.
+
+    Raises:
+        ValueError: the model has no adapters from `add`, or kernels under them have changed.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> table = tlk.flavors.lora.add(model, rank=4)
+    >>> tlk.flavors.lora.save(model, "mine.npz").stat().st_size < 70_000
+    True
+    """
+    base = _base(model)
+    learned = adapters.changed(base)
+    record = {"kind": KIND} | adapters.described(base, learned)
+    state = adapters.state(base, learned)
+    return arrays.write(path, record, {name: adapters.numbers(v) for name, v in state.items()})
+
+
+def load(model: keras.Model, path: str | os.PathLike) -> Learning:
+    """Puts adapters and head of a file in place of those the model has; a bare model gets them.
+
+    Outputs are then those of the model that was saved, and what learned learns on.
+
+    Raises:
+        ValueError: another base or head, or a file that is damaged or of another kind; the model
+            is then as it was.
+
+    >>> def new():
+    ...     return tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> model = new()
+    >>> table = tlk.flavors.lora.add(model, rank=4)
+    >>> path = tlk.flavors.lora.save(model, "mine.npz")
+    >>> tlk.flavors.lora.load(new(), path).trainable_params == table.trainable_params
+    True
+    """
+    base = _BASES[model] if model in _BASES else adapters.base_of(model)
+    given, learned, shapes = adapters.read(base, arrays.read_record(path, KIND), str(path))
+    found = arrays.read(path, KIND, shapes)
+    adapters.restore(base)
+    if given != adapters.adapted(base):
+        adapters.strip(base)
+        adapters.enable(given, None)
+        _forget_calls(model)
+    for name, variable in adapters.state(base, learned).items():
+        variable.assign(found[name])
+    return _opened(model, base, learned)
+
+
+def merge(model: keras.Model) -> None:
+    """Adds the adapters into their kernels: the same outputs, to rounding, from plain layers.
+
+    The backbone is left frozen; `model.save` then writes an ordinary model.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> table = tlk.flavors.lora.add(model, rank=4)
+    >>> tlk.flavors.lora.merge(model)
+    >>> model.count_params()
+    307011
+    """
+    base = _base(model)
+    for layer, rank, alpha in adapters.adapted(base):
+        adapters.merge(layer, rank, alpha)
+    _let_go(model, base)
+
+
+def remove(model: keras.Model) -> None:
+    """Takes the adapters out: the backbone is bit-identical to what it was, and left frozen.
+
+    The head stays as it is. Raises ValueError if kernels under the adapters have changed.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
+    >>> table = tlk.flavors.lora.add(model, rank=4)
+    >>> tlk.flavors.lora.remove(model)
+    >>> model.count_params()
+    307011
+    """
+    base = _base(model)
+    adapters.changed(base)
+    adapters.restore(base)
+    _let_go(model, base)
+
+
+def _base(model: keras.Model) -> adapters.Base:
+    if model not in _BASES:
+        raise ValueError("Expected a model with adapters from lora.add or lora.load; found none.")
+    return _BASES[model]
+
+
+def _opened(model: keras.Model, base: adapters.Base, learned: Collection[int] = ()) -> Learning:
+    """Lets learn what learns: the rest is closed as if by hand, so that no policy opens it."""
+    open_ = {id(base.weights[number]) for number in learned}
+    closed = {id(v) for v in [*base.weights, *base.theirs]} - open_
+    for layer in internals.all_layers(model):
+        for variable in internals.trainable_kind(layer):
+            variable.trainable = id(variable) not in closed
+            variable.closed_by = ""
+    remember(model, [*base.weights, *base.theirs])
+    _BASES[model] = base
+    return freeze(model, all_blocks())
+
+
+def _let_go(model: keras.Model, base: adapters.Base) -> None:
+    """Back to plain layers: the backbone is frozen, and the next plan may open it."""
+    adapters.strip(base)
+    theirs = {id(variable) for variable in base.theirs}
+    set_trainable(model, {id(weight) for weight in base.head} - theirs)
+    remember(model, base.theirs)
+    _forget_calls(model)
+    del _BASES[model]
+
+
+def _forget_calls(model: keras.Model) -> None:
+    """What was compiled of `fit`, `evaluate` and `predict` knows the layers as they were."""
+    model.train_function = model.test_function = model.predict_function = None
