@@ -111,6 +111,16 @@ def test_validation_images_flatter_and_it_is_said(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
+def test_what_the_doctor_finds_is_said(tmp_path):
+    x = np.zeros((8, 8, 8, 3)) + np.linspace(0, 255, 8)[:, None, None, None]
+    y = (np.arange(8) >= 4).astype(int)
+    run = tlk.fit_stages(bright(), tlk.recipes.head_only(1), (x, y), (x, y), verbose=0)
+    assert "What looks wrong" not in run.save_report(tmp_path / "r.html", ["a", "b"]).read_text()
+    run.stages[0].failed = f"the loss became nan {HOSTILE}"
+    text = run.save_report(tmp_path / "r.html", ["a", "b"]).read_text()
+    assert "What looks wrong" in text and "<script>alert" not in text and "ten times" in text
+
+
 def test_several_labels_and_numbers_have_a_report(tmp_path):
     x = np.zeros((8, 8, 8, 3)) + np.linspace(0, 255, 8)[:, None, None, None]
     rows = np.stack([np.ones(8), x[:, 0, 0, 0] > 100], axis=1).astype("float32")

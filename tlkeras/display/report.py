@@ -116,6 +116,9 @@ def _went(record: dict[str, Any]) -> Section:
     header = ("stage", "learning rate", "epochs (best)", "at the best epoch")
     section.parts.append(table(rows, (*header, *(["stopped"] if stopped else []))))
     section.parts += [text(said) for said in (record["worse"], record["unsaved"]) if said]
+    if found := record.get("findings"):  # a record of before 0.2 has none
+        said = "Probably {cause}, for {symptom}: {evidence}. What to do: {fix}."
+        section.parts += [text("What looks wrong:"), bullets([said.format(**one) for one in found])]
     return section
 
 

@@ -89,6 +89,10 @@ def _training(run: Any) -> dict[str, Any]:
         "worse": run.worse,
         "unsaved": run.unsaved,
         "kept": run.kept,
+        "findings": [
+            {key: getattr(one, key) for key in ("symptom", "evidence", "cause", "fix")}
+            for one in run.diagnose()
+        ],
         "versions": versions() | {"python": platform.python_version()},
     }
 

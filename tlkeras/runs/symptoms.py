@@ -65,15 +65,14 @@ def curves(run: Any) -> list[Curves]:
     name = _metric(history)
     found = []
     for stage, result in zip(run.plan.stages, run.stages, strict=False):
-        rows = [i for i, one in enumerate(history.get("stage", [])) if one == stage.name]
 
-        def column(key: str, rows: Sequence[int] = rows) -> np.ndarray:
-            return np.array([history[key][i] for i in rows] if key in history else [], float)
+        def column(key: str, stage: Stage = stage) -> np.ndarray:
+            pairs = zip(history["stage"], history.get(key, ()), strict=key in history)
+            return np.array([value for one, value in pairs if one == stage.name], float)
 
-        val = column("val_loss")
-        ours = column(name), column(f"val_{name}")
-        if rows:
-            found.append(Curves(stage, result, column("loss"), val, *ours))
+        if stage.name in history.get("stage", ()):
+            named = [column(key) for key in ("loss", "val_loss", name, f"val_{name}")]
+            found.append(Curves(stage, result, *named))
     return found
 
 
