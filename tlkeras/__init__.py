@@ -49,6 +49,7 @@ __all__ = [
     "results",
     "setting",
     "table",
+    "to_groupnorm",
 ]
 _MODULES = {
     "flavors": "flavors",
@@ -85,6 +86,7 @@ _HOME = {  # the module each of the other names lives in
     "results": "display.results",
     "setting": "utils.profiles",
     "table": "utils.tables",
+    "to_groupnorm": "freezing.batchnorm",
 }
 
 quiet.install()
@@ -126,6 +128,7 @@ if TYPE_CHECKING:
     from tlkeras.features.cached_evaluate import evaluate
     from tlkeras.features.store import FeatureCache
     from tlkeras.freezing import policies
+    from tlkeras.freezing.batchnorm import to_groupnorm
     from tlkeras.freezing.flags import freeze
     from tlkeras.plans import recipes
     from tlkeras.plans.plan import Plan, Stage

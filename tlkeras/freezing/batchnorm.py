@@ -5,7 +5,9 @@ the outer model hands its own `training=True` down and the moving statistics mov
 here hold whatever `training` a layer is called with.
 """
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 
@@ -49,3 +51,55 @@ def set_batchnorm(layers: Iterable[keras.layers.BatchNormalization], mode: str) 
             as_in_inference(layer)
         if mode == "frozen":
             layer.trainable = False
+
+
+def to_groupnorm(model: keras.Model, groups: int = 8) -> keras.Model:
+    """A copy in which every BatchNormalization is a GroupNormalization; all other weights are kept.
+
+    Groups of channels are normalised within each example, so batches may be as small as one, and
+    training and use are the same. The copy has to learn again: pretrained weights expect the
+    statistics that are gone, and the swap alone makes a pretrained network worse.
+
+    Args:
+        model: functional or Sequential, models inside models included. It is not changed.
+        groups: at most so many; as many as divide a layer's channels.
+
+    Raises:
+        ValueError: no BatchNormalization, one inside a layer that cannot be opened, or a model
+            without a graph.
+
+    Source: Wu & He 2018, "Group Normalization"; section 1.9.
+
+    >>> model = tlk.to_groupnorm(tlk.load_backbone("glyph_resnet_small", image_size=32))
+    >>> tlk.find_blocks(model).names
+    ['stem', 'stack0', 'stack1']
+    """
+    if not batchnorm_layers(model):
+        raise ValueError(f"Expected a model with BatchNormalization; {model.name} has none.")
+
+    def swapped(layer: keras.Layer) -> keras.Layer:
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            return type(layer).from_config(layer.get_config())
+        divisor = math.gcd(groups, layer.moving_mean.shape[0])
+        kept = {key: getattr(layer, key) for key in ("epsilon", "center", "scale", "axis", "name")}
+        return keras.layers.GroupNormalization(divisor, **kept)
+
+    def called(layer: keras.Layer, *args: Any, **options: Any) -> Any:
+        alone = isinstance(layer, keras.layers.GroupNormalization)  # it takes no training, no mask
+        return layer(*args) if alone else layer(*args, **options)
+
+    copy = keras.models.clone_model(
+        model, clone_function=swapped, call_function=called, recursive=True
+    )
+    if left := batchnorm_layers(copy):
+        raise ValueError(
+            f"Expected BatchNormalization in models alone; found {left[0].name} inside a layer of "
+            "another kind, whose own code would have to make it."
+        )
+    for old, new in zip(all_layers(model), all_layers(copy), strict=True):
+        if isinstance(old, keras.layers.BatchNormalization):
+            affine = (old.gamma if old.scale else None, old.beta if old.center else None)
+            new.set_weights([weight for weight in affine if weight is not None])
+        elif not isinstance(old, keras.Model):
+            new.set_weights(old.get_weights())
+    return copy
