@@ -242,3 +242,22 @@ def test_an_image_is_read_once_though_it_is_enlarged(shots, monkeypatch):
 def test_regression_is_for_folders(capsys):
     assert main.main(["fit", "digits", "--regression"]) == 2
     assert "digits has classes" in capsys.readouterr().err
+
+
+def test_adapters_learn_in_place_of_the_backbone_and_are_merged(shots, capsys):
+    shots([["dark", "red"][red] for red in shots.values[0]])
+    rank, full = result_of("--lora", "2"), result_of("--recipe", "full", "--epochs", "3")
+    assert rank["lora"] == 2 and full["lora"] is None
+    head, tune = (stage["trainable_parameters"] for stage in rank["stages"])
+    assert head < tune < full["stages"][0]["trainable_parameters"]
+    assert "not save" not in capsys.readouterr().err
+    start = keras.saving.load_model("small.keras")
+    result_of("--lora", "2", "--recipe", "full", "--epochs", "3")
+    model = tlk.load_run("runs/shots").model
+    assert not any("lora" in weight.name for weight in model.weights)
+    then, now = (
+        next(np.array(w) for w in one.weights if w.shape == (3, 3, 3, 4)) for one in (start, model)
+    )
+    assert np.linalg.matrix_rank((now - then).reshape(-1, 4), tol=1e-4) == 2
+    assert main.main(["predict", "runs/shots", "shots/0.bmp"]) == 0
+    assert fit("--lora", "0") == 2 and "--lora must be above 0" in capsys.readouterr().err

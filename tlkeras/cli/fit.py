@@ -8,6 +8,7 @@ import math
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -81,6 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "RandAugment and MixUp",
     )
     parser.add_argument(
+        "--lora",
+        type=int,
+        metavar="RANK",
+        help="give the backbone adapters of this rank: where the recipe opens a block its adapters "
+        "learn and the block itself stands still; the saved model has them merged",
+    )
+    parser.add_argument(
         "--class-weight", choices=("balanced",), help="let every class count the same in training"
     )
     parser.add_argument(
@@ -123,6 +131,8 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     keras.utils.set_random_seed(options.seed)  # the head's first weights
     backbone = tlk.load_backbone(network, image_size=task.image_size)
     model = tlk.add_head(backbone, len(task.classes))
+    if options.lora:
+        tlk.flavors.lora.add(model, options.lora, seed=options.seed)
     plan = getattr(tlk.recipes, options.recipe)(**SETTINGS[options.recipe])
     plan = fit_options.changed(plan, options.epochs, options.augment, task.kind, options.seed)
     feed = targets.Feed(task, rows=options.augment == "strong")
@@ -131,15 +141,20 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     start = time.perf_counter()
     callbacks = [fit_options.TimeBudget(options.time_budget)] if options.time_budget else []
     try:
-        run = tlk.fit_stages(
-            model, plan, feed.train, feed.validation, loss=feed.loss, metrics=feed.metrics,
-            class_weight=weights, keep="best_of_run", callbacks=callbacks, seed=options.seed,
-            cache=tlk.FeatureCache(folder=paths.kept_dir()),
-            verbose=not options.quiet,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            if options.lora:  # what a file would forget of adapters: they are merged below
+                warnings.filterwarnings("ignore", "Keras does not save all", UserWarning)
+            run = tlk.fit_stages(
+                model, plan, feed.train, feed.validation, loss=feed.loss, metrics=feed.metrics,
+                class_weight=weights, keep="best_of_run", callbacks=callbacks, seed=options.seed,
+                cache=tlk.FeatureCache(folder=paths.kept_dir()),
+                verbose=not options.quiet,
+            )  # fmt: skip
         ended = ""
     except fit_options.OutOfTime as end:
         run, ended = fit_options.ended(end), str(end)
+    if options.lora:
+        fit_options.merge_adapters(run)
     seconds = time.perf_counter() - start
     if run.worse:
         print(run.worse, file=talk)
@@ -150,6 +165,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         "kind": task.kind,
         "backbone": network,
         "recipe": options.recipe,
+        "lora": options.lora,
         "seed": options.seed,
         "labels_per_class": options.labels_per_class,
         "image_size": task.image_size,
@@ -213,7 +229,7 @@ def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str, str]":
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
-    for name in ("epochs", "time_budget"):
+    for name in ("epochs", "time_budget", "lora"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0; found {value}.")

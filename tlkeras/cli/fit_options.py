@@ -4,6 +4,9 @@ import time
 
 import keras
 
+from tlkeras.flavors import lora
+from tlkeras.freezing.policies import head_only
+from tlkeras.freezing.stored import remark
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.runs.run import Run
 from tlkeras.tasks.contents import CLASS, NUMBER
@@ -47,6 +50,12 @@ def ended(error: OutOfTime) -> Run:
     run: Run = error.run  # type: ignore[attr-defined]
     run.stages[-1].failed, run.stages[-1].stopped = "", str(error)
     return run
+
+
+def merge_adapters(run: Run) -> None:
+    """Leaves plain layers, which a file holds as they are, and a backbone that is frozen."""
+    lora.merge(run.model)
+    run.unsaved = remark(run.model, head_only(), ["head"], "frozen")
 
 
 def changed(plan: Plan, epochs: int | None, augment: str | None, kind: str, seed: int) -> Plan:
