@@ -76,6 +76,10 @@ SETTINGS = {
         Setting("digits", "glyphs", "glyph_resnet_small", 32, 30),
         Setting("eurosat", "fashion_mnist", "EfficientNetB0", 64, 30),
     ),
+    "10_1": (
+        Setting("digits", "", "glyph_vit", 32, 30),
+        Setting("dermamnist", "", "vit_base_patch16_224_imagenet", 224, 30),
+    ),
     "10_2": (
         Setting("digits", "", "glyph_resnet_small", 32, 30),
         Setting("eurosat", "", "EfficientNetB0", 64, 30),
