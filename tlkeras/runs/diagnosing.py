@@ -11,15 +11,16 @@ from tlkeras.runs import symptoms
 from tlkeras.runs.symptoms import Curves, Finding
 from tlkeras.utils.tables import html_table, text_table
 
-LOOKED_AT = 256  # training images that are looked at in both modes of BatchNorm
-BATCH = 8
+LOOKED_AT = 128  # training images that are looked at in both modes of BatchNorm
+BATCH, LEAST = 8, 30
 DRIFT = (
     6.0  # percent; chapter 06: up to 5 % the old task kept all but 3 points, from 7 % it lost 20
 )
 
 
 class Findings(tuple[Finding, ...]):
-    """What `tlk.diagnose` found, stage by stage: a table in a notebook, empty if all is well.
+    """What `tlk.diagnose` found, what may explain the rest first; a table
+    in a notebook.
 
     `findings[0].apply(plan)` makes the plan that mends the first.
     """
@@ -77,16 +78,16 @@ def diagnose(
     >>> found[0].apply(plan).stages[1].learning_rate
     1.0
     """
-    found: list[Finding | None] = []
     stages = symptoms.curves(run)
-    for number, stage in enumerate(stages):
-        found += [rule(stage, stages[:number]) for rule in symptoms.RULES]
-    if stages:
-        found.append(symptoms.head_at_its_limit(stages))
+    found: list[Finding | None] = []
     if train is not None:
         found.append(_statistics(run.model, *_arrays(train)))
     if validation is not None:
         found += _judged(run.model, *_arrays(validation), stages)
+    for number, stage in enumerate(stages):
+        found += [rule(stage, stages[:number]) for rule in symptoms.RULES]
+    if stages:
+        found.append(symptoms.head_at_its_limit(stages[-1], stages[:-1]))
     if train is not None and validation is not None:
         found.append(_leaked(train[0], validation[0]))
     if before is not None:
@@ -167,11 +168,10 @@ def _judged(
             'class_weight={class: weight} in fit_stages, "balanced" in tlkeras fit; more of them',
         )
     half = 1.96 * np.sqrt(max(right * (1 - right), 0.01) / len(x))
-    if half > 0.1:
+    if half > 0.1 or len(x) < LEAST:
         yield Finding(
             "too few validation images to tell",
-            f"{right:.2f} of {len(x)}: it could as well be {max(right - half, 0):.2f} or "
-            f"{min(right + half, 1):.2f}",
+            f"{right:.2f} of {len(x)}: that is ± {half:.2f} at best",
             "a share of so few images is mostly chance",
             "more images to judge by, or the mean of several draws",
         )

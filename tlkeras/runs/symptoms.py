@@ -100,17 +100,28 @@ def diverged(now: Curves, before: Sequence[Curves]) -> Finding | None:
 
 
 def fell_after_unfreezing(now: Curves, before: Sequence[Curves]) -> Finding | None:
-    """Section 1.9, symptom 2."""
+    """Section 1.9, symptoms 2 and 3; a few points are chance, unless the loss says so, too."""
     earlier = [c for c in before if len(c.val_metric)]
     if not earlier or not len(now.val_metric) or now.stage.policy == policies.head_only():
         return None
     reached = max(float(np.nanmax(c.val_metric)) for c in earlier)
     worst = float(np.nanmin(now.val_metric[:2]))
-    if reached - worst < 0.05:
+    shaken = now.val_loss[0] > 1.5 * min(np.nanmin(c.val_loss) for c in earlier)
+    if reached - worst < (0.05 if shaken else 0.1):
         return None
+    evidence = f"validation fell from {reached:.3f} to {worst:.3f} as {now.name!r} began"
+    if now.stage.batchnorm == "train":
+        return Finding(
+            "accuracy dropped when BatchNorm learned again",
+            evidence,
+            "BatchNorm normalises with a few images at a time, and forgets its statistics",
+            'batchnorm="frozen"; or larger batches; or GroupNorm (tlk.to_groupnorm)',
+            now.name,
+            lambda plan: _changed(plan, now.name, lambda s: s.replace(batchnorm="frozen")),
+        )
     return Finding(
         "accuracy dropped when layers were unfrozen",
-        f"validation fell from {reached:.3f} to {worst:.3f} as {now.name!r} began",
+        evidence,
         f"the rate {now.stage.rate_text} is too high for pretrained layers",
         "lower it ten times for those layers; the head's may stay higher",
         now.name,
@@ -128,6 +139,8 @@ def overfitted(now: Curves, before: Sequence[Curves]) -> Finding | None:
     if after < 2 or now.loss[-1] > 0.7 * now.loss[best] or ends < 1.1 * least:
         return None
     gap = float(now.metric[-1] - now.val_metric[-1]) if len(now.metric) else math.nan
+    if gap < 0.05:  # a loss may grow over examples that are named rightly all the same
+        return None
     apart = f"; accuracy {now.metric[-1]:.2f} and {now.val_metric[-1]:.2f}" if gap == gap else ""
     return Finding(
         "training improves, validation does not",
@@ -144,11 +157,12 @@ def overfitted(now: Curves, before: Sequence[Curves]) -> Finding | None:
 def still_improving(now: Curves, before: Sequence[Curves]) -> Finding | None:
     """The rate is too low for so few epochs: the loss falls in the last third as in the first."""
     third = now.epochs // 3
-    if third < 1 or now.result.stopped or now.result.failed:
+    good = len(now.metric) and now.metric[-1] > 0.95
+    if third < 1 or now.result.stopped or now.result.failed or good:
         return None
     first, last = now.loss[0] - now.loss[third], now.loss[-1 - third] - now.loss[-1]
     small = abs(now.loss[0]) * 0.005 * third
-    if last < small or last < 0.5 * first or now.loss[-1] < 0.2 * now.loss[0]:
+    if last < max(small, 0.5 * first) or not 0.2 < now.loss[-1] / now.loss[0] < 0.99:
         return None
     done = f"{now.loss[0]:.3f} to {now.loss[third]:.3f} in the first third of {now.name!r}"
     return Finding(
@@ -161,24 +175,23 @@ def still_improving(now: Curves, before: Sequence[Curves]) -> Finding | None:
     )
 
 
-def head_at_its_limit(all_of_them: Sequence[Curves]) -> Finding | None:
-    """Section 1.9, symptom 5: only a head has learned, it has stopped, and training is not good."""
-    last = all_of_them[-1]
-    only = all(c.stage.policy == policies.head_only() for c in all_of_them)
-    third = last.epochs // 3
-    if not only or third < 1 or not len(last.metric) or last.result.failed:
+def head_at_its_limit(now: Curves, before: Sequence[Curves]) -> Finding | None:
+    """Section 1.9, symptom 5: only a head has learned, and validation has stopped improving."""
+    third = now.epochs // 3
+    only = all(c.stage.policy == policies.head_only() for c in [*before, now])
+    if not only or third < 1 or not len(now.metric) or now.result.failed:
         return None
-    gained = float(np.mean(last.metric[-third:]) - np.mean(last.metric[-2 * third : -third]))
-    reached, valid = float(np.mean(last.metric[-third:])), float(np.mean(last.val_metric[-third:]))
-    if reached > 0.9 or gained > 0.02 or reached - valid > 0.1:
+    gained = float(np.mean(now.val_metric[-third:]) - np.mean(now.val_metric[-2 * third : -third]))
+    reached, valid = float(np.mean(now.metric[-third:])), float(np.mean(now.val_metric[-third:]))
+    if valid > 0.85 or gained > 0.02 or still_improving(now, before):
         return None
     return Finding(
         "the head alone has stopped improving",
-        f"{reached:.2f} of the training images are named rightly, and {valid:.2f} of the "
-        f"validation images; {gained:+.3f} in the last third of {last.name!r}",
+        f"{valid:.2f} of the validation images are named rightly, and {reached:.2f} in training; "
+        f"{gained:+.3f} in the last third of {now.name!r}",
         "the features of the frozen network do not fit these data",
         "unfreeze the last block, at a thirtieth of the head's rate",
-        last.name,
+        now.name,
         _opened,
     )
 

@@ -88,6 +88,10 @@ SETTINGS = {
         Setting("digits", "", "glyph_resnet_small", 32, 30),
         Setting("eurosat", "", "EfficientNetB0", 64, 30),
     ),
+    "09": (
+        Setting("clothes", "", "efficientnet_lite0", 64, 10),
+        Setting("cats_vs_dogs", "", "efficientnet_lite0", 64, 10),
+    ),
 }
 
 

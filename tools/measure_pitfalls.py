@@ -1,0 +1,147 @@
+"""How often the doctor is right: faults made on purpose, and healthy runs, over tasks and seeds.
+
+    python tools/measure_pitfalls.py      # about 15 minutes of one core
+
+Writes data/results/pitfalls.csv, which chapter 09 reads, a row a run, as it goes: what is there is
+not measured again, so it can be stopped at any time. `glyph_resnet_small`, which knows printed
+letters, at 32 pixels, 30 labels a class; for BatchNorm `efficientnet_lite0` at 64, 10 labels. The
+seed draws labels and first weights. `fault`: what was done; "none 1" to
+"none 4": nothing, in four ways of training. `wanted`: the symptom that should be found. `found`:
+those that were, separated by semicolons. `validation`: accuracy at the end.
+"""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tlkeras as tlk
+
+import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+import numpy as np
+
+STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "pitfalls.csv"
+KEY = ("task", "fault", "seed")
+HEADER = (*KEY, "wanted", "found", "validation")
+TASKS, SEEDS = ("digits", "glyphs/digits", "clothes"), range(3)
+BLINDS = 128 + 127 * np.sin(1.3 * np.arange(32))
+DROP = "accuracy dropped when layers were unfrozen"
+Data = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def two_stage(rate: float = 3e-4, **options: Any) -> tlk.Plan:
+    return tlk.recipes.two_stage(8, 6, 1e-2, rate, **options)
+
+
+def behind_blinds(data: Data) -> Data:
+    return {k: (np.abs(x - BLINDS[:, None]).astype("float32"), y) for k, (x, y) in data.items()}
+
+
+def noisy(data: Data) -> Data:
+    x, y = data["train"]
+    rng = np.random.default_rng(0)
+    return data | {"train": (x, np.where(rng.random(len(y)) < 0.4, rng.permutation(y), y))}
+
+
+def without_a_class(data: Data) -> Data:
+    x, y = data["train"]
+    return data | {"train": (x[y != 3], y[y != 3])}
+
+
+def mixed_up(data: Data) -> Data:
+    x, y = data["validation"]
+    return data | {"validation": (x, np.random.default_rng(0).permutation(y))}
+
+
+def leaked(data: Data) -> Data:
+    (x, y), (seen, known) = data["validation"], data["train"]
+    both = np.concatenate([x[:-20], seen[:20]]), np.concatenate([y[:-20], known[:20]])
+    return data | {"validation": both}
+
+
+def scarce(data: Data) -> Data:
+    x, y = data["validation"]
+    return data | {"validation": (x[:20], y[:20])}
+
+
+def dimmed(data: Data) -> Data:
+    return {split: (x / 255, y) for split, (x, y) in data.items()}
+
+
+# What is done, to which data, and what should be found; "": nothing.
+FAULTS: dict[str, tuple[tlk.Plan, Callable[[Data], Data] | None, str]] = {
+    "rate ten times too high": (two_stage(3e-2, blocks=3), None, DROP),
+    "wrong labels learned by heart": (
+        tlk.recipes.full(25, 1e-3), noisy, "training improves, validation does not"),
+    "BatchNorm learns, batches of 2": (
+        tlk.Plan([
+            tlk.Stage("head", tlk.policies.head_only(), 3e-3, 5),
+            tlk.Stage("tune", tlk.policies.last_blocks(1), 1e-4, 2, "train", batch_size=2)]), None,
+        "accuracy dropped when BatchNorm learned again"),
+    "everything at 1e-2": (
+        tlk.recipes.full(8, 1e-2), None, "the network has moved far from what it knew"),
+    "head alone, behind blinds": (
+        tlk.recipes.head_only(60, 1e-2), behind_blinds, "the head alone has stopped improving"),
+    "rate of infinity": (
+        tlk.recipes.full(3, 1e30), None, "the loss is no longer a number"),
+    "rate of 3e-5 for a head": (
+        tlk.recipes.head_only(9, 3e-5), None, "the end came while the loss was still falling"),
+    "labels mixed up": (two_stage(), mixed_up, "validation is guessed, training is not"),
+    "a class left out": (two_stage(), without_a_class, "a class is never predicted"),
+    "training images in validation": (two_stage(), leaked, "validation images were trained on"),
+    "20 images to judge by": (two_stage(), scarce, "too few validation images to tell"),
+    "pixels scaled twice": (two_stage(), dimmed, "refused before training"),
+    "none 1": (two_stage(patience=3), None, ""),
+    "none 2": (tlk.recipes.head_only(40, 1e-2, patience=5), None, ""),
+    "none 3": (tlk.recipes.progressive(8, 4, 1e-2, 3e-4, 2, patience=3), None, ""),
+    "none 4": (tlk.recipes.full(12, 3e-4, patience=3), None, ""),
+}  # fmt: skip
+
+
+def one(task: str, fault: str, seed: int) -> list[Any]:
+    plan, change, wanted = FAULTS[fault]
+    norms = "BatchNorm" in fault  # there ImageNet's network, whose momentum is 0.9 and not 0.99
+    network, side = ("efficientnet_lite0", 64) if norms else ("glyph_resnet_small", 32)
+    loaded = tlk.load_task(task, 10 if norms else 30, seed, side)
+    data = {split: loaded.arrays(split) for split in ("train", "validation")}
+    data = change(data) if change else data
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    model = tlk.add_head(tlk.load_backbone(network, side), len(loaded.classes))
+    try:
+        run = tlk.fit_stages(
+            model, plan, data["train"], data["validation"], seed=seed, verbose=0,
+            batch_size=16,
+        )  # fmt: skip
+    except ValueError as refusal:
+        if "pixels" not in str(refusal):
+            raise
+        return [task, fault, seed, wanted, "refused before training", ""]
+    before = tlk.load_backbone(network, side)
+    found = run.diagnose(data["train"], data["validation"], before=before)
+    x, y = data["validation"]
+    right = np.mean(np.argmax(model.predict(x, verbose=0), axis=1) == y)
+    return [task, fault, seed, wanted, "; ".join(f.symptom for f in found), f"{right:.4f}"]
+
+
+def main() -> None:
+    rows = list(csv.DictReader(STORE.open())) if STORE.exists() else []
+    done = {tuple(row[key] for key in KEY) for row in rows}
+    with STORE.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not done:
+            writer.writerow(HEADER)
+        for seed in SEEDS:
+            for task in TASKS:
+                for fault in FAULTS:
+                    if task == "clothes" and fault == "none 2":
+                        continue  # letters do not fit clothes: a head alone is no healthy choice
+                    if (task, fault, str(seed)) not in done:
+                        row = one(task, fault, seed)
+                        writer.writerow(row)
+                        file.flush()
+                        print(*row, sep=" | ", flush=True)
+
+
+if __name__ == "__main__":
+    main()
