@@ -252,7 +252,8 @@ def test_adapters_learn_in_place_of_the_backbone_and_are_merged(shots, capsys):
     assert head < tune < full["stages"][0]["trainable_parameters"]
     assert "not save" not in capsys.readouterr().err
     start = keras.saving.load_model("small.keras")
-    result_of("--lora", "2", "--recipe", "full", "--epochs", "3")
+    [stage] = result_of("--lora", "2", "--recipe", "full", "--epochs", "3")["stages"]
+    assert stage["learning_rate"] == pytest.approx(0.1)  # ten times that of the recipe
     model = tlk.load_run("runs/shots").model
     assert not any("lora" in weight.name for weight in model.weights)
     then, now = (

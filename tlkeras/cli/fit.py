@@ -33,6 +33,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "recipe_b": {"head_epochs": 200, "tune_epochs": 50},
     "recipe_c": {"epochs": 50},
 }
+BACKBONE_RATES = ("tune_lr", "block_lr", "lr")
+FACTORS_FASTER = 10  # times: factors of LoRA start from nothing (tools/measure_adapters.py)
 REASONS = {
     "efficientnet_lite0": "it has learned from photographs (ImageNet)",
     "glyph_resnet": "it has learned from printed letters",
@@ -86,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="RANK",
         help="give the backbone adapters of this rank: where the recipe opens a block its adapters "
-        "learn and the block itself stands still; the saved model has them merged",
+        "learn, at ten times the rate, and the block stands still; the saved model has them merged",
     )
     parser.add_argument(
         "--class-weight", choices=("balanced",), help="let every class count the same in training"
@@ -131,9 +133,11 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     keras.utils.set_random_seed(options.seed)  # the head's first weights
     backbone = tlk.load_backbone(network, image_size=task.image_size)
     model = tlk.add_head(backbone, len(task.classes))
+    settings = dict(SETTINGS[options.recipe])
     if options.lora:
         tlk.flavors.lora.add(model, options.lora, seed=options.seed)
-    plan = getattr(tlk.recipes, options.recipe)(**SETTINGS[options.recipe])
+        settings |= {k: FACTORS_FASTER * settings[k] for k in BACKBONE_RATES if k in settings}
+    plan = getattr(tlk.recipes, options.recipe)(**settings)
     plan = fit_options.changed(plan, options.epochs, options.augment, task.kind, options.seed)
     feed = targets.Feed(task, rows=options.augment == "strong")
     plan = fit_options.judged(plan, feed.monitor, task.kind)
