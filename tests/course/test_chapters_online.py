@@ -8,19 +8,23 @@ from pathlib import Path
 
 import build_chapters
 import keras
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from sklearn.linear_model import LogisticRegression
 
 from tlkeras.backbones import load as backbones
+from tlkeras.backbones import presets
 from tlkeras.tasks import online
 from tlkeras.tasks.contents import Contents
 from tlkeras.training import runner
 
 SOURCES = sorted(Path(__file__).resolve().parents[2].glob("chapters/source/*.py"))
 IMAGES = 200
-MORE = {"02_what_is_transfer_learning": 400, "07_choosing_layers": 400}  # enough of every class
+MORE = dict.fromkeys(  # enough of every class
+    ("02_what_is_transfer_learning", "07_choosing_layers", "10_1_adapters"), 400
+)
 SHORTER = {"steps=80": "steps=2"}  # gradient ascent: more steps only make better pictures
 
 
@@ -63,11 +67,23 @@ def online_world(source, monkeypatch, read):
         asked.append(function.__name__)
         return real_application(function, size, None, profile)
 
+    def hub(name, preset, size, *more):
+        if isinstance(preset, Path):  # it comes with tlkeras
+            return real_hub(name, preset, size, *more)
+        asked.append(name)
+        network = keras_hub.models.ViTBackbone(
+            image_shape=(*size, 3), patch_size=size[0] // 4, num_layers=2, num_heads=2,
+            hidden_dim=8, mlp_dim=8,
+        )  # fmt: skip
+        return presets.behind_an_image(network, size, name, keras.layers.Rescaling(1 / 255))
+
     real_load, real_application = online.load, backbones.application
+    real_hub = backbones.load_preset
     monkeypatch.setattr(online, "load", load)
     monkeypatch.setattr(online, "_fetch_archives", lambda *arguments: None)
     monkeypatch.setattr(online, "_load_medmnist", medmnist)
     monkeypatch.setattr(backbones, "application", application)
+    monkeypatch.setattr(backbones, "load_preset", hub)
     for place in (keras.Model, runner.Runner, LogisticRegression):
         monkeypatch.setattr(place, "train" if place is runner.Runner else "fit", fit)
     monkeypatch.setenv("TLKERAS_PROFILE", "online")
