@@ -183,7 +183,7 @@ def head_at_its_limit(now: Curves, before: Sequence[Curves]) -> Finding | None:
         return None
     gained = float(np.mean(now.val_metric[-third:]) - np.mean(now.val_metric[-2 * third : -third]))
     reached, valid = float(np.mean(now.metric[-third:])), float(np.mean(now.val_metric[-third:]))
-    if valid > 0.85 or gained > 0.02 or still_improving(now, before):
+    if valid > 0.85 or gained > 0.05 or still_improving(now, before):
         return None
     return Finding(
         "the head alone has stopped improving",

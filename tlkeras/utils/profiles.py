@@ -92,6 +92,10 @@ SETTINGS = {
         Setting("clothes", "", "efficientnet_lite0", 64, 10),
         Setting("cats_vs_dogs", "", "efficientnet_lite0", 64, 10),
     ),
+    "11": (
+        Setting("digits", "", "glyph_resnet", 32, 5),
+        Setting("eurosat", "", "EfficientNetB0", 64, 5),
+    ),
 }
 
 

@@ -1,0 +1,225 @@
+# %% [markdown]
+# # 11 · The decision guide: what do I try first?
+#
+# **The question.** There are a dozen ways to use a pretrained network. Which one first?
+#
+# **The promise.** In half a minute on two cores you turn four facts about your problem into a
+# strategy and a plan that trains, and you see the guide held against measurements: where it is
+# right, where it is a tie, and where you would do better not to follow it. *(Section 1.11 of the
+# course; no internet needed.)*
+#
+# ## The idea
+#
+# A doctor who knows nothing of you but age, fever and how long it has lasted will still say
+# something useful, and will want to see you again. The guide is that first answer. It asks four
+# things: how many images there are, how far they are from what the network has learned, how much
+# computing you can pay for, and whether there are labels.
+#
+# | images | [shift](glossary.md#domain-shift) | compute | first strategy | chapter |
+# |---|---|---|---|---|
+# | few | low | little | the head alone | [08_01](08_01_feature_extraction.ipynb) |
+# | few | high | some | unfreeze step by step, at a small rate | [08_05](08_05_progressive_unfreezing.ipynb) |
+# | a medium number | any | some | the head and two to four blocks | [08_02](08_02_fine_tuning.ipynb) |
+# | many | any | plenty | every block | [08_02](08_02_fine_tuning.ipynb) |
+# | any number | any | little | adapters (LoRA) | [10_1](10_1_adapters.ipynb) |
+# | hardly any labelled | any | some | self-supervised pretraining, then fine-tuning | [04](04_strategies.ipynb) |
+#
+# Few is about 10,000 images or less, a medium number about 50,000. A laptop is little compute, a GPU
+# for an evening is some.
+#
+# ## By hand
+#
+# It is a chain of questions, and short enough to be typed.
+
+
+# %%
+def strategy(images, shift, compute):
+    if compute == "low":
+        return "head" if images < 20_000 and shift == "low" else "adapters"
+    if images < 20_000:
+        return "head, then the last block" if shift == "low" else "block by block"
+    if images < 70_000 or compute == "medium":
+        return "two to four blocks"
+    return "every block"
+
+
+print(strategy(images=8_000, shift="high", compute="medium"))
+
+# %% [markdown]
+# Three of its facts you know. The shift you can measure: train a
+# [linear classifier](glossary.md#linear-probe) on what each block puts out. If the last block serves
+# as well as any, the network's top fits your images, and the shift is low; if a block below it is
+# better by more than chance, the top was made for something else (chapter 07).
+#
+# ## The same with tlkeras
+#
+# `tlk.recommend` holds the table and the rules as data and adds what the table leaves out: all
+# combinations, a plan, the reason, and what to watch. Five labels of each of ten handwritten
+# digits, and a network that has read printed letters:
+
+# %%
+import tlkeras as tlk  # first: it keeps TensorFlow quiet
+
+import keras  # isort: skip
+import numpy as np
+
+SEED = 0  # another draw of labels, another run
+setting = tlk.setting("11")
+tlk.accelerate(quiet=True)
+task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
+train, validation = task.arrays("train"), task.arrays("validation")
+backbone = tlk.load_backbone(setting.backbone, setting.image_size)
+
+# %%
+probe = tlk.probe(backbone, train, validation)
+probe
+
+# %%
+advice = tlk.recommend(images=len(train[0]), shift=probe, compute="low")
+advice
+
+# %% [markdown]
+# The rates are ten times those of the recipe, which is made for 10,000 images: fifty images have few
+# steps in an epoch, and steps times rate is how far a weight can travel (chapter 07). Train it, and
+# beside it what the guide would say to somebody with many images: every block.
+
+
+# %%
+def trained(plan):
+    keras.utils.set_random_seed(SEED)
+    fresh = tlk.load_backbone(setting.backbone, setting.image_size)
+    model = tlk.add_head(fresh, len(task.classes))
+    return tlk.fit_stages(model, plan, train, validation, seed=SEED, batch_size=16, verbose=0)
+
+
+runs = {"as advised: the head": trained(advice.plan),
+        "every block": trained(tlk.recipes.full(30, 1e-3, patience=5))}  # fmt: skip
+
+# %%
+rows = [[name, 100 * max(run.history["val_accuracy"]), run.seconds] for name, run in runs.items()]
+tlk.table(rows, ["what learns", "validation (%)", "seconds"])
+
+# %% tags=["nbval-check-output"]
+head, everything = (row[1] for row in rows)
+print("the head is at most two points below every block:", head > everything - 2)
+
+# %% [markdown]
+# ## The guide against measurements
+#
+# Is it right? Every situation of the table at a hundredth of its size: 5, 30 and all (about 90)
+# labelled images a class for few, medium and many. `digits` are near to the letters; digits behind
+# **blinds**, synthetic stripes that invert them, are far. Every depth gets the same steps: the head
+# first, alone, then as many again with what the depth opens. Three draws.
+
+# %% tags=["plumbing"]
+grid = tlk.results("depths", part="grid", target=["digits", "blinds"])
+SAYS = {("digits", 5): "head", ("digits", 30): "last 2", ("digits", 0): "all",
+        ("blinds", 30): "last 2", ("blinds", 0): "all"}  # fmt: skip
+PLACE = {"digits": "near", "blinds": "far"}
+SIZE = {5: "few", 30: "medium", 0: "many"}
+rows, behind = [], {}
+for (target, labels), says in SAYS.items():
+    scores = grid.where(target=target, labels_per_class=labels).scores("depth", scale=100)
+    best = max(scores, key=lambda depth: scores[depth].mean())
+    behind[target, labels] = scores[best] - scores[says]
+    rows.append([f"{SIZE[labels]}, {PLACE[target]}", says, scores[says], best, scores[best],
+                 behind[target, labels]])  # fmt: skip
+header = ["situation", "the guide opens", "balanced accuracy (%)", "best depth", "its (%)", "behind"]
+tlk.table(rows, header, note=grid.note)
+
+# %% tags=["nbval-check-output"]
+rows = [[SIZE[labels], PLACE[target], behind[target, labels].mean()] for target, labels in SAYS]
+tlk.table(rows, ["images", "shift", "the guide is behind the best depth by (points)"], digits=0)
+
+# %% [markdown]
+# Four of five hold, most of them as ties: **near the source nearly everything works**, and then the
+# guide's real service is to name the cheapest. Where it matters, far away, it is right about many
+# images and wrong about a medium number: two to four blocks are four points short of everything.
+# This network has four blocks, and what differs, stripes, is a matter of pixels, which the bottom
+# sees first. The guide asks how far the data are, not where they differ.
+#
+# Few images, far away: unfreeze step by step. Here 30 labels a class of the digits behind blinds, and
+# two columns, for the guide's reason is that the network shall keep what it knew: accuracy on the
+# new task, and on a hundred classes of letters afterwards. Five draws.
+
+# %% tags=["plumbing"]
+orders = tlk.results("unfreezing", target="far", option=["head only", "progressive", "all blocks"])
+new = orders.scores("option", value="test_accuracy", scale=100)
+old = orders.scores("option", value="letters", scale=100)
+cost = orders.scores("option", value="seconds")
+rows = [[name, new[name], old[name], cost[name]] for name in new]
+tlk.table(rows, ["what learns", "digits (%)", "letters kept (%)", "seconds"], note=orders.note)
+
+# %% tags=["nbval-check-output"]
+ahead = [np.mean(score["progressive"] - score["all blocks"]) for score in (new, old)]
+tlk.table([["digits", ahead[0]], ["letters", ahead[1]]], ["progressive", "ahead by (points)"], 0)
+
+# %% [markdown]
+# Step by step is two points behind on the new task and four ahead on the old one, in two thirds of
+# the time. Who needs the letters no longer should open everything. (At the same small rate: at a
+# high one, everything at once loses the letters altogether, chapter 06.)
+
+# %% [markdown]
+# ## Where it fails
+#
+# - **Far, and where?** The guide opens blocks from the top. Where the data differ in their pixels
+#   (stripes, another scanner, night), the bottom has to learn, too.
+# - **Sizes are ImageNet's.** Its "few" are 10,000 images; on fifty, the rates of its recipes do not
+#   get anywhere in an epoch. `tlk.recommend` raises them, tenfold at most, and says so.
+# - **Ties.** Near the source its answers differ in cost alone. That is no failure, but do not read a
+#   ranking into it.
+#
+# So take the guide's answer as the first run, not as the last: probe, train, look
+# ([chapter 09](09_pitfalls.ipynb)), and let validation decide.
+
+# %% [markdown]
+# ## Try it yourself
+
+# %% [markdown] tags=["question"]
+# ### Exercise 1: three customers
+#
+# What do you tell them? (a) 3,000 photographs of leaves, an ImageNet network, a laptop. (b) 60,000
+# chest X-rays, an ImageNet network, a GPU for the evening. (c) 200,000 satellite images and a
+# cluster.
+
+# %% [markdown] tags=["hint"]
+# `tlk.recommend(images=..., shift="low" or "high", compute="low", "medium" or "high").strategy`
+
+# %% tags=["answer"]
+customers = {"leaves": (3_000, "low", "low"), "X-rays": (60_000, "high", "medium"),
+             "satellite": (200_000, "high", "high")}  # fmt: skip
+rows = [[name, tlk.recommend(*facts).strategy] for name, facts in customers.items()]
+tlk.table(rows, ["customer", "first strategy"])
+
+# %% [markdown] tags=["answer"]
+# Leaves look like what ImageNet is made of, so the head alone; X-rays do not, but there are enough of
+# them for two to four blocks; and 200,000 images with a cluster can teach every block.
+
+# %% [markdown] tags=["question"]
+# ### Exercise 2: which fact matters most?
+#
+# For 8,000 images, change one fact at a time from `shift="low"`, `compute="medium"`. Which change
+# gives another strategy?
+
+# %% [markdown] tags=["hint"]
+# Three calls: `shift="high"`; `compute="low"`; and `images=80_000`.
+
+# %% tags=["answer"]
+asked = [(8_000, "low", "medium"), (8_000, "high", "medium"), (8_000, "low", "low"),
+         (80_000, "low", "medium")]  # fmt: skip
+rows = [[f"{facts[0]:,}", *facts[1:], tlk.recommend(*facts).strategy] for facts in asked]
+tlk.table(rows, ["images", "shift", "compute", "first strategy"])
+
+# %% [markdown] tags=["answer"]
+# Every one of them. The shift is the one you know least about, and a probe measures it in seconds:
+# start there.
+
+# %% [markdown]
+# ## What to remember
+#
+# - Four facts give a first strategy: images, shift, compute, labels. The shift can be measured.
+# - Near the source most strategies tie; choose the cheapest. Far away depth counts, and *where* the
+#   data differ says which blocks.
+# - A guide is a first run. Probe, train, look, and let validation decide.
+#
+# **Then:** the [cheat sheet](cheatsheet.md) has all of it on a page.
