@@ -124,6 +124,13 @@ def test_maps_are_pooled_and_layers_that_cannot_be_seen_are_refused():
         domain.adversarial(with_head(small_backbone()), "stack2_relu")
 
 
+def test_a_layer_that_is_in_another_graph_too_is_taken_in_this_one():
+    model = classifier()
+    x = keras.Input((3,))
+    again = keras.Model(x, model.get_layer("logits")(model.get_layer("hidden")(x)))
+    assert domain.adversarial(again, "hidden").input is again.input
+
+
 def test_the_loss_of_either_output_is_the_mean_over_what_is_known():
     labels = np.array([1, -1, 0, 1])
     x, y, weights = domain.two_domains(np.ones((4, 2)), labels, np.ones((12, 2)))

@@ -1,7 +1,5 @@
 """Domain adaptation: source images have labels, target images look different and have none.
 
-A layer, a model with two outputs that ordinary `fit` trains, and functions on arrays of features.
-
 >>> tlk.flavors.domain.information(np.full((5, 2), 0.5)) < 1e-9  # answers that say nothing
 True
 """
@@ -12,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tlkeras.blocks.internals import functional, nodes
 from tlkeras.freezing.adapting import adapt_batchnorm
 
 __all__ = ["GradientReversal", "adapt_batchnorm", "adversarial", "coral", "information"]
@@ -96,12 +95,11 @@ def adversarial(
     >>> sorted(tlk.flavors.domain.adversarial(model, "hidden").output)
     ['domain', 'label']
     """
-    names = [layer.name for layer in model.layers]
-    if features not in names:
-        raise ValueError(
-            f"Expected the name of a layer of {model.name}: {names}; not {features!r}."
-        )
-    shared = model.get_layer(features).output
+    net = functional(model)
+    calls = {node.operation.name: node for node in (nodes(net) if net else ())}
+    if features not in calls:
+        raise ValueError(f"Expected a layer of {model.name}, one of {[*calls]}; not {features!r}.")
+    shared = calls[features].outputs[0]  # in this graph: the layer may be in others, too
     if len(shared.shape) == 4:
         shared = keras.layers.GlobalAveragePooling2D(name="domain_pool")(shared)
     shared = GradientReversal(strength, rise, name="domain_reversal")(shared)
