@@ -94,7 +94,7 @@ FAULTS: dict[str, tuple[tlk.Plan, Callable[[Data], Data] | None, str]] = {
     "none 1": (two_stage(patience=3), None, ""),
     "none 2": (tlk.recipes.head_only(40, 1e-2, patience=5), None, ""),
     "none 3": (tlk.recipes.progressive(8, 4, 1e-2, 3e-4, 2, patience=3), None, ""),
-    "none 4": (tlk.recipes.full(12, 3e-4, patience=3), None, ""),
+    "none 4": (two_stage(1e-4, blocks=2, patience=3), None, ""),
 }  # fmt: skip
 
 
