@@ -23,7 +23,15 @@ from tlkeras.training import runner
 SOURCES = sorted(Path(__file__).resolve().parents[2].glob("chapters/source/*.py"))
 IMAGES = 200
 MORE = dict.fromkeys(  # enough of every class
-    ("02_what_is_transfer_learning", "07_choosing_layers", "10_1_adapters"), 400
+    (
+        "02_what_is_transfer_learning",
+        "07_choosing_layers",
+        "08_05_progressive_unfreezing",
+        "10_1_adapters",
+        "10_2_discriminative_learning_rates",
+        "10_4_layerwise_schedules",
+    ),
+    400,
 )
 SHORTER = {"steps=80": "steps=2"}  # gradient ascent: more steps only make better pictures
 

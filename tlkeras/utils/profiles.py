@@ -74,7 +74,7 @@ SETTINGS = {
     ),
     "08_05": (
         Setting("digits", "glyphs", "glyph_resnet_small", 32, 30),
-        Setting("eurosat", "fashion_mnist", "EfficientNetB0", 64, 30),
+        Setting("eurosat", "fashion_mnist", "EfficientNetB0", 64, 20),
     ),
     "10_1": (
         Setting("digits", "", "glyph_vit", 32, 30),
@@ -82,11 +82,11 @@ SETTINGS = {
     ),
     "10_2": (
         Setting("digits", "", "glyph_resnet_small", 32, 30),
-        Setting("eurosat", "", "EfficientNetB0", 64, 30),
+        Setting("eurosat", "", "EfficientNetB0", 64, 20),
     ),
     "10_4": (
         Setting("digits", "", "glyph_resnet_small", 32, 30),
-        Setting("eurosat", "", "EfficientNetB0", 64, 30),
+        Setting("eurosat", "", "EfficientNetB0", 64, 20),
     ),
     "09": (
         Setting("clothes", "", "efficientnet_lite0", 64, 10),
