@@ -1,0 +1,305 @@
+# %% [markdown]
+# # 10.4 · Schedules, block by block: soft start, soft landing
+#
+# **The question.** Training sometimes blows up when a pretrained network is opened. Is a schedule,
+# with its warm-up and its decay, the cure, or are rates block by block, or both?
+#
+# **The promise.** In about a minute on two cores you write a learning rate that rises and falls, in
+# plain Keras, and give every block its own; you recognise a run that blew up although its loss is a
+# number; and you know which half of a schedule prevents that, and when a schedule costs accuracy.
+# *(Section 1.10 of the course, no internet needed.)*
+
+# %%
+import tlkeras as tlk  # first: it keeps TensorFlow quiet
+
+import keras  # isort: skip
+import numpy as np
+
+SEED = 0  # another draw of labels, another run
+setting = tlk.setting("10_4")
+tlk.accelerate(quiet=True)
+
+# %% [markdown]
+# ## The idea
+#
+# On an icy road you press the pedal gently until the tyres grip, then drive as usual, and ease off
+# well before the crossing. A **[schedule](glossary.md#schedule)** does it with the
+# **[learning rate](glossary.md#learning-rate)**: **[warm-up](glossary.md#warm-up)**, a rise over the
+# first steps, and **decay**, a fall towards the end, here along a cosine. Layer-wise means that each
+# **[block](glossary.md#block)** has its own: the schedule gives the shape, the block's rate the
+# height ([chapter 10.2](10_2_discriminative_learning_rates.ipynb)).
+#
+# ## By hand: a rate that rises and falls
+#
+# Keras has both in one object. Two things to know: it counts **steps**, batches, not epochs; and
+# `decay_steps` begin *after* the warm-up. 300 pictures in batches of 16 are 19 steps an epoch, 8
+# epochs are 152 steps: 40 to warm up, and the rest to decay.
+
+# %%
+STEPS, WARM = 8 * 19, 40
+
+
+def soft(rate, decay_steps=STEPS - WARM):
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0, warmup_target=rate, warmup_steps=WARM, decay_steps=decay_steps
+    )
+
+
+# %% tags=["nbval-check-output"]
+rows = []
+for name, schedule in (("steps", soft(3e-3)), ("epochs, by mistake", soft(3e-3, decay_steps=8))):
+    rows.append([name, *(f"{float(schedule(step)):.4f}" for step in (0, 20, 40, 60, 96, 151))])
+tlk.table(rows, ["decay_steps given in", *(f"step {n}" for n in (0, 20, 40, 60, 96, 151))])
+
+# %% [markdown]
+# The second row is a common mistake: eight *steps* after the warm-up the rate is zero, and two
+# thirds of the training do nothing. No error, no warning. Print a schedule before you use it.
+#
+# Now the pictures: handwritten digits behind blinds, synthetic stripes that invert them, for a
+# network that reads printed letters.
+
+# %%
+task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
+blinds = 128 + 127 * np.sin(1.3 * np.arange(setting.image_size))[:, None]
+images, labels = task.arrays("train")
+new, truth = task.arrays("validation")
+images, new = np.abs(images - blinds), np.abs(new - blinds)
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+# %%
+def new_model():
+    keras.utils.set_random_seed(SEED)
+    backbone = tlk.load_backbone(setting.backbone, setting.image_size)
+    model = tlk.add_head(backbone, len(task.classes))
+    tlk.freeze(model, tlk.policies.all_blocks())  # everything learns, BatchNorm keeps what it has
+    return model
+
+
+# %% [markdown]
+# Why warm up? Adam's steps have the size of the rate, whatever the gradient. The very first one,
+# which follows a random head's idea of what is wrong, is as long as any:
+
+
+# %% tags=["nbval-check-output"]
+model = new_model()
+model.compile(keras.optimizers.Adam(1e-3), loss, run_eagerly=True)  # one step needs no graph
+before = [w.numpy() for w in model.trainable_weights]
+model.train_on_batch(images[:32], labels[:32])
+pairs = zip(model.trainable_weights, before, strict=True)
+ways = [np.abs(w.numpy() - old).ravel() for w, old in pairs]
+rows = [["median of all weights", np.median(np.concatenate(ways)) / 1e-3]]
+tlk.table(rows, ["Adam's first step", "way / learning rate"])
+
+# %% [markdown]
+# So train everything at 3e-3 from the first step, a rate at which the head alone is at ease, with a
+# constant rate and with the schedule:
+
+# %%
+rows = []
+for name, rate in (("constant", 3e-3), ("warm-up and cosine", soft(3e-3))):
+    model = new_model()
+    model.compile(keras.optimizers.AdamW(rate), loss)
+    history = model.fit(images, labels, batch_size=16, epochs=8, verbose=0).history["loss"]
+    read = np.mean(model.predict(new, verbose=0).argmax(axis=-1) == truth)
+    rows.append([name, max(history), history[-1], 100 * read])
+tlk.table(rows, ["3e-3 for all blocks", "highest loss", "last loss", "digits (%)"])
+
+# %% [markdown]
+# The first run is ruined: chance is 10 %. And its last loss is a number, a harmless one. **A
+# network that blew up does not need to say `nan`.** We count a run as blown up if its last loss is
+# no number, *or* if in the end it reads fewer validation pictures than the head alone does in the
+# same draw.
+#
+# ## For each block its own
+#
+# In plain Keras an optimizer for each rate, under one `MultiOptimizer` (Keras 3.15, chapter 10.2);
+# each of them may have its own schedule. Here the head warms up and decays, and the blocks below
+# get nothing for 40 steps and then a tenth: "the head first, then all", without a second `compile`.
+
+
+# %%
+head = keras.optimizers.Adam(soft(3e-3))
+late = keras.optimizers.schedules.PiecewiseConstantDecay([WARM], [0.0, 3e-4])
+below = keras.optimizers.Adam(late)
+
+
+def choose(variable):
+    return head if variable.path.startswith("head") else below
+
+
+# %% tags=["nbval-check-output"]
+model = new_model()
+model.compile(keras.optimizers.MultiOptimizer(choose), loss)
+rows = []
+for epochs in ("1 and 2", "3 and 4"):  # 38 steps, and 38 more
+    before = [w.numpy() for w in model.trainable_weights]
+    model.fit(images, labels, batch_size=16, epochs=2, verbose=0)
+    after = [w.numpy() for w in model.trainable_weights]
+    moved = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+    rows.append([epochs, moved[0], moved[-1]])
+tlk.table(rows, ["epochs", "the lowest block moves", "the head moves"])
+
+# %% [markdown]
+# ## The same with tlkeras
+#
+# A stage takes a schedule as its `learning_rate`, and `rates` that multiply it, which may be
+# schedules themselves. `late` is zero for 40 steps and then 0.1: "the head first, then all" in a
+# single stage.
+
+# %% alt="Line plot of the learning rate against the epoch, log axis. The head rises to 0.003 in the first two epochs and falls along a cosine. The two upper blocks begin after 40 steps at 0.0003 and fall alike. The stem is a hundredth of the head throughout."
+late = keras.optimizers.schedules.PiecewiseConstantDecay([WARM], [0.0, 0.1])
+rates = {"head": 1.0, "top": late, "middle": late, "bottom": 0.01}
+stage = tlk.Stage("all", tlk.policies.all_blocks(), soft(3e-3), epochs=8, rates=rates)
+tlk.plots.learning_rates(tlk.Plan([stage]), new_model(), steps_per_epoch=19)
+
+# %% tags=["nbval-check-output"]
+decay = tlk.optimizers.layerwise_decay(0.3)
+plan = tlk.Plan([stage.replace(rates=decay)])
+plan
+
+# %% [markdown]
+# `tlk.fit_stages(model, plan, (images, labels), (new, truth))` runs it, as in the chapters before.
+# In the plan's table "by block" says that the rates differ.
+
+# %% [markdown]
+# ## The experiment: which half of the schedule helps?
+#
+# Four schedules, one rate for all blocks or rates that decay by 0.3 from the head down, four rates
+# from 1e-3 to 3e-2, three draws: 12 runs in every cell, 160 steps each.
+
+# %% tags=["plumbing"]
+SCHEDULES, RULES = ("constant", "cosine", "warm-up", "both"), ("one rate", "decay")
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+stored = tlk.results("rates", target="blinds")
+alone = stored.where(order="head only").scores("seed", value="validation")
+runs = stored.where(order="at once", rule=RULES, rate=RATES, seed=[0, 1, 2])
+
+
+def blown_up(**which):
+    found = runs.where(**which)
+    return sum(not r["finite"] or r["validation"] < alone[r["seed"]][0] for r in found)
+
+
+rows = [[s, *(blown_up(schedule=s, rule=rule) for rule in RULES)] for s in SCHEDULES]
+
+# %% tags=["nbval-check-output"]
+tlk.table(rows, ["blown up, of 12", "one rate", "a rate for each block"], note=runs.note)
+
+# %% [markdown]
+# All three draws agree at every rate, so the counts are of rates: nine means that of four only the
+# lowest, 1e-3, ended well.
+#
+# - **Decay alone prevents nothing**: a run blows up early, when the head is still random, and by the
+#   time the cosine has come down the network is gone.
+# - **Warm-up allows three times the rate** (3e-3), **a rate for each block ten times** (1e-2): either
+#   way the first steps of the pretrained blocks are short, while what comes down to them is noise.
+# - **Together they lost none**, up to 3e-2. And of all 96 runs not one ended in `nan`.
+#
+# ## What is left to gain at a rate that works
+#
+# Blow-ups are one half. Take for each rule the rate that was best on validation with a constant
+# rate. What does a schedule add?
+
+# %% tags=["nbval-check-output"]
+rows = []
+for rule, label in (("one rate", "one rate"), ("decay", "a rate for each block")):
+    constant = runs.where(rule=rule, schedule="constant").scores("rate", value="validation")
+    best = max(constant, key=lambda rate: constant[rate].mean())
+    found = runs.where(rule=rule, rate=best).scores("schedule", scale=100)
+    rows.append([f"{label}, {best:g}", *(found[name] for name in SCHEDULES)])
+tlk.table(rows, ["digits read (%), test", *SCHEDULES])
+
+# %% [markdown]
+# Nothing that stands out of the spread, in either direction. **The schedule is an insurance, not an
+# engine.** It widens the choice of rates that end well; at a rate that ended well anyway it is a
+# tie.
+#
+# ## Where it fails: a rate that is too small
+#
+# A schedule only ever takes away: over a run the mean of a cosine is half its height. At a rate that
+# is small already, that is half of the way.
+
+# %% tags=["nbval-check-output"]
+small = runs.where(rule="decay", rate=1e-3)
+digits, letters = (small.scores("schedule", value=v, scale=100) for v in ("score", "letters"))
+rows = [[name, digits[name], letters[name]] for name in SCHEDULES]
+tlk.table(rows, ["a rate for each block, 1e-3", "digits (%)", "letters kept (%)"])
+
+# %% [markdown]
+# Here the cosine costs five to seven points, in the same draws with a standard error of one. It
+# keeps some more letters, as every way of learning less does. With a schedule, set the rate higher,
+# or train longer.
+#
+# ## What it costs
+#
+# No memory and no time, but two numbers more to choose, the length of the warm-up and the number of
+# steps, and the second must be known before the training begins: who stops early has not decayed,
+# who goes on has no rate left.
+
+# %% [markdown]
+# ## Try it yourself
+
+# %% [markdown] tags=["question"]
+# ### Exercise 1: half a run
+#
+# You planned 152 steps with `soft(3e-3)` and patience stops the training after 90. How large is the
+# rate then, in percent of the highest?
+
+# %% [markdown] tags=["hint"]
+# `float(soft(3e-3)(90))`.
+
+# %% tags=["answer"]
+rows = [[step, 100 * float(soft(3e-3)(step)) / 3e-3] for step in (40, 90, 120, 151)]
+tlk.table(rows, ["step", "of the highest rate (%)"], digits=0)
+
+# %% [markdown] tags=["answer"]
+# More than half. The weights are still jumping when they are kept. With early stopping either give
+# the schedule fewer steps, or use a constant rate and let `ReduceLROnPlateau` lower it.
+
+# %% [markdown] tags=["question"]
+# ### Exercise 2: the mean rate
+#
+# A constant rate of 1e-3 and `soft(3e-3)`: which of the two lets weights travel further in 152
+# steps, if every step of Adam has about the size of the rate?
+
+# %% [markdown] tags=["hint"]
+# Add up `float(soft(3e-3)(step))` over the steps.
+
+# %% tags=["answer"]
+rows = [["constant, 1e-3", STEPS * 1e-3]]
+rows.append(["warm-up and cosine, 3e-3", sum(float(soft(3e-3)(step)) for step in range(STEPS))])
+tlk.table(rows, ["schedule", "sum of rates"], digits=3)
+
+# %% [markdown] tags=["answer"]
+# The schedule, by half: its mean is about half of its height. So "with a schedule I can use a higher
+# rate" is partly bookkeeping. Compare a schedule with a constant rate at the *same sum* before you
+# credit its shape.
+
+# %% [markdown] tags=["question"]
+# ### Exercise 3: which blocks blow up?
+#
+# In the runs at one constant rate of 1e-2, how far did each block move, in percent of its size, and
+# in those with a rate for each block?
+
+# %% [markdown] tags=["hint"]
+# The columns `stem`, `stack0`, `stack1` of `runs.where(schedule="constant", rate=1e-2)`.
+
+# %% tags=["answer"]
+found = runs.where(schedule="constant", rate=1e-2)
+columns = {name: found.scores("rule", value=name) for name in ("stem", "stack0", "stack1")}
+rows = [[rule, *(column[rule] for column in columns.values())] for rule in RULES]
+tlk.table(rows, ["rule, 1e-2", *(f"{name} moved (%)" for name in columns)], digits=0)
+
+# %% [markdown] tags=["answer"]
+# At one rate every block moved by three quarters of its own size: nothing of what was pretrained is
+# left. With a rate for each block the top moves by less than half, and the bottom by 6 %.
+
+# %% [markdown]
+# ## What to remember
+#
+# - A ruined run need not say `nan`: hold its validation score against the head alone.
+# - Against blow-ups: warm up, and give low blocks low rates; decay alone comes too late.
+# - A schedule only takes away. At a rate that is small already it costs accuracy.
+#
+# **Then:** all of it in one place, the [cheat sheet](cheatsheet.md).
