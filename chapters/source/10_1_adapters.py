@@ -34,13 +34,15 @@ tlk.accelerate(quiet=True)
 # learned to tell printed letters. It shall read handwritten digits behind blinds: synthetic stripes
 # that invert them. 30 labelled pictures of each.
 
-# %% alt="Two rows of small pictures of handwritten digits, crossed by horizontal stripes in which bright and dark are exchanged."
+# %% alt="A row of zeros and a row of ones, small and handwritten, crossed by horizontal stripes in which bright and dark are exchanged: hard to read."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 blinds = 128 + 127 * np.sin(1.3 * np.arange(setting.image_size))[:, None, None]
 images, labels = task.arrays("train")
 new, truth = task.arrays("validation")
 images, new, truth = np.abs(images - blinds), np.abs(new[:200] - blinds), truth[:200]
-tlk.plots.strips({"digits behind blinds (synthetic stripes)": images[::15]}, columns=10)
+title = "Digits behind blinds (synthetic stripes)"
+rows = {"0": images[labels == 0], "1": images[labels == 1]}
+tlk.plots.strips(rows, columns=8, title=title)
 
 # %% [markdown]
 # ## By hand 1: a bottleneck after each block
