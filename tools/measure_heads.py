@@ -18,8 +18,7 @@ Every channel of the map is brought to mean 0 and spread 1 over the training ima
 needed for that). "GRU, raw map": without that. "shuffled": the same head on maps whose 36 places
 are in a random order, another for each image. These and the flattened MLP at 30 labels only.
 
-Stored so far are 30 labels a class, all heads but the transformer block and the shuffled and raw
-maps. The same command measures the rest.
+Stored so far are 30 labels a class; the same command measures the rest.
 
 Columns: `validation`, `score` balanced accuracy on 800 and 1,600 images (of a search, no score);
 `parameters` those of the head; `seconds` of its training, the map not counted.
