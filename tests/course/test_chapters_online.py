@@ -26,6 +26,7 @@ MORE = dict.fromkeys(  # enough of every class
     (
         "02_what_is_transfer_learning",
         "07_choosing_layers",
+        "08_03_head_swapping",
         "08_05_progressive_unfreezing",
         "10_1_adapters",
         "10_2_discriminative_learning_rates",
@@ -33,6 +34,7 @@ MORE = dict.fromkeys(  # enough of every class
     ),
     400,
 )
+BUNDLED = {"09_pitfalls"}  # it asks ImageNet's old head, which only the bundled network has
 SHORTER = {"steps=80": "steps=2"}  # gradient ascent: more steps only make better pictures
 
 
@@ -109,5 +111,6 @@ def test_a_chapter_reaches_its_first_fit_online(source, online_world):
             for long, short in SHORTER.items():
                 code = code.replace(long, short)
             exec(compile(code, source.name, "exec"), names)
-    assert len(online_world) >= 2, "an online task and an online network"
+    wanted = 1 if source.stem in BUNDLED else 2
+    assert len(online_world) >= wanted, "an online task and an online network"
     assert dict(os.environ) == before
