@@ -17,7 +17,7 @@
 #
 # | images | [shift](glossary.md#domain-shift) | compute | first strategy | chapter |
 # |---|---|---|---|---|
-# | few | low | little | the head alone | [08_01](08_01_feature_extraction.ipynb) |
+# | few | low | little | the head alone | [06](06_unfreezing.ipynb) |
 # | few | high | some | unfreeze step by step, at a small rate | [08_05](08_05_progressive_unfreezing.ipynb) |
 # | a medium number | any | some | the head and two to four blocks | [08_02](08_02_fine_tuning.ipynb) |
 # | many | any | plenty | every block | [08_02](08_02_fine_tuning.ipynb) |
@@ -124,7 +124,14 @@ for (target, labels), says in SAYS.items():
     behind[target, labels] = scores[best] - scores[says]
     rows.append([f"{SIZE[labels]}, {PLACE[target]}", says, scores[says], best, scores[best],
                  behind[target, labels]])  # fmt: skip
-header = ["situation", "the guide opens", "balanced accuracy (%)", "best depth", "its (%)", "behind"]
+header = [
+    "situation",
+    "the guide opens",
+    "balanced accuracy (%)",
+    "best depth",
+    "its (%)",
+    "behind",
+]
 tlk.table(rows, header, note=grid.note)
 
 # %% tags=["nbval-check-output"]
