@@ -124,14 +124,8 @@ for (target, labels), says in SAYS.items():
     behind[target, labels] = scores[best] - scores[says]
     rows.append([f"{SIZE[labels]}, {PLACE[target]}", says, scores[says], best, scores[best],
                  behind[target, labels]])  # fmt: skip
-header = [
-    "situation",
-    "the guide opens",
-    "balanced accuracy (%)",
-    "best depth",
-    "its (%)",
-    "behind",
-]
+header = ["situation", "the guide opens", "balanced accuracy (%)", "best depth", "its (%)"]
+header.append("behind")
 tlk.table(rows, header, note=grid.note)
 
 # %% tags=["nbval-check-output"]
