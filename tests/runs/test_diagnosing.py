@@ -80,7 +80,7 @@ def trained():
     keras.utils.set_random_seed(0)
     model = with_head(small_backbone())
     data = easy_data(96)
-    run = tlk.fit_stages(model, tlk.recipes.head_only(20, 5e-2), data, easy_data(200, seed=1),
+    run = tlk.fit_stages(model, tlk.recipes.full(20, 1e-2), data, easy_data(200, seed=1),
                          verbose=0, seed=0)  # fmt: skip
     return run, data
 
