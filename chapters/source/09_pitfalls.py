@@ -85,8 +85,8 @@ hot = fit(tune)
 hot.plot()
 
 # %% [markdown]
-# One step of AdamW moves a weight by about the rate, whatever the gradient; typical weights here are
-# a few hundredths. At 1e-2 a few steps replace what ImageNet taught. The doctor says which stage it
+# One step of AdamW moves a weight by about the rate, whatever the gradient; a typical weight
+# here is 0.08 (chapter 07). At 1e-2 a few steps replace what ImageNet taught. The doctor says which stage it
 # was, and a finding holds the plan that would mend it:
 
 # %%

@@ -62,6 +62,13 @@ def test_a_loss_that_is_no_number():
     assert found.apply(TWO).stages[0].learning_rate == pytest.approx(1e-4)
 
 
+def test_losses_that_are_missing_or_no_numbers_are_no_symptom():
+    bad = np.full(9, np.nan)
+    assert not tlk.diagnose(ran(TWO, GOOD | {"val_loss": bad}, TUNED | {"val_loss": bad}))
+    bare = [{k: v for k, v in part.items() if k != "val_loss"} for part in (GOOD, TUNED)]
+    assert not tlk.diagnose(ran(TWO, *bare))
+
+
 def test_a_head_at_its_limit_opens_a_block():
     flat = course(np.r_[2, 1.5, np.full(7, 1.4)], np.full(9, 1.5), np.full(9, 0.5), np.full(9, 0.5))
     [found] = tlk.diagnose(ran(HEAD, flat))

@@ -106,7 +106,9 @@ def fell_after_unfreezing(now: Curves, before: Sequence[Curves]) -> Finding | No
         return None
     reached = max(float(np.nanmax(c.val_metric)) for c in earlier)
     worst = float(np.nanmin(now.val_metric[:2]))
-    shaken = now.val_loss[0] > 1.5 * min(np.nanmin(c.val_loss) for c in earlier)
+    losses = np.concatenate([c.val_loss for c in earlier])
+    known = np.isfinite(losses).any() and len(now.val_loss)
+    shaken = known and now.val_loss[0] > 1.5 * np.nanmin(losses)
     if reached - worst < (0.05 if shaken else 0.1):
         return None
     evidence = f"validation fell from {reached:.3f} to {worst:.3f} as {now.name!r} began"
@@ -131,7 +133,7 @@ def fell_after_unfreezing(now: Curves, before: Sequence[Curves]) -> Finding | No
 
 def overfitted(now: Curves, before: Sequence[Curves]) -> Finding | None:
     """Section 1.9, symptom 1: the training loss goes on falling, validation got worse since."""
-    if now.epochs < 5 or len(now.val_loss) != now.epochs:
+    if now.epochs < 5 or not len(now.val_loss) or not np.isfinite(now.val_loss).any():
         return None
     best = int(np.nanargmin(now.val_loss))
     after = now.epochs - 1 - best
