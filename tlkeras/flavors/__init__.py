@@ -6,6 +6,6 @@ What they return is plain Keras: models, layers and callbacks for `fit` or `tlk.
 0.5
 """
 
-from tlkeras.flavors import domain, lora
+from tlkeras.flavors import contrastive, domain, lora
 
-__all__ = ["domain", "lora"]
+__all__ = ["contrastive", "domain", "lora"]
