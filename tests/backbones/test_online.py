@@ -6,12 +6,26 @@ import shutil
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny import (
+    SIDE,
+    bert,
+    clip,
+    dinov2,
+    dinov3,
+    efficientnet,
+    images,
+    pali_gemma,
+    resnet,
+    sam,
+    siglip,
+    stored,
+    vit,
+)
 
 import tlkeras as tlk
 from tlkeras.backbones import fetching, kerascv
@@ -19,12 +33,6 @@ from tlkeras.backbones import load as loading
 
 # On purpose; what it says of tf.data does not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run")
-SIDE = 32
-TO_ONE = {"scale": 1 / 127.5, "offset": -1.0}
-
-
-def images(count=2, size=SIDE):
-    return np.random.default_rng(0).uniform(0, 255, (count, size, size, 3)).astype("float32")
 
 
 def train_a_little(backbone, x):
@@ -76,105 +84,6 @@ def test_the_other_families_have_blocks_too(name, fresh_session):
 
 
 # KerasHub: every architecture in the smallest configuration that works
-
-
-def resnet(hub):
-    network = hub.models.ResNetBackbone(
-        input_conv_filters=[64], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
-        stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block",
-    )  # fmt: skip
-    return network, hub.layers.ResNetImageConverter(**TO_ONE)
-
-
-def efficientnet(hub):
-    network = hub.models.EfficientNetBackbone(
-        stackwise_kernel_sizes=[3, 3], stackwise_num_repeats=[1, 1],
-        stackwise_input_filters=[8, 8], stackwise_output_filters=[8, 8],
-        stackwise_expansion_ratios=[1, 2], stackwise_squeeze_and_excite_ratios=[0.25, 0.25],
-        stackwise_strides=[1, 2], stackwise_block_types=["v1", "v1"],
-        stackwise_force_input_filters=[0, 0], stackwise_nores_option=[False, False],
-        width_coefficient=1.0, depth_coefficient=1.0,
-    )  # fmt: skip
-    return network, hub.layers.EfficientNetImageConverter(**TO_ONE)
-
-
-def vit(hub):
-    network = hub.models.ViTBackbone((SIDE, SIDE, 3), 8, 2, 2, 16, 16)
-    return network, hub.layers.ViTImageConverter(image_size=(SIDE, SIDE), **TO_ONE)
-
-
-def dinov2(hub):
-    network = hub.models.DINOV2Backbone(8, 2, 16, 2, 16, image_shape=(SIDE, SIDE, 3))
-    return network, hub.layers.DINOV2ImageConverter(image_size=(SIDE, SIDE), **TO_ONE)
-
-
-def dinov3(hub):
-    network = hub.models.DINOV3Backbone(8, 2, 16, 2, 16, image_shape=(SIDE, SIDE, 3))
-    return network, hub.layers.DINOV3ImageConverter(image_size=(SIDE, SIDE), **TO_ONE)
-
-
-def clip(hub):
-    vision = hub.models.CLIPVisionEncoder(8, 16, 2, 2, 16, image_shape=(SIDE, SIDE, 3))
-    text = hub.models.CLIPTextEncoder(20, 16, 16, 2, 2, 16, max_sequence_length=8)
-    network = hub.models.CLIPBackbone(vision, text, projection_dim=6)
-    return network, hub.layers.CLIPImageConverter(image_size=(SIDE, SIDE), **TO_ONE)
-
-
-def siglip(hub):
-    vision = hub.models.SigLIPVisionEncoder(8, 16, 2, 2, 16, image_shape=(SIDE, SIDE, 3))
-    text = hub.models.SigLIPTextEncoder(20, 16, 16, 2, 2, 16, max_sequence_length=8)
-    network = hub.models.SigLIPBackbone(vision, text)
-    return network, hub.layers.SigLIPImageConverter(image_size=(SIDE, SIDE), **TO_ONE)
-
-
-def sam(hub):
-    encoder = hub.models.ViTDetBackbone(
-        hidden_size=16, num_layers=2, intermediate_dim=32, num_heads=2, patch_size=16,
-        global_attention_layer_indices=[1], num_output_channels=8, window_size=2,
-        image_shape=(2 * SIDE, 2 * SIDE, 3),
-    )  # fmt: skip
-    prompts = hub.layers.SAMPromptEncoder(
-        hidden_size=8, image_embedding_size=(4, 4), input_image_size=(2 * SIDE, 2 * SIDE),
-        mask_in_channels=16,
-    )  # fmt: skip
-    masks = hub.layers.SAMMaskDecoder(
-        num_layers=1, hidden_size=8, intermediate_dim=16, num_heads=2, embedding_dim=8,
-        num_multimask_outputs=3, iou_head_depth=2, iou_head_hidden_dim=8,
-    )  # fmt: skip
-    network = hub.models.SAMBackbone(encoder, prompts, masks)
-    return network, hub.layers.SAMImageConverter(image_size=(2 * SIDE, 2 * SIDE), **TO_ONE)
-
-
-def pali_gemma(hub):
-    network = hub.models.PaliGemmaBackbone(
-        vocabulary_size=20, image_size=SIDE, num_layers=1, num_query_heads=2,
-        num_key_value_heads=1, hidden_dim=16, intermediate_dim=16, head_dim=8, vit_patch_size=8,
-        vit_num_heads=2, vit_hidden_dim=16, vit_num_layers=1, vit_intermediate_dim=16,
-    )  # fmt: skip
-    return network, hub.layers.PaliGemmaImageConverter(image_size=(SIDE, SIDE), **TO_ONE)
-
-
-def bert(hub):
-    return hub.models.BertBackbone(20, 2, 2, 16, 16, max_sequence_length=8), None
-
-
-def stored(make, folder: Path):
-    """The network, and the preset folder it was saved to with what prepares its inputs."""
-    import keras_hub
-
-    keras.utils.set_random_seed(0)
-    network, converter = make(keras_hub)
-    network.save_to_preset(str(folder))
-    if converter is not None:
-        converter.save_to_preset(str(folder))
-    if make is bert:
-        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "and", "dog"]
-        keras_hub.models.BertTokenizer(words).save_to_preset(str(folder))
-    if make is clip:
-        words = ["!", "a", "t", "at", "<|startoftext|>", "<|endoftext|>"]
-        vocabulary = {word: number for number, word in enumerate(words)}
-        keras_hub.models.CLIPTokenizer(vocabulary, merges=["a t"]).save_to_preset(str(folder))
-    return network, folder
 
 
 @pytest.mark.parametrize(
