@@ -174,6 +174,16 @@ def test_a_call_of_a_layer_is_noted_on_it_and_on_what_it_reads():
     assert model(x).shape == keras.Model.from_config(model.get_config())(x).shape
 
 
+def test_a_layer_that_forgets_its_calls_is_traced_from_the_next_one():
+    """`_inbound_nodes`, emptied: `input` and `output` are of the next call, a graph of it is one."""
+    layer, first, second = keras.layers.Dense(2), keras.Input((3,)), keras.Input((3,))
+    layer(first)
+    internals.forget_calls(layer)
+    found = layer(second)
+    assert layer.input is second and layer.output is found
+    assert keras.Model(second, found).count_params() == 8
+
+
 def test_an_operation_holds_its_arguments_itself():
     """`_auto_config` and `_lock` are Keras's own; all else says what an operation does."""
     flipped = keras.ops.flip(keras.Input((3,)), axis=-1)

@@ -215,6 +215,18 @@ def test_the_classifier_is_the_backbone_and_a_head(tmp_path):
     np.testing.assert_allclose(again(x), classifier(x), atol=1e-6)
 
 
+def test_a_network_can_be_cut_at_the_input_or_output_of_a_layer(lite0):
+    classifier = tlk.load_classifier()
+    below = keras.Model(classifier.input, classifier.layers[-1].input)
+    assert below.output_shape == (None, 1280)
+    network = lite0.get_layer("efficient_net_backbone")
+    middle = network.get_layer("block3a_project_bn").output
+    head = keras.Model(middle, network.output)
+    x = images(96)
+    halves = head(keras.Model(network.input, middle)(x))
+    np.testing.assert_allclose(halves, network(x), rtol=1e-4, atol=1e-4)
+
+
 def test_a_network_without_a_classifier_says_which_has_one(preset):
     for source in ("glyph_resnet", preset, "nothing"):
         with pytest.raises(ValueError, match="expected efficientnet_lite0, or"):

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from tlkeras.backbones import fetching
-from tlkeras.blocks.internals import all_layers, functional
+from tlkeras.blocks.internals import all_layers, forget_calls, functional
 
 COMPOSITE = ("CBABlock", "FusedMBConvBlock", "MBConvBlock")  # of KerasHub's EfficientNets
 
@@ -75,6 +75,8 @@ def load_task_preset(name: str, preset: Path) -> keras.Model:
     )
     scale = _scaling(name, converter)
     features = behind_an_image(task.backbone, None, name, lambda image: scale(resize(image)))
+    for layer in (task.pooler, task.output_dense):
+        forget_calls(layer)
     probabilities = task.output_dense(task.pooler(features.output))
     return keras.Model(features.input, probabilities, name=name)
 
@@ -140,6 +142,9 @@ def _written_out(network: keras.Model) -> keras.Model:
         return layer.call(*args) if inside else layer(*args, **options)
 
     plain = keras.Model(network.input, network.output, name=network.name)
+    for layer in all_layers(plain):
+        if not isinstance(layer, keras.layers.InputLayer):
+            forget_calls(layer)
     return keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
 
 

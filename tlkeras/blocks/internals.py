@@ -76,6 +76,14 @@ def seed_generators(layer: keras.Layer) -> Sequence[keras.random.SeedGenerator]:
     return getattr(layer, "_seed_generators", ())
 
 
+def forget_calls(layer: keras.Layer) -> None:
+    """Its next call counts as its first: `layer.input` and `layer.output` are of that one.
+
+    A graph that it was called in before can still be run, but no longer be traced back.
+    """
+    layer._inbound_nodes.clear()
+
+
 def mask_of(tensor: keras.KerasTensor) -> keras.KerasTensor | None:
     """The mask that travels with a tensor of the graph; None if it has none."""
     return getattr(tensor, "_keras_mask", None)
