@@ -175,7 +175,7 @@ def test_a_call_of_a_layer_is_noted_on_it_and_on_what_it_reads():
 
 
 def test_a_layer_that_forgets_its_calls_is_traced_from_the_next_one():
-    """`_inbound_nodes`, emptied: `input` and `output` are of the next call, a graph of it is one."""
+    """`_inbound_nodes`, emptied: `input` and `output` are those of the next call."""
     layer, first, second = keras.layers.Dense(2), keras.Input((3,)), keras.Input((3,))
     layer(first)
     internals.forget_calls(layer)
