@@ -23,6 +23,7 @@ __all__ = [
     "Stage",
     "accelerate",
     "add_head",
+    "compare",
     "diagnose",
     "evaluate",
     "export",
@@ -66,6 +67,7 @@ _HOME = {  # the module each of the other names lives in
     "Stage": "plans.plan",
     "accelerate": "devices.setup",
     "add_head": "backbones.heads",
+    "compare": "advice.comparing",
     "diagnose": "runs.diagnosing",
     "evaluate": "features.cached_evaluate",
     "export": "advice.exporting",
@@ -113,6 +115,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from tlkeras import flavors, optimizers
+    from tlkeras.advice.comparing import compare
     from tlkeras.advice.exporting import export
     from tlkeras.advice.interpret import interpret
     from tlkeras.advice.predicting import predict

@@ -6,8 +6,10 @@ What these functions are given is text, and escaped; what they return is HTML.
 import base64
 import html
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from string import Template
 
 import numpy as np
@@ -78,6 +80,14 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     return PAGE.substitute(
         title=html.escape(title), lead="".join(map(text, lead)), links=links, body=body
     )
+
+
+def write(path: Path, made: str) -> Path:
+    """Writes a page, whole or not at all, and returns its path."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(made, encoding="utf-8", errors="backslashreplace")
+    os.replace(unfinished, path)
+    return path
 
 
 def _figure(images: Sequence[str], caption: str, file: str = "") -> str:

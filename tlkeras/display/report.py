@@ -3,7 +3,6 @@
 Made of what `run.json` holds; names of classes, files and data are escaped where they are shown.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tlkeras.display.page import (
     table,
     text,
 )
+from tlkeras.display.page import write as save
 from tlkeras.display.report_scores import good, looked_at, of_images
 
 WHY = {
@@ -56,11 +56,7 @@ def write(
         _trained(record, plan, model), _went(record), *good(record), *looked_at(examples or {}),
         _cost(record), _again(record),
     ]  # fmt: skip
-    made = page(f"{data['name']}, learned from {network['name']}", lead, sections)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(made, encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, path)
-    return path
+    return save(path, page(f"{data['name']}, learned from {network['name']}", lead, sections))
 
 
 def _verdict(record: dict[str, Any]) -> str:
