@@ -1,5 +1,7 @@
 """Draws one picture of every offline task: data/results/tasks/NAME.png, and all in tasks.png.
 
+And README's figure, clothes_labels.png: ImageNet's features against pixels, from tasks.csv.
+
 python tools/draw_tasks.py
 """
 
@@ -36,7 +38,22 @@ def overview(tasks: dict):
     return figure
 
 
+def few_labels():
+    """Linear classifiers on what ImageNet's network, and the same one untrained, put out."""
+    photos = tlk.results("tasks", task="clothes", labels_per_class=[5, 10, 30])
+    names = {"frozen": "ImageNet", "random": "untrained"}
+    network = photos.where(preset="efficientnet_lite0", method=list(names))
+    scores = network.scores("method", "labels_per_class", scale=100)
+    scores |= photos.where(method="pixels").scores("method", "labels_per_class", scale=100)
+    return plots.curves(
+        {names.get(name, name): points for name, points in scores.items()},
+        x="labelled photographs of every kind", y="right (%)",
+        title="Clothes: ten labels with ImageNet, thirty without",
+    )  # fmt: skip
+
+
 def main() -> None:
+    few_labels().savefig(OUT / "clothes_labels.png", dpi=150)
     (OUT / "tasks").mkdir(exist_ok=True)
     tasks = {name: tlk.load_task(source, **more) for name, (source, more) in SHOWN.items()}
     for name, task in tasks.items():
