@@ -1,10 +1,11 @@
 import keras
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from small import easy_data, small_backbone, with_head
 
 import tlkeras as tlk
-from tlkeras.advice.probing import Probe, _outputs, _parts, probe
+from tlkeras.advice.probing import Probe, _outputs, _parts, logme, probe
 from tlkeras.blocks.find import find_blocks
 
 
@@ -33,7 +34,7 @@ def test_easy_classes_are_read_off_and_the_model_stays_as_it_was():
 
 def found(*right: int) -> Probe:
     """Of 200 examples, each block names the first so many rightly."""
-    return Probe(("stem", "middle", "top"), np.arange(200) < np.array(right)[:, None])
+    return Probe(("stem", "middle", "top"), np.arange(200) < np.array(right)[:, None], (0.0,) * 3)
 
 
 def test_the_advice_follows_the_accuracies():
@@ -78,3 +79,19 @@ def test_data_without_end_cannot_be_probed():
     endless = tf.data.Dataset.from_tensor_slices(data).batch(8).repeat()
     with pytest.raises(ValueError, match="come to an end"):
         probe(with_head(small_backbone()), endless, data)
+
+
+@pytest.mark.parametrize(("count", "channels"), [(60, 5), (30, 80)])
+def test_logme_is_the_evidence_at_its_best(count, channels):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, channels))
+    y = x[:, 0] + 0.5 * rng.normal(size=count) > 0
+
+    def unlikely(precisions, wanted):
+        weights, noise = np.exp(precisions)
+        spread = np.eye(count) / noise + x @ x.T / weights
+        logs = np.linalg.slogdet(spread)[1] + wanted @ np.linalg.solve(spread, wanted)
+        return 0.5 * (logs + count * np.log(2 * np.pi)) / count
+
+    best = [-minimize(unlikely, [0, 0], (y == c,), "Nelder-Mead").fun for c in (True, False)]
+    np.testing.assert_allclose(logme(x, y), np.mean(best), atol=2e-3)

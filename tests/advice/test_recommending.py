@@ -64,7 +64,7 @@ def test_a_probe_says_how_far_the_data_are():
     from tlkeras.advice.probing import Probe
 
     def probed(*right):
-        return Probe(("stem", "top"), np.arange(200) < np.array(right)[:, None])
+        return Probe(("stem", "top"), np.arange(200) < np.array(right)[:, None], (0.0, 0.0))
 
     assert tlk.recommend(500, probed(120, 180)).strategy == "the head alone"
     assert tlk.recommend(500, probed(180, 120)).strategy.startswith("adapters")

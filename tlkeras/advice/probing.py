@@ -28,12 +28,15 @@ class Probe:
     Attributes:
         blocks: names; accuracies: on the validation data, in [0, 1].
         correct: (blocks, examples), which validation examples each classifier names rightly.
+        logme: of each block, how likely a linear model makes the training labels, whatever its
+            weights: comparable between blocks and networks on the same data, higher is better.
         advice: what that suggests.
     """
 
     blocks: tuple[str, ...]
     correct: np.ndarray = field(repr=False)
-    _header = ("block", "accuracy of a linear probe", "95 % interval")
+    logme: tuple[float, ...]
+    _header = ("block", "accuracy of a linear probe", "95 % interval", "LogME")
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -78,9 +81,12 @@ class Probe:
         half = np.sqrt(spread * (found * (1 - found) + spread / 4)) / (1 + spread)
         return list(zip(middle - half, middle + half, strict=True))
 
-    def _rows(self) -> list[tuple[str, str, str]]:
-        rows = zip(self.blocks, self.accuracies, self._intervals(), strict=True)
-        return [(b, f"{a:.3f}", f"{low:.2f} to {high:.2f}") for b, a, (low, high) in rows]
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = zip(self.blocks, self.accuracies, self._intervals(), self.logme, strict=True)
+        return [
+            (name, f"{found:.3f}", f"{low:.2f} to {high:.2f}", f"{score:.2f}")
+            for name, found, (low, high), score in rows
+        ]
 
     def __repr__(self) -> str:
         return f"{text_table(self._rows(), self._header)}\n{self.advice}"
@@ -124,13 +130,53 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
     (outputs, labels), (tested, truth) = (_outputs(parts, part) for part in given)
     if len(np.unique(labels)) < 2:
         raise ValueError(f"Expected at least two classes; found {np.unique(labels).tolist()}.")
-    correct = []
+    correct, evidence = [], []
     for seen, new in zip(outputs, tested, strict=True):
+        evidence.append(logme(seen, labels))
         scaler = StandardScaler().fit(seen)
         classifier = LogisticRegression(C=strength, max_iter=1000)
         classifier.fit(scaler.transform(seen), labels)
         correct.append(classifier.predict(scaler.transform(new)) == truth)
-    return Probe(tuple(block.name for block in blocks), np.array(correct))
+    return Probe(tuple(block.name for block in blocks), np.array(correct), tuple(evidence))
+
+
+def logme(features: np.ndarray, labels: np.ndarray) -> float:
+    """The log evidence of a Bayesian linear model for each class against the rest, per example.
+
+    Args:
+        features: (examples, channels). labels: one class for each example.
+
+    Source: You, Liu, Wang & Long 2021, "LogME: practical assessment of pre-trained models for
+    transfer learning", with the fixed point of its 2022 extension.
+
+    >>> x = np.random.default_rng(0).normal(size=(90, 5))
+    >>> y = (x[:, 0] > 0).astype(int)
+    >>> from tlkeras.advice.probing import logme
+    >>> logme(x, y) > logme(x[:, 1:], y)
+    True
+    """
+    left, scale, _ = np.linalg.svd(features.astype("float64"), full_matrices=False)
+    scale, count = scale**2, len(labels)
+    found = []
+    for one in np.unique(labels):
+        wanted = (labels == one).astype("float64")
+        seen = (left.T @ wanted) ** 2
+        unseen = max(float(wanted @ wanted - seen.sum()), 0.0)
+        ratio, evidence = 1.0, 0.0  # of the weights' precision to the noise's
+        for _ in range(100):
+            known = (scale / (scale + ratio)).sum()  # parameters that the data determine
+            size = (scale * seen / (scale + ratio) ** 2).sum()
+            missed = (seen / (1 + scale / ratio) ** 2).sum() + unseen
+            alpha, beta = known / (size + 1e-12), (count - known) / (missed + 1e-12)
+            evidence = 0.5 * (
+                len(scale) * np.log(alpha) + count * np.log(beta / (2 * np.pi))
+                - np.log(alpha + beta * scale).sum() - beta * missed - alpha * size
+            )  # fmt: skip
+            before, ratio = ratio, alpha / beta
+            if abs(ratio - before) <= 1e-4 * before:
+                break
+        found.append(evidence / count)
+    return float(np.mean(found))
 
 
 def _taken(model: keras.Model, data: Any) -> Any:
