@@ -26,6 +26,7 @@ MORE = dict.fromkeys(  # enough of every class
     (
         "02_what_is_transfer_learning",
         "07_choosing_layers",
+        "08_01_feature_extraction",
         "08_03_head_swapping",
         "08_05_progressive_unfreezing",
         "10_1_adapters",
