@@ -19,9 +19,11 @@ from tlkeras.backbones import presets
 from tlkeras.tasks import online
 from tlkeras.tasks.contents import Contents
 from tlkeras.training import runner
+from tlkeras.utils import paths
 
 SOURCES = sorted(Path(__file__).resolve().parents[2].glob("chapters/source/*.py"))
 IMAGES = 200
+CLIP = next(folder for folder in paths.presets() if folder.name == "scene_clip")
 MORE = dict.fromkeys(  # enough of every class
     (
         "02_what_is_transfer_learning",
@@ -29,13 +31,17 @@ MORE = dict.fromkeys(  # enough of every class
         "08_01_feature_extraction",
         "08_03_head_swapping",
         "08_05_progressive_unfreezing",
+        "08_06_distillation",
         "10_1_adapters",
         "10_2_discriminative_learning_rates",
         "10_4_layerwise_schedules",
     ),
     400,
 )
-BUNDLED = {"09_pitfalls"}  # it asks ImageNet's old head, which only the bundled network has
+BUNDLED = {
+    "08_09_zero_and_few_shot",  # the names of its 64 pairs are the answers: only scenes have them
+    "09_pitfalls",  # it asks ImageNet's old head, which only the bundled network has
+}
 SHORTER = {"steps=80": "steps=2"}  # gradient ascent: more steps only make better pictures
 
 
@@ -82,6 +88,8 @@ def online_world(source, monkeypatch, read):
         if isinstance(preset, Path):  # it comes with tlkeras
             return real_hub(name, preset, size, *more)
         asked.append(name)
+        if name.startswith("clip"):
+            return real_hub("scene_clip", CLIP, size, *more)
         network = keras_hub.models.ViTBackbone(
             image_shape=(*size, 3), patch_size=size[0] // 4, num_layers=2, num_heads=2,
             hidden_dim=8, mlp_dim=8,
@@ -95,6 +103,8 @@ def online_world(source, monkeypatch, read):
     monkeypatch.setattr(online, "_load_medmnist", medmnist)
     monkeypatch.setattr(backbones, "application", application)
     monkeypatch.setattr(backbones, "load_preset", hub)
+    words = keras_hub.models.CLIPPreprocessor.from_preset(str(CLIP))
+    monkeypatch.setattr(keras_hub.models.CLIPPreprocessor, "from_preset", lambda name: words)
     for place in (keras.Model, runner.Runner, LogisticRegression):
         monkeypatch.setattr(place, "train" if place is runner.Runner else "fit", fit)
     monkeypatch.setenv("TLKERAS_PROFILE", "online")

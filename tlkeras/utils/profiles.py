@@ -76,6 +76,30 @@ SETTINGS = {
         Setting("digits", "glyphs", "glyph_resnet_small", 32, 30),
         Setting("eurosat", "fashion_mnist", "EfficientNetB0", 64, 20),
     ),
+    "08_08": (
+        Setting("lesions", "", "efficientnet_lite0", 32, 10),
+        Setting("dermamnist", "", "EfficientNetB0", 32, 10),
+    ),
+    "08_09": (
+        Setting("scenes", "", "scene_clip", 64, 16),
+        Setting("scenes", "", "clip_vit_base_patch32", 224, 16),
+    ),
+    "08_10": (
+        Setting("lesions", "", "efficientnet_lite0", 96, 30),
+        Setting("lesions", "", "EfficientNetB0", 96, 30),
+    ),
+    "08_07": (  # no open counterpart here has masks
+        Setting("lesions", "", "efficientnet_lite0", 64, 30),
+        Setting("lesions", "", "EfficientNetB0", 64, 30),
+    ),
+    "08_06": (
+        Setting("clothes", "", "efficientnet_lite0", 64, 30),
+        Setting("dermamnist", "", "EfficientNetB0", 64, 30),
+    ),
+    "08_11": (
+        Setting("lesions", "", "efficientnet_lite0", 64, 30),
+        Setting("dermamnist", "", "EfficientNetB0", 64, 30),
+    ),
     "10_1": (
         Setting("digits", "", "glyph_vit", 32, 30),
         Setting("dermamnist", "", "vit_base_patch16_224_imagenet", 224, 30),
