@@ -38,7 +38,7 @@ tlk.accelerate(quiet=True)
 # its 64 pairs of colour and shape it has never seen, nor read of: no purple cross, no green crescent.
 # On these we test.
 
-# %% alt="Eight small drawn scenes, each with one coloured shape on a blurred grey ground: pairs that were never in training, such as a purple cross or a blue square."
+# %% alt="Eight small drawn scenes, each with one coloured shape on a blurred grey ground: pairs that were never in training, here red rings, green crescents, an orange circle, a black triangle and blue squares."
 task = tlk.load_task("scenes", image_size=setting.image_size)
 held, shape, colour = task.arrays("held_out", "image", "label", "colour")
 images, truth = held[400:], 8 * shape[400:] + colour[400:]  # a number for each of 64 pairs
@@ -204,11 +204,12 @@ for row in (("words", 0), ("linear", 1), ("linear", 4), ("linear", 16), ("linear
 tlk.table(rows, ["shape by", "labels a pair", "56 pairs seen, %", "8 pairs unseen, %"], digits=0)
 
 # %% [markdown]
-# On pairs that it has met, the probe is as good as the words from 16 labels on. On the others it is
-# **worse than guessing** (12.5 %), and the more labels it has, the surer: no cross in its labels was
-# ever purple, so purple speaks against a cross. It has learned a shortcut that is true of all its
-# labels and test pictures alike, so no score on the usual test would have shown it. The vectors are
-# the same in both rows. The words do not have the shortcut, since nobody fitted them to these pairs.
+# On pairs that it has met, the probe is as good as the words from 16 labels on. On the others it
+# guesses with one label a pair (chance is 12.5 %), and with more it is **worse than guessing**: no
+# cross in its labels was ever purple, so purple speaks against a cross. It has learned a shortcut that
+# is true of all its labels and of the usual test pictures, so no score there would have shown it. The
+# vectors are the same in both rows. The words do not have the shortcut: nobody fitted them to these
+# pairs.
 #
 # ## Learning a prompt: CoOp
 #
@@ -271,13 +272,14 @@ header = ["", "learned", "labels a pair", "56 pairs, %", "8 unseen pairs, %", "n
 tlk.table(rows, header)
 
 # %% [markdown]
-# **At home** learned prompts are where the written one is (51 and 43 %), no better: the captions of
-# pretraining said *a red ring* in just this way, and nothing better was there to be found. But compare
-# them with the probe. 384 numbers that all classes share cannot forget what the names mean: with one
-# label a pair they are twice as right. And taught on 56 pairs, they answer for the other eight as
-# well, of which they had no label. That is the point of leaving the names in. (On photographs the
-# paper reports 15 points over written prompts at 16 shots; [a sequel](https://arxiv.org/abs/2203.05557)
-# by the same authors, that new classes may then do worse than with written ones.)
+# **At home** learned prompts come up to the written one (51 and 43 %) at 16 labels, are two to four
+# points short of it at one, and never better: the captions of pretraining said *a red ring* in just
+# this way, and nothing better was there to be found. But compare them with the probe. 384 numbers that
+# all classes share cannot forget what the names mean: with one label a pair they are twice as right.
+# And taught on 56 pairs, they answer for the other eight as well, of which they had no label. That is
+# the point of leaving the names in. (On photographs the paper reports 15 points over written prompts
+# at 16 shots; [a sequel](https://arxiv.org/abs/2203.05557) by the same authors, that new classes may
+# then do worse than with written ones.)
 #
 # **Under grain** they win four points over the written prompt on the 56 pairs (11 to 15 %), from one
 # label on; with 16 the probe is ahead in every draw. A prompt moves all words alike; it cannot
