@@ -39,6 +39,7 @@ MORE = dict.fromkeys(  # enough of every class
     400,
 )
 BUNDLED = {
+    "08_07_multi_task",  # only lesions has masks
     "08_09_zero_and_few_shot",  # the names of its 64 pairs are the answers: only scenes have them
     "09_pitfalls",  # it asks ImageNet's old head, which only the bundled network has
 }

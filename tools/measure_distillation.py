@@ -1,0 +1,266 @@
+"""What a small student learns from a teacher: soft answers, temperatures, unlabelled pictures.
+
+    python tools/measure_distillation.py         # about a quarter of an hour of one core
+    python tools/measure_distillation.py --size  # only size and latency; needs ai_edge_litert
+
+Writes data/results/distillation.csv, which chapter 08_06 reads, a row a run, as it goes: what is
+there is not measured again. Task `clothes`: 3,000 training images, of which 30 a class are
+labelled, drawn by the seed.
+
+The teacher is a head on the frozen `efficientnet_lite0` after block4-5, at 64 pixels; it sees every
+training image once, and its logits are stored. Student and controls share everything but what they
+fit to: the same small network (28 pixels), 300 steps of AdamW with cosine decay, batches of 64, no
+choice of epoch, and no augmentation (flips and shifts, tried on validation with the draw 100, made
+both the student alone and the distilled one worse in so few steps).
+
+Part "search": the rate, of 1e-3, 3e-3 and 1e-2, by the mean accuracy on validation of two draws
+that are not used again, for the student alone and for soft answers on all images; all others take
+the latter's where they have as many images, else the former's. Part "test": five draws.
+Part "size": the same models as LiteRT files, one image at a time on one thread.
+
+Methods. alone: the labels. soft, labelled: the teacher's answers on the labelled images; with
+"half": mixed half and half with the labels. soft, all: on all 3,000. surest guess, all: only the
+class it finds likeliest. poor teacher: soft, all, but the teacher knows five labels a class.
+truth, all: all 3,000 labels. soft, all labels: and a teacher that knows all of them, too.
+
+Stored so far are the first seven of RUNS; the same command measures the rest.
+
+Columns: `temperature`, `rate`; `validation`, `score` accuracy on 1,000 and 2,000 images; `teacher`
+the teacher's on the same; `seconds` of one core for the student's training. Of part "size":
+`parameters`, `kilobytes` of the LiteRT file, `milliseconds` an image.
+"""
+
+import argparse
+import csv
+import tempfile
+import time
+from pathlib import Path
+
+import tlkeras as tlk
+
+import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+import numpy as np
+
+STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "distillation.csv"
+KEY = ("part", "method", "temperature", "rate", "seed")
+MEASURED = ("validation", "score", "teacher", "seconds", "parameters", "kilobytes", "milliseconds")
+RATES, SEARCH, SEEDS = (1e-3, 3e-3, 1e-2), (100, 101), range(5)
+SIZE, CLASSES, BATCH, STEPS = 64, 10, 64, 300
+RUNS = [  # the most important first
+    ("soft, all", 1),
+    ("alone", 1),
+    ("soft, labelled", 1),
+    ("surest guess, all", 1),
+    ("poor teacher", 1),
+    ("soft, all", 4),
+    ("soft, all", 16),
+    ("soft, labelled, half", 1),
+    ("truth, all", 1),
+    ("soft, all labels", 1),
+]
+FEW = ("alone", "soft, labelled", "soft, labelled, half")  # images: their rate is that of "alone"
+layers = keras.layers
+
+
+def new_student() -> keras.Model:
+    start = keras.Input((28, 28, 3))
+    x = layers.Rescaling(1 / 127.5, -1)(start)
+    for filters, stride in ((16, 2), (32, 2), (64, 1), (80, 2)):
+        x = layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(start, layers.Dense(CLASSES)(x))
+
+
+def softened(temperature: keras.Variable):
+    """The loss of a student whose targets are logits, Hinton's T squared included."""
+
+    def loss(theirs, ours):
+        soft = keras.ops.softmax(theirs / temperature)
+        own = keras.losses.categorical_crossentropy(soft, ours / temperature, from_logits=True)
+        return temperature**2 * own
+
+    return loss
+
+
+def stored() -> list[dict[str, str]]:
+    if not STORE.exists():
+        return []
+    with STORE.open() as file:
+        return list(csv.DictReader(file))
+
+
+def write(row: dict[str, str]) -> None:
+    new = not STORE.exists()
+    with STORE.open("a", newline="") as file:
+        writer = csv.DictWriter(file, (*KEY, *MEASURED), restval="", lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(*row.values(), time.strftime("%H:%M:%S"), flush=True)
+
+
+class Bench:
+    """Runs what is not stored."""
+
+    def __init__(self) -> None:
+        self.rows = stored()
+        task = tlk.load_task("clothes", image_size=SIZE)
+        blocks = tlk.find_blocks(tlk.load_backbone("efficientnet_lite0", SIZE))
+        self.below, _ = blocks.split(blocks.names[-2])
+        pooled = keras.Sequential([self.below, layers.GlobalAveragePooling2D()])
+        small = layers.Resizing(28, 28)
+        self.z, self.x, self.y = {}, {}, {}
+        for split in ("train", "validation", "test"):
+            images, self.y[split] = task.arrays(split)
+            self.z[split] = pooled.predict(images, 100, verbose=0)
+            self.x[split] = np.concatenate([np.asarray(small(p)) for p in np.split(images, 10)])
+            if split == "train":
+                self.where = {image.tobytes(): n for n, image in enumerate(images)}
+        self.norm = layers.Normalization()
+        self.norm.adapt(self.z["train"])
+        self.temperature = keras.Variable(1.0, trainable=False)
+        self.student = new_student()
+        self.student.compile(keras.optimizers.AdamW(), softened(self.temperature))
+        self.student.train_on_batch(np.zeros((BATCH, 28, 28, 3)), np.zeros((BATCH, CLASSES)))
+        self.logits: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+
+    def drawn(self, count: int, seed: int) -> np.ndarray:
+        images, _ = tlk.load_task("clothes", count, seed, SIZE).arrays("train")
+        return np.array([self.where[image.tobytes()] for image in images])
+
+    def teacher(self, count: int, seed: int) -> dict[str, np.ndarray]:
+        """Of each split its logits, and which images it had labels of."""
+        if (count, seed) not in self.logits:
+            some = self.drawn(count, seed)
+            keras.utils.set_random_seed(seed)
+            inputs = keras.Input(self.z["train"].shape[1:])
+            x = layers.Dropout(0.2)(self.norm(inputs))
+            head = keras.Model(inputs, layers.Dense(CLASSES)(x))
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            head.compile(keras.optimizers.AdamW(1e-2), loss)
+            epochs = max(1, STEPS * 32 // len(some))
+            head.fit(self.z["train"][some], self.y["train"][some], 32, epochs, verbose=0)
+            found = {split: head.predict(z, 1000, verbose=0) for split, z in self.z.items()}
+            self.logits[count, seed] = found | {"some": some}
+        return self.logits[count, seed]
+
+    def lesson(self, method: str, seed: int) -> tuple[np.ndarray, np.ndarray, dict]:
+        """Images, the logits to fit to, and the teacher."""
+        count = {"poor teacher": 5, "soft, all labels": 300}.get(method, 30)
+        teacher, images = self.teacher(count, seed), self.x["train"]
+        some, theirs = teacher["some"], teacher["train"]
+        truth = 30.0 * np.eye(CLASSES, dtype="float32")[self.y["train"]]
+        if method == "truth, all":
+            return images, truth, teacher
+        if method == "surest guess, all":
+            return images, 30.0 * np.eye(CLASSES, dtype="float32")[theirs.argmax(1)], teacher
+        if method == "alone":
+            return images[some], truth[some], teacher
+        if method == "soft, labelled":
+            return images[some], theirs[some], teacher
+        if method == "soft, labelled, half":
+            chances = np.asarray(keras.ops.softmax(theirs[some])) / 2
+            chances += np.eye(CLASSES)[self.y["train"][some]] / 2
+            return images[some], np.log(chances + 1e-13), teacher
+        return images, theirs, teacher
+
+    def train(self, method: str, temperature: float, rate: float, seed: int):
+        x, targets, teacher = self.lesson(method, seed)
+        model = self.student
+        keras.utils.set_random_seed(seed)
+        model.set_weights(new_student().get_weights())
+        optimizer, rng = model.optimizer, np.random.default_rng(seed)
+        for variable in optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        self.temperature.assign(temperature)
+        order = np.concatenate(
+            [rng.permutation(len(x)) for _ in range(STEPS * BATCH // len(x) + 1)]
+        )
+        clock = time.process_time()
+        for step in range(STEPS):
+            some = order[step * BATCH : (step + 1) * BATCH]
+            optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / STEPS)) / 2
+            model.train_on_batch(x[some], targets[some])
+        return model, teacher, time.process_time() - clock
+
+    def measure(self, part: str, method: str, temperature: float, rate: float, seed: int) -> None:
+        values = (part, method, f"{temperature:g}", f"{rate:g}", str(seed))
+        key = dict(zip(KEY, values, strict=True))
+        if any(all(row[k] == v for k, v in key.items()) for row in self.rows):
+            return
+        model, teacher, seconds = self.train(method, temperature, rate, seed)
+
+        def right(split: str, answers: np.ndarray) -> str:
+            return f"{np.mean(answers.argmax(axis=1) == self.y[split]):.4f}"
+
+        found = {"validation": right("validation", self.asked(model, "validation"))}
+        if part == "test":
+            found["score"] = right("test", self.asked(model, "test"))
+        split = "test" if part == "test" else "validation"
+        found |= {"teacher": right(split, teacher[split]), "seconds": f"{seconds:.1f}"}
+        write(key | found)
+        self.rows.append(key | found)
+
+    def asked(self, model: keras.Model, split: str) -> np.ndarray:
+        return model.predict(self.x[split], 500, verbose=0)
+
+    def best_rate(self, method: str) -> float:
+        """By the mean over the draws of the search."""
+        like = "alone" if method in FEW else "soft, all"
+        found: dict[str, list[float]] = {}
+        for row in self.rows:
+            if (row["part"], row["method"]) == ("search", like):
+                found.setdefault(row["rate"], []).append(float(row["validation"]))
+        return float(max(found, key=lambda rate: np.mean(found[rate])))
+
+
+def sizes() -> None:
+    """LiteRT files of both, from pixels of 64 x 64 to logits; untrained, which changes neither."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    pixels = keras.Input((SIZE, SIZE, 3))
+    blocks = tlk.find_blocks(tlk.load_backbone("efficientnet_lite0", SIZE))
+    x = layers.GlobalAveragePooling2D()(blocks.split(blocks.names[-2])[0](pixels))
+    scaling = layers.Normalization(mean=np.zeros(x.shape[-1]), variance=np.ones(x.shape[-1]))
+    teacher = keras.Model(pixels, layers.Dense(CLASSES)(scaling(x)))
+    student = keras.Model(pixels, new_student()(layers.Resizing(28, 28)(pixels)))
+    for name, model in {"teacher": teacher, "student": student}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.tflite"
+            spec = keras.InputSpec(shape=(1, SIZE, SIZE, 3), dtype="float32")
+            model.export(path, format="litert", input_signature=[spec], verbose=False)
+            reader = Interpreter(model_path=str(path), num_threads=1)
+            kilobytes = path.stat().st_size / 1000
+            reader.allocate_tensors()
+        place, taken = reader.get_input_details()[0]["index"], []
+        for image in np.random.default_rng(0).uniform(0, 255, (300, 1, SIZE, SIZE, 3)):
+            reader.set_tensor(place, image.astype("float32"))
+            clock = time.thread_time()
+            reader.invoke()
+            taken.append(time.thread_time() - clock)
+        found = {"parameters": str(model.count_params()), "kilobytes": f"{kilobytes:.0f}"}
+        found["milliseconds"] = f"{1000 * np.median(taken):.3f}"
+        write({"part": "size", "method": name, "seed": "0"} | found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", action="store_true", help="only size and latency")
+    only_size = parser.parse_args().size
+    if not any(row["part"] == "size" for row in stored()):
+        sizes()
+    if only_size:
+        return
+    bench = Bench()
+    for method in ("soft, all", "alone"):
+        for rate in RATES:
+            for seed in SEARCH:
+                bench.measure("search", method, 1, rate, seed)
+    for method, temperature in RUNS:
+        for seed in SEEDS:
+            bench.measure("test", method, temperature, bench.best_rate(method), seed)
+
+
+if __name__ == "__main__":
+    main()
