@@ -1,0 +1,398 @@
+"""What an image and a report know of a lesion, each alone and both together (section 1.8, no. 10).
+
+    python tools/measure_modalities.py            # about 10 minutes of one core
+    python tools/measure_modalities.py features   # or only a part: features, bert, black
+
+Writes data/results/modalities.csv, which chapter 08_10 reads, a row a run, as it goes: what is
+there is not measured again. Task `lesions` (synthetic; its reports are made of stock phrases), 30
+labels a class, or all 3,600 (0).
+
+The image is what two blocks of the frozen `efficientnet_lite0` put out at 96 pixels, averaged over
+the places: 192 numbers, each brought to mean 0 and spread 1 over the training images. The report is
+a bag of words: which of the words of the training reports are in it (multi-hot), or with weights
+(tf-idf). A modality that is missing is all zeros.
+
+- features: the same small network (dropout 0.2, 64 hidden units, a Dense layer) on the image, on
+  the report, and on both side by side ("early"). "modality dropout": the same, and in training each
+  modality is set to zero for a share of the examples (`strength`), by `keras.layers.Dropout` with
+  one draw for all numbers of an example; "no scaling": by a layer that does not enlarge what is
+  left; "plain dropout": number by number. "late": the mean of the two networks' log-probabilities.
+  "shuffled": early, trained and tested with reports of other patients. "leak": early, and in
+  training and validation every report names the class (with a strength: and modality dropout).
+- bert: KerasHub's BertBackbone (2 layers of width 64, 2 heads), from random weights, on the words
+  in their order. It is slow: one draw for the search, at 30 labels, and three for the test.
+
+All have 400 steps of AdamW (cosine decay, no choice of epoch) and the same batches of 32, in which
+every class is as frequent as any other. The rate is chosen for each method, strength and number of
+labels among 1e-3, 3e-3 and 1e-2 (of bert 3e-4, 1e-3, 3e-3) by mean balanced accuracy on validation
+of two draws (of all labels, one) that are not used again (part "search"); then five draws are
+tested (part "test"). Columns, balanced accuracies: `validation`, `score`; `no_image`, `no_report`:
+tested with that modality missing; `strangers`: tested with reports of other patients. `seconds` of
+one core, of training alone.
+
+Part "black": `score` of "early" and of "modality dropout", trained as above, where the missing
+image is fed as a black picture instead of zeros.
+
+Parts "recall" (a row a class, in `method` after the colon) and "overlap" (the share that both, only
+the image, only the report or neither got right, all classes weighing the same) are of the test
+draws of the image and the report alone, and of "early".
+"""
+
+import argparse
+import csv
+import time
+from functools import cache
+from pathlib import Path
+
+import tlkeras as tlk
+
+import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+import keras_hub
+import numpy as np
+from sklearn.metrics import balanced_accuracy_score, recall_score
+
+STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "modalities.csv"
+KEY = ("part", "labels_per_class", "method", "strength", "rate", "seed")
+FOUND = ("validation", "score", "no_image", "no_report", "strangers", "parameters", "seconds")
+SPLITS = ("train", "validation", "test")
+BLOCKS = ("block4c_add", "block5c_add")
+LABELS, RATES, STRENGTHS = (30, 0), (1e-3, 3e-3, 1e-2), (0.1, 0.3, 0.5)
+BERT_RATES = (3e-4, 1e-3, 3e-3)
+SEARCH, SEEDS = (100, 101), range(10, 15)
+BATCH, STEPS, UNITS, CLASSES, WORDS = 32, 400, 64, 7, 40
+METHODS = {
+    "features": [
+        ("image", 0), ("report, multi-hot", 0), ("report, tf-idf", 0), ("early", 0),
+        *[("modality dropout", share) for share in STRENGTHS],
+        ("no scaling", 0.5),
+        ("plain dropout", 0.3),
+        ("shuffled", 0), ("leak", 0), ("leak", 0.3), ("late", 0),
+    ],
+    "bert": [("report, bert", 0)],
+}  # fmt: skip
+RIGHT = ("both", 1, 1), ("only the image", 1, 0), ("only the report", 0, 1), ("neither", 0, 0)
+layers = keras.layers
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+@cache
+def read() -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """The network up to the features; their mean and spread over the training images."""
+    _, scale, network = tlk.load_backbone("efficientnet_lite0", image_size=96).layers
+    pool = layers.GlobalAveragePooling2D()
+    both = layers.Concatenate()([pool(network.get_layer(name).output) for name in BLOCKS])
+    reader = keras.Sequential([keras.Input((96, 96, 3)), scale, keras.Model(network.input, both)])
+    images = tlk.load_task("lesions", image_size=96).arrays("train")[0]
+    x = reader.predict(images, 100, verbose=0)
+    return reader, x.mean(axis=0), x.std(axis=0)
+
+
+@cache
+def raw() -> dict[str, tuple[np.ndarray, ...]]:
+    """Of each split features of the images, reports, labels."""
+    task, (reader, mean, spread), found = tlk.load_task("lesions", image_size=96), read(), {}
+    for split in SPLITS:
+        images, reports, labels = task.arrays(split, "image", "report", "label")
+        found[split] = reader.predict(images, 100, verbose=0), reports, labels
+    return {key: ((x - mean) / spread, *more) for key, (x, *more) in found.items()}
+
+
+@cache
+def words(mode: str, leak: bool = False) -> dict[str, np.ndarray]:
+    """The reports as numbers; with a leak, those of training and validation name the class."""
+    texts = {split: raw()[split][1] for split in SPLITS}
+    if leak:
+        for split in ("train", "validation"):
+            codes = [f" code{label}" for label in raw()[split][2]]
+            texts[split] = np.char.add(texts[split], codes)
+    length = {"output_sequence_length": WORDS} if mode == "int" else {}
+    vectorize = layers.TextVectorization(output_mode=mode, **length)
+    vectorize.adapt(texts["train"])
+    return {split: np.asarray(vectorize(text)) for split, text in texts.items()}
+
+
+def inputs(method: str, split: str) -> list[np.ndarray]:
+    x, _, labels = raw()[split]
+    if method == "image":
+        return [x]
+    if method == "report, bert":
+        return [words("int")[split]]
+    if method.startswith("report"):
+        return [words(method.partition(", ")[2].replace("multi-hot", "multi_hot")
+                      .replace("tf-idf", "tf_idf"))[split]]  # fmt: skip
+    report = words("multi_hot", method == "leak")[split]
+    if method == "shuffled":
+        report = np.random.default_rng(0).permutation(report)
+    return [x, report]
+
+
+@cache
+def black() -> np.ndarray:
+    """What the frozen blocks make of a black picture, as in `raw`."""
+    reader, mean, spread = read()
+    return (reader.predict(np.zeros((1, 96, 96, 3)), verbose=0) - mean) / spread
+
+
+def drawn(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Which examples are labelled: `count` of each class, or all."""
+    if not count:
+        return np.arange(len(labels))
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(labels == c) for c in range(CLASSES)]
+    return np.concatenate([rng.choice(m, count, replace=False) for m in members])
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("tlkeras_tools")
+class Unscaled(layers.Layer):
+    """Sets a share of the examples to zero in training, and leaves the others as they are."""
+
+    def __init__(self, share: float):
+        super().__init__()
+        self.share, self.seeds = share, keras.random.SeedGenerator()
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        kept = keras.random.uniform((keras.ops.shape(x)[0], 1), seed=self.seeds) >= self.share
+        return x * keras.ops.cast(kept, x.dtype)
+
+
+def between(method: str, strength: float) -> layers.Layer:
+    if not strength:
+        return layers.Identity()
+    if method == "no scaling":
+        return Unscaled(strength)
+    shape = None if method == "plain dropout" else (None, 1)
+    return layers.Dropout(strength, noise_shape=shape)
+
+
+def network(method: str, strength: float) -> keras.Model:
+    parts = inputs(method, "validation")
+    if method == "report, bert":
+        tokens = keras.Input((WORDS,), dtype="int32")
+        bert = keras_hub.models.BertBackbone(
+            vocabulary_size=int(words("int")["train"].max()) + 1, num_layers=2, num_heads=2,
+            hidden_dim=64, intermediate_dim=128, max_sequence_length=WORDS,
+        )  # fmt: skip
+        given = {
+            "token_ids": tokens, "segment_ids": keras.ops.zeros_like(tokens),
+            "padding_mask": keras.ops.cast(tokens > 0, "int32"),
+        }  # fmt: skip
+        sequence = bert(given)["sequence_output"]
+        x = layers.GlobalAveragePooling1D()(sequence, given["padding_mask"])
+        return keras.Model(tokens, layers.Dense(CLASSES)(layers.Dropout(0.2)(x)))
+    taken = [keras.Input((part.shape[1],)) for part in parts]
+    branches = [between(method, strength)(x) for x in taken]
+    x = layers.Concatenate()(branches) if len(taken) > 1 else branches[0]
+    x = layers.Dense(UNITS, "relu")(layers.Dropout(0.2)(x))
+    return keras.Model(taken, layers.Dense(CLASSES)(x))
+
+
+class Cosine(keras.optimizers.schedules.LearningRateSchedule):
+    """From `start`, which may be set anew, to zero."""
+
+    def __init__(self) -> None:
+        self.start = keras.Variable(1e-3, trainable=False)
+
+    def __call__(self, step):
+        turned = keras.ops.cos(np.pi * keras.ops.cast(step, "float32") / STEPS)
+        return self.start * (1 + turned) / 2
+
+
+class Learner:
+    """A network, traced once, that begins anew for each run."""
+
+    def __init__(self, method: str, strength: float):
+        self.method, self.strength = method, strength
+        self.model = network(method, strength)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.rate = Cosine()
+        self.model.compile(
+            keras.optimizers.AdamW(self.rate), loss, jit_compile=False, steps_per_execution=50
+        )
+        self._fit(np.zeros(BATCH * STEPS, int))
+
+    def _fit(self, some: np.ndarray) -> None:
+        x = [part[some] for part in inputs(self.method, "train")]
+        x = x if len(x) > 1 else x[0]
+        self.model.fit(x, raw()["train"][2][some], BATCH, shuffle=False, verbose=0)
+
+    def train(self, count: int, rate: float, seed: int) -> float:
+        """Seconds of one core."""
+        keras.utils.set_random_seed(seed)
+        self.model.set_weights(network(self.method, self.strength).get_weights())
+        optimizer, rng = self.model.optimizer, np.random.default_rng(seed)
+        for variable in optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        y = raw()["train"][2]
+        some = drawn(y, count, seed)
+        members = [some[y[some] == c] for c in range(CLASSES)]
+        batches = rng.integers(CLASSES, size=BATCH * STEPS)
+        order = np.array([rng.choice(members[c]) for c in batches])
+        self.rate.start.assign(rate)
+        clock = time.process_time()
+        self._fit(order)
+        return time.process_time() - clock
+
+    def answers(
+        self, split: str, image: np.ndarray | None = None, without: int | None = None,
+        strangers: bool = False,
+    ) -> np.ndarray:  # fmt: skip
+        """Log-probabilities; `without` the image (0) or the report (1), or with another image."""
+        x = list(inputs(self.method, split))
+        if image is not None:
+            x[0] = np.repeat(image, len(x[1]), axis=0)
+        if without is not None:
+            x[without] = np.zeros_like(x[without])
+        if strangers:
+            x[1] = np.random.default_rng(1).permutation(x[1])
+        logits = self.model.predict(x if len(x) > 1 else x[0], 400, verbose=0)
+        return keras.ops.convert_to_numpy(keras.ops.log_softmax(logits))
+
+
+def judged(found: dict[str, np.ndarray]) -> dict[str, float]:
+    """`validation`, and other columns, which are of the test."""
+    return {
+        column: balanced_accuracy_score(
+            raw()["validation" if column == "validation" else "test"][2], answers.argmax(axis=1)
+        )
+        for column, answers in found.items()
+    }
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+class Bench:
+    """Runs what is not stored."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, str]] = []
+        if STORE.exists():
+            with STORE.open() as file:
+                self.rows = list(csv.DictReader(file))
+
+    def there(self, **key: object) -> list[dict[str, str]]:
+        wanted = {column: _text(value) for column, value in key.items()}
+        return [r for r in self.rows if all(r[k] == v for k, v in wanted.items())]
+
+    def write(self, key: tuple, found: dict) -> None:
+        row = dict.fromkeys((*KEY, *FOUND), "")
+        row |= dict(zip(KEY, map(_text, key), strict=True))
+        row |= {k: v if isinstance(v, int) else f"{v:.4f}" for k, v in found.items()}
+        new = not STORE.exists()
+        with STORE.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        self.rows.append({k: str(v) for k, v in row.items()})
+        print(*row.values(), time.strftime("%H:%M:%S"), flush=True)
+
+    def best_rate(self, method: str, strength: float, count: int) -> float:
+        rows = self.there(part="search", method=method, strength=strength, labels_per_class=count)
+        found: dict[str, list[float]] = {}
+        for row in rows:
+            found.setdefault(row["rate"], []).append(float(row["validation"]))
+        return float(max(found, key=lambda rate: np.mean(found[rate])))
+
+    def method(self, method: str, strength: float) -> None:
+        if method == "late":
+            return self.late()
+        learner = None
+        for count in LABELS:
+            slow = method == "report, bert"
+            draws = SEARCH if count and not slow else SEARCH[:1]
+            plan = [("search", r, s) for r in (BERT_RATES if slow else RATES) for s in draws]
+            plan *= not slow or count == 30
+            for part, rate, seed in [
+                *plan,
+                *[("test", None, s) for s in SEEDS[: 3 if slow else 5]],
+            ]:
+                rate = rate or self.best_rate(method, strength, 30 if slow else count)
+                key = (part, count, method, strength, rate, seed)
+                if self.there(**dict(zip(KEY, key, strict=True))):
+                    continue
+                learner = learner or Learner(method, strength)
+                seconds = learner.train(count, rate, seed)
+                found = {"validation": learner.answers("validation")}
+                if part == "test":
+                    found["score"] = learner.answers("test")
+                    if len(inputs(method, "test")) > 1:
+                        found["no_image"] = learner.answers("test", without=0)
+                        found["no_report"] = learner.answers("test", without=1)
+                        found["strangers"] = learner.answers("test", strangers=True)
+                size = {"parameters": learner.model.count_params(), "seconds": seconds}
+                self.write(key, judged(found) | size)
+
+    def late(self) -> None:
+        """From the two networks that are on their own; and what each got right."""
+        names = ("image", "report, multi-hot", "early")
+        learners = {}
+        for count in LABELS:
+            for seed in SEEDS:
+                if self.there(part="test", labels_per_class=count, method="late", seed=seed):
+                    continue
+                learners = learners or {name: Learner(name, 0) for name in names}
+                answers, seconds = {}, 0.0
+                for name, learner in learners.items():
+                    took = learner.train(count, self.best_rate(name, 0, count), seed)
+                    seconds += took if name != "early" else 0
+                    answers[name] = [learner.answers(split) for split in ("validation", "test")]
+                (v_image, image), (v_report, report) = answers["image"], answers[names[1]]
+                strangers = learners[names[1]].answers("test")
+                strangers = np.random.default_rng(1).permutation(strangers)
+                y = raw()["test"][2]
+                answers["late"] = [v_image + v_report, image + report]
+                for name, (_, test) in answers.items():
+                    recalls = recall_score(y, test.argmax(axis=1), average=None)
+                    for c, recall in enumerate(recalls):
+                        key = ("recall", count, f"{name}: {c}", 0, 0, seed)
+                        self.write(key, {"score": float(recall)})
+                right = [answers[name][1].argmax(axis=1) == y for name in names[:2]]
+                for name, i, r in RIGHT:
+                    those = (right[0] == i) & (right[1] == r)
+                    share = float(np.mean([those[y == c].mean() for c in range(CLASSES)]))
+                    self.write(("overlap", count, name, 0, 0, seed), {"score": share})
+                found = judged({
+                    "validation": v_image + v_report, "score": image + report,
+                    "no_image": report, "no_report": image, "strangers": image + strangers,
+                })  # fmt: skip
+                size = sum(learners[name].model.count_params() for name in names[:2])
+                found |= {"parameters": size, "seconds": seconds}
+                self.write(("test", count, "late", 0, 0, seed), found)
+
+    def black(self) -> None:
+        for method, strength in (("early", 0), ("modality dropout", 0.3)):
+            learner = Learner(method, strength)
+            for count in LABELS:
+                rate = self.best_rate(method, strength, count)
+                for seed in SEEDS:
+                    key = ("black", count, method, strength, rate, seed)
+                    if not self.there(**dict(zip(KEY, key, strict=True))):
+                        learner.train(count, rate, seed)
+                        self.write(key, judged({"score": learner.answers("test", black())}))
+
+
+def _text(part: object) -> str:
+    return f"{part:g}" if isinstance(part, float) else str(part)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=[*METHODS, "black"])
+    bench = Bench()
+    for part in parser.parse_args().parts:
+        for method, strength in METHODS.get(part, ()):
+            bench.method(method, strength)
+        if part == "black":
+            bench.black()
+
+
+if __name__ == "__main__":
+    main()
