@@ -5,9 +5,9 @@
 # its size learn from it what it could not learn from your few labels alone?
 #
 # **The promise.** In about a minute on two cores you distil a network in plain Keras, with an
-# ordinary `fit`; you use Keras' own `Distiller` without falling for its default, which is wrong; and
-# you can say when a teacher helps and when it is in the way. *(Section 1.8 of the course, number 6;
-# no internet needed.)*
+# ordinary `fit`; you use Keras' own `Distiller` without falling for its default, which is wrong;
+# and you can say when a teacher helps and when it is in the way. *(Section 1.8 of the course,
+# number 6; no internet needed.)*
 
 # %%
 import time
@@ -28,8 +28,8 @@ layers = keras.layers
 # An apprentice who is only told "this is a shirt" learns one word a picture. A master says more: "a
 # shirt, I think; it might be a coat, it is certainly no shoe." And a master can say that of *any*
 # picture, also of those that nobody has labelled. **[Distillation](glossary.md#distillation)** lets
-# a small network, the [student](glossary.md#teacher-and-student), fit to the answers of a large one,
-# the teacher, instead of to labels. The idea is from [Bucilă and others
+# a small network, the [student](glossary.md#teacher-and-student), fit to the answers of a large
+# one, the teacher, instead of to labels. The idea is from [Bucilă and others
 # 2006](https://doi.org/10.1145/1150402.1150464); the name and the temperature, below, from [Hinton,
 # Vinyals and Dean 2015](https://arxiv.org/abs/1503.02531).
 #
@@ -68,14 +68,14 @@ head.compile(keras.optimizers.AdamW(1e-2), from_labels)
 history = head.fit(x, labels, 32, epochs=32, verbose=0)
 
 # %% [markdown]
-# The teacher now tells what it thinks of *every* training picture: ten numbers a picture, as chances
-# the **soft answers**. They are stored. From here on the teacher is not needed any more.
+# The teacher now tells what it thinks of *every* training picture: ten numbers a picture, as
+# chances the **soft answers**. They are stored. From here on the teacher is not needed any more.
 
 # %%
 logits = head.predict(z, verbose=0)
 soft = np.array(keras.ops.softmax(logits))
 
-# %% alt="A row of eight small grey pictures of clothes. Most are tops that look much alike."
+# %% alt="A row of eight small grey pictures: tops and dresses that look much alike, two shoes, a bag."
 doubtful = np.argsort(soft.max(axis=1))[: len(soft) // 10 : len(soft) // 80][:8]
 tlk.plots.strips(
     {"": pictures[doubtful]}, columns=8, title="Pictures of which the teacher is unsure"
@@ -111,9 +111,10 @@ def new_student():
 
 # %% [markdown]
 # First the control, the student without a teacher: 300 steps on the labels. Then the distilled one:
-# the same network from the same start, the same steps. It fits to all pictures and the soft answers,
-# with the loss for chances instead of the loss for labels. Nothing else changes. (Neither flips nor
-# shifts its pictures: in so few steps that made both of them worse.)
+# the same network from the same start, the same steps. It fits to all pictures and the soft
+# answers, with the loss for chances instead of the loss for labels. Nothing else changes. (Neither
+# flips nor shifts its pictures: in so few steps that made both of them worse, on validation, in a
+# single draw.)
 
 # %%
 STEPS, BATCH, RATE = 300, 64, 3e-3
@@ -146,10 +147,10 @@ tlk.table(rows, ["a single draw", "validation right, %"])
 #
 # ## The temperature
 #
-# A teacher that is sure says 99 % and 0.1 %, and the small numbers, which tell what looks like what,
-# hardly count. Hinton and others divide the logits of both by a **temperature** *T* before they
-# become chances: at *T* = 1 they stay, above they soften. The loss is multiplied by *T²*, for the
-# gradients shrink by as much.
+# A teacher that is sure says 99 % and 0.1 %, and the small numbers, which tell what looks like
+# what, hardly count. Hinton and others divide the logits of both by a **temperature** *T* before
+# they become chances: at *T* = 1 they stay, above they soften. The loss is multiplied by *T²*, for
+# the gradients shrink by as much.
 
 # %%
 T = 4.0
@@ -173,8 +174,8 @@ tlk.table(rows, ["T", "first", "second", "third"])
 # ## The same with Keras, and its wrong default
 #
 # `keras.distillation.Distiller` holds both networks and computes that loss, `LogitsDistillation`.
-# Before using it, try its loss on one picture of two classes. The teacher's logits are 2 and -2, 98 %
-# for the first. What do three students get?
+# Before using it, try its loss on one picture of two classes. The teacher's logits are 2 and -2, 98
+# % for the first. What do three students get?
 
 # %% tags=["nbval-check-output"]
 logits_loss = keras.distillation.LogitsDistillation
@@ -206,20 +207,20 @@ distiller.fit(images, labels, BATCH, verbose=0)
 print(f"Seconds of a core for {len(images)} pictures: {time.process_time() - start:.1f}")
 
 # %% [markdown]
-# `distiller.student` is the student. Half of the loss comes from labels here, so every picture needs
-# one; with `student_loss_weight=0` none counts. And the teacher answers anew in every step, which
-# takes most of that time. That pays only if it is to see each picture as the student does, shifted
-# and flipped before both of them. (`sample_weight` is ignored; and what is saved comes back
+# `distiller.student` is the student. Half of the loss comes from labels here, so every picture
+# needs one; with `student_loss_weight=0` none counts. And the teacher answers anew in every step,
+# which takes most of that time. That pays only if it is to see each picture as the student does,
+# shifted and flipped before both of them. (`sample_weight` is ignored; and what is saved comes back
 # uncompiled. `FeatureDistillation` compares layers instead of answers, of the same width only.)
 
 # %% [markdown]
 # ## The experiment: the softness or the pictures?
 #
-# A distilled student has more than soft answers: it has ten times as many pictures. Which is it that
-# helps? So there are controls, all with the same network, start and 300 steps: soft answers on the
-# *labelled* pictures only; and on all pictures, but with nothing of the teacher's answer except its
-# *surest guess*, a hard label. Five draws of labels; the rate was chosen on validation pictures, with
-# other draws.
+# A distilled student has more than soft answers: it has ten times as many pictures. Which is it
+# that helps? So there are controls, all with the same network, start and 300 steps: soft answers on
+# the *labelled* pictures only; and on all pictures, but with nothing of the teacher's answer except
+# its *surest guess*, a hard label. Five draws of labels; the rate was chosen on validation
+# pictures, with other draws.
 
 # %% tags=["plumbing"] alt="Bars of the share of test pictures that are right. The teacher 79 percent; student alone on 300 labels 75; soft answers on 300 pictures 75; surest guesses on 3,000 pictures 79; soft answers on 3,000 pictures 79."
 stored = tlk.results("distillation", part="test")
@@ -248,13 +249,14 @@ tlk.table(
 )
 
 # %% [markdown]
-# With all pictures the small network gains four points, in each of the five draws, and is level with
-# a teacher ten times its size. With the labelled pictures only it gains nothing: the teacher has
-# learned those 300 by heart, so its soft answers there are hardly softer than the labels.
+# With all pictures the small network gains four points, in each of the five draws, and is level
+# with a teacher ten times its size. With the labelled pictures only it gains nothing, probably
+# because the teacher knows those 300 by heart: there its soft answers are hardly softer than
+# labels.
 #
 # And the surest guesses do nearly as well as the soft answers: what is between them is inside the
-# spread, a tie. So here the **unlabelled pictures** do the work, not the softness. (Surest guesses are
-# [pseudo-labels](glossary.md#pseudo-label), from another network than the one that learns.)
+# spread, a tie. So here the **unlabelled pictures** do the work, not the softness. (Surest guesses
+# are [pseudo-labels](glossary.md#pseudo-label), from another network than the one that learns.)
 #
 # ## Temperature, and the weight of the labels
 
@@ -274,9 +276,9 @@ tlk.table(rows, ["the student fits to", "T", "right, %"])
 
 # %% [markdown]
 # *T* = 4 is a tie with *T* = 1; at 16 the student loses two points, in each draw: its lesson says
-# nearly the same of every class (the rate was chosen at *T* = 1). So begin with 1, and try 2 to 4 on
-# validation if at all. On the 300 labelled pictures soft answers alone and labels alone are a tie. (What
-# lies between the two, `student_loss_weight`, is not measured here.)
+# nearly the same of every class (the rate was chosen at *T* = 1). So begin with 1, and try 2 to 4
+# on validation if at all. On the 300 labelled pictures soft answers alone and labels alone are a
+# tie. (What lies between the two, `student_loss_weight`, is not measured here.)
 #
 # ## Where it fails
 
@@ -292,27 +294,29 @@ for name, (method, control) in cases.items():
 tlk.table(rows, ["labels", "teacher", "student alone", "distilled", "points gained"])
 
 # %% [markdown]
-# Given five labels a kind, the teacher is right on 70 %, and the student that has 30 labels and learns
-# alone on 75 %. Distilled, it throws its labels away for the teacher's answers and gets worse, in each
-# of the five draws. (Still it ends up *above* its teacher.) The other failure stood in the figure: no
-# pictures beyond the labelled ones, and nothing is gained. So before you distil, ask two questions. Is
-# the teacher better than the student alone, on validation? And is there more to look at?
+# Given five labels a kind, the teacher is right on 70 %, and the student that has 30 labels and
+# learns alone on 75 %. Distilled, it throws its labels away for the teacher's answers and gets
+# worse, in each of the five draws. (Still it ends up *above* its teacher.) The other failure stood
+# in the figure: no pictures beyond the labelled ones, and nothing is gained. So before you distil,
+# ask two questions. Is the teacher better than the student alone, on validation? And is there more
+# to look at?
 #
 # ## What it costs, and what it saves
 
 # %% tags=["plumbing", "nbval-check-output"]
 sizes = {row["method"]: row for row in tlk.results("distillation", part="size")}
 rows = []
-for column in ("parameters", "kilobytes", "milliseconds"):
-    large, small = (sizes[name][column] for name in ("teacher", "student"))
-    name = {"kilobytes": "LiteRT file (kB)", "milliseconds": "milliseconds a picture"}.get(column)
-    rows.append([name or column, large, small, f"{large / small:.0f} times less"])
+units = {"parameters": (1, "numbers"), "kilobytes": (1, "LiteRT file (kB)")}
+units["milliseconds"] = (1000, "microseconds a picture")
+for column, (times, name) in units.items():
+    large, small = (round(times * sizes[who][column]) for who in ("teacher", "student"))
+    rows.append([name, large, small, f"{large / small:.0f} times less"])
 rows.append(["right (%)", taught["soft, all"], scores["soft, all"], "-"])
 tlk.table(rows, ["", "teacher", "student", ""])
 
 # %% [markdown]
-# The milliseconds are those of one thread, one picture at a time, both in one run of LiteRT: read them
-# as a ratio. (The student may be exported with `distiller.student.export("student.tflite",
+# The microseconds are those of one thread, one picture at a time, both in one run of LiteRT: read
+# them as a ratio. (The student may be exported with `distiller.student.export("student.tflite",
 # format="litert")`, or a run's model with `tlk.export(run, "litert")`.) It is paid for in training:
 # every picture passes through the teacher once, and the student is trained from nothing. Distilling
 # with stored answers costs exactly the steps that training alone does, 7 seconds of a core here.
@@ -322,8 +326,8 @@ tlk.table(rows, ["", "teacher", "student", ""])
 # %% [markdown] tags=["question"]
 # ### Exercise 1: does it take over mistakes?
 #
-# Look at the new pictures that the teacher gets wrong. How often does the distilled student give the
-# same wrong answer, and how often does the student that never met the teacher?
+# Look at the new pictures that the teacher gets wrong. How often does the distilled student give
+# the same wrong answer, and how often does the student that never met the teacher?
 
 # %% [markdown] tags=["hint"]
 # `answers` holds the logits of all three. Take the `argmax` of each, and compare with the teacher's
@@ -339,16 +343,17 @@ for name in ("student alone", "student, distilled"):
 tlk.table(rows, ["where the teacher is wrong", "the same mistake, %", "right, %"])
 
 # %% [markdown] tags=["answer"]
-# In the draw shown, half of the teacher's mistakes come back in the distilled student, some more than
-# in the one that has never met the teacher (a single draw). That one has many in common with it, too, for shirts look
-# like coats to everybody. A teacher's errors, and its prejudices, are part of the lesson.
+# In the draw shown, half of the teacher's mistakes come back in the distilled student, some more
+# than in the one that has never met the teacher (a single draw). That one has many in common with
+# it, too, for shirts look like coats to everybody. A teacher's errors, and its prejudices, are part
+# of the lesson.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: another loss from the manual
 #
 # Keras' documentation of `LogitsDistillation` also suggests
-# `loss=keras.losses.CategoricalCrossentropy(from_logits=True)`. Give it to the three students of the
-# table above. Would you train with it?
+# `loss=keras.losses.CategoricalCrossentropy(from_logits=True)`. Give it to the three students of
+# the table above. Would you train with it?
 
 # %% [markdown] tags=["hint"]
 # `logits_loss(temperature=T, loss=...)`, and its `compute_loss(theirs, ours)` for `ours` of
@@ -362,15 +367,16 @@ for name, ours in {"agrees": [2, -2], "undecided": [0, 0], "louder": [20, -20]}.
 tlk.table(rows, ["the student", "loss"])
 
 # %% [markdown] tags=["answer"]
-# No. The student that agrees gets a loss, but one that says the same ten times louder gets less, and
-# louder still less again: the teacher's logits are taken for chances, and two logits of 2 and -2 are
-# none. Of all losses only an *instance* of `KLDivergence` gets the softmax and *T²* (Keras 3.15).
+# No. The student that agrees gets a loss, but one that says the same ten times louder gets less,
+# and louder still less again: the teacher's logits are taken for chances, and two logits of 2 and
+# -2 are none. Of all losses only an *instance* of `KLDivergence` gets the softmax and *T²* (Keras
+# 3.15).
 
 # %% [markdown]
 # ## What to remember
 #
-# - Distillation is an ordinary `fit` on the stored soft answers of a teacher. Let it answer for every
-#   picture you have: the unlabelled ones are what helps.
+# - Distillation is an ordinary `fit` on the stored soft answers of a teacher. Let it answer for
+#   every picture you have: the unlabelled ones are what helps.
 # - With `keras.distillation`, always pass `loss=keras.losses.KLDivergence()`.
 # - It can only give what the teacher has: first compare teacher and student alone, on validation.
 #
