@@ -1,0 +1,317 @@
+"""What pictures without labels teach a small network: SimCLR by views and by lesions, and masks.
+
+    python tools/measure_selfsupervised.py            # about a quarter of an hour of one core
+    python tools/measure_selfsupervised.py probe      # or a part (see PARTS)
+
+Writes data/results/selfsupervised.csv, which chapter 08_08 reads, as it goes: what is there is not
+measured again. Task `lesions` (synthetic), pictures reduced to 32 pixels, 3,600 without labels.
+
+The network has three convolutions (32, 64, 128 filters, stride 2, BatchNorm, ReLU), 128 features.
+It is taught three times (`pretraining` 0, 1, 2: other first weights, order, views, pairs), for
+about as long: five epochs of SimCLR in batches of 64 (temperature 0.1), or nine of filling
+in three of four squares of 4 x 4 pixels. SimCLR's views are crops of 24 pixels, turned, flipped,
+with another brightness and contrast. "lesion pairs": of two pictures of one lesion, if it has more;
+"random pairs": the same with the lesions' numbers shuffled; "colour views": views that also change
+colours, much; "untrained": first weights. "sizes": lesion pairs among the first patients, whose
+pictures are fewer; as many steps.
+
+Then every BatchNorm gets the statistics of the 3,600 whole pictures (it was trained on parts of
+them, or hidden ones), features are frozen, each brought to mean 0 and spread 1 over the 3,600, and
+a logistic regression learns from few labels. Its strength is chosen on validation, for each network
+and number of labels, by three draws of labels that are not used again (100 to 102); test is looked
+at with five others (the draws 0 to 4 of `tlk.load_task`). `seed` is 5 x pretraining + draw.
+
+"ImageNet, 32 pixels": efficientnet_lite0 after block4-5, of the same pictures enlarged to 96.
+"from scratch": the network and a last layer, trained together on views of the labelled pictures
+alone; "tuned": the same from pretrained weights. 200 steps of 32, AdamW, the better of two rates
+(1e-3, 3e-3) on validation.
+
+Columns: `score` balanced accuracy on 1,600 images; `validation` that of the search on 800;
+`unlabelled` pictures used; `seconds` of one core for the pretraining (or training).
+"""
+
+import argparse
+import csv
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import tlkeras as tlk
+
+import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+
+from tlkeras.flavors import contrastive, domain
+
+ROOT = Path(__file__).resolve().parents[1]
+STORE = ROOT / "data" / "results" / "selfsupervised.csv"
+KEPT = ROOT / "build" / "selfsupervised"  # weights, so that a run that was killed goes on
+KEY = ("part", "method", "unlabelled", "labels_per_class", "pretraining", "seed")
+HEADER = (*KEY, "validation", "score", "seconds")
+LABELS, SEARCH, DRAWS = (5, 10, 30), (100, 101, 102), range(5)
+STRENGTHS = (1e-3, 1e-2, 1e-1)
+SIDE, BATCH, EPOCHS, MASK_EPOCHS, RATE = 32, 64, 5, 9, 2e-3
+CLASSES = 7
+STEPS, TUNING_RATES = 200, (1e-3, 3e-3)
+SIZES = (100, 600)
+layers = keras.layers
+
+
+def new_encoder() -> keras.Model:
+    inputs = keras.Input((None, None, 3))
+    x = layers.Rescaling(1 / 127.5, -1)(inputs)
+    for filters in (32, 64, 128):
+        x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+
+
+def new_views(colours: bool = False) -> keras.Model:
+    views = [
+        layers.RandomFlip("horizontal"),
+        layers.RandomRotation(0.5, fill_mode="reflect"),
+        layers.RandomCrop(24, 24),
+        layers.RandomBrightness(0.2),
+        layers.RandomContrast(0.3),
+    ]
+    if colours:
+        jitter = {"saturation_factor": (0.2, 0.8), "hue_factor": 0.2}
+        views += [layers.RandomColorJitter((0, 255), **jitter), layers.RandomGrayscale(0.2)]
+    return keras.Sequential(views)
+
+
+@cache
+def data(split: str) -> tuple[np.ndarray, ...]:
+    """Images, labels, lesions, patients."""
+    task = tlk.load_task("lesions", image_size=SIDE)
+    return task.arrays(split, "image", "label", "lesion", "patient")
+
+
+@cache
+def drawn(labels: int, draw: int) -> np.ndarray:
+    """Which training images have labels: those of `tlk.load_task("lesions", labels, draw)`."""
+    rng, kind = np.random.default_rng(draw), data("train")[1]
+    members = (np.flatnonzero(kind == label) for label in range(CLASSES))
+    return np.sort(np.concatenate([rng.choice(m, labels, replace=False) for m in members]))
+
+
+def cosine(rate: float, steps: int) -> keras.optimizers.Optimizer:
+    return keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(rate, steps))
+
+
+# --- without labels ------------------------------------------------------------------------------
+
+
+def by_views(
+    encoder: keras.Model, images: np.ndarray, groups: np.ndarray, seed: int, colours: bool
+) -> None:
+    """As many steps whatever the number of images."""
+    model = contrastive.SimCLR(encoder, new_views(colours))
+    pairs = contrastive.Pairs(images, groups, BATCH, seed)
+    steps = EPOCHS * (3600 // BATCH)
+    model.compile(cosine(RATE, steps), jit_compile=False)
+    model.fit(pairs, epochs=-(-steps // len(pairs)), verbose=0)
+
+
+def by_masks(encoder: keras.Model, images: np.ndarray, seed: int) -> None:
+    painted = layers.Conv2DTranspose(3, 8, strides=8)(encoder.layers[-2].output)
+    model = keras.Model(encoder.input, painted)
+    model.compile(cosine(RATE, MASK_EPOCHS * (len(images) // BATCH + 1)), "mse", jit_compile=False)
+    rng = np.random.default_rng(seed)
+    for _ in range(MASK_EPOCHS):
+        squares = rng.random((len(images), 8, 8)) < 0.75
+        hidden = np.repeat(np.repeat(squares, 4, axis=1), 4, axis=2)
+        seen = np.where(hidden[..., None], np.float32(127.5), images)
+        model.fit(seen, images / 127.5 - 1, BATCH, sample_weight=hidden, verbose=0)
+
+
+def learned(method: str, unlabelled: int, seed: int) -> tuple[keras.Model, float]:
+    """The encoder, and seconds of one core."""
+    images, _, lesions, patients = data("train")
+    if unlabelled:  # whole patients, as many as it takes
+        chosen = np.argsort(patients, kind="stable")[:unlabelled]
+        images, lesions = images[chosen], lesions[chosen]
+    groups = {
+        "lesion pairs": lesions,
+        "random pairs": np.random.default_rng(seed).permutation(lesions),
+    }.get(method, np.arange(len(images)))
+    keras.utils.set_random_seed(seed)
+    encoder = new_encoder()
+    file = KEPT / f"{method.replace(' ', '_')}_{unlabelled}_{seed}.weights.h5"
+    if method == "untrained":
+        return encoder, 0.0
+    if file.exists():
+        encoder.load_weights(file)
+        return encoder, float(file.with_suffix(".txt").read_text())
+    clock = time.process_time()
+    if method == "masks":
+        by_masks(encoder, images, seed)
+    else:
+        by_views(encoder, images, groups, seed, method == "colour views")
+    seconds = time.process_time() - clock
+    KEPT.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".txt").write_text(f"{seconds:.1f}")
+    encoder.save_weights(file)
+    return encoder, seconds
+
+
+@cache
+def imagenet() -> keras.Model:
+    backbone = tlk.load_backbone("efficientnet_lite0", image_size=96)
+    below, _ = tlk.find_blocks(backbone).split("block4-5")
+    enlarge = layers.Resizing(96, 96)
+    return keras.Sequential(
+        [keras.Input((SIDE, SIDE, 3)), enlarge, below, layers.GlobalAveragePooling2D()]
+    )
+
+
+# --- few labels ----------------------------------------------------------------------------------
+
+
+def probe(encoder: keras.Model) -> Iterator[tuple[int, int, float, float]]:
+    """Labels, draw, validation of the search, score."""
+
+    def features(split: str) -> np.ndarray:
+        images = data(split)[0]
+        parts = np.split(images, range(200, len(images), 200))
+        return np.concatenate([encoder(part, training=False) for part in parts])
+
+    everything = features("train")
+    mean, spread = everything.mean(axis=0), everything.std(axis=0) + 1e-6
+    x = {name: (features(name) - mean) / spread for name in ("train", "validation", "test")}
+
+    def score(labels: int, draw: int, strength: float, split: str) -> float:
+        chosen = drawn(labels, draw)
+        model = LogisticRegression(C=strength, max_iter=1000)
+        model.fit(x["train"][chosen], data("train")[1][chosen])
+        return balanced_accuracy_score(data(split)[1], model.predict(x[split]))
+
+    for labels in LABELS:
+        found = {
+            strength: np.mean([score(labels, draw, strength, "validation") for draw in SEARCH])
+            for strength in STRENGTHS
+        }
+        best = max(found, key=found.__getitem__)
+        for draw in DRAWS:
+            yield labels, draw, float(found[best]), score(labels, draw, best, "test")
+
+
+@cache
+def learner() -> tuple[keras.Model, keras.Model, keras.Model]:
+    """Views, encoder, and both with a last layer, traced once."""
+    encoder = new_encoder()
+    model = keras.Sequential(
+        [keras.Input((SIDE, SIDE, 3)), new_views(), encoder, layers.Dense(CLASSES)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(1e-3), loss, jit_compile=False)
+    model.train_on_batch(np.zeros((32, SIDE, SIDE, 3)), np.zeros(32))
+    return encoder, model, keras.Sequential([encoder, model.layers[-1]])
+
+
+def train(labels: int, draw: int, rate: float, start: list[np.ndarray], split: str) -> float:
+    encoder, model, whole = learner()
+    images, y = (part[drawn(labels, draw)] for part in data("train")[:2])
+    keras.utils.set_random_seed(draw)
+    encoder.set_weights(start)
+    head = model.layers[-1]
+    head.kernel.assign(np.random.default_rng(draw).normal(0, 0.05, head.kernel.shape))
+    head.bias.assign(np.zeros(head.bias.shape))
+    for variable in model.optimizer.variables:
+        if "learning_rate" not in variable.path:
+            variable.assign(np.zeros(variable.shape))
+    order = np.random.default_rng(draw)
+    for step in range(STEPS):
+        model.optimizer.learning_rate.assign(rate * (1 + np.cos(np.pi * step / STEPS)) / 2)
+        batch = order.choice(len(y), 32, replace=len(y) < 32)
+        model.train_on_batch(images[batch], y[batch])
+    images, truth = data(split)[:2]
+    answers = whole.predict(images, batch_size=400, verbose=0)
+    return balanced_accuracy_score(truth, answers.argmax(axis=1))
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def probes(part: str, done: set) -> None:
+    if part == "probe":
+        methods = ("untrained", "views", "lesion pairs", "masks")
+        runs = [(method, 0, seed) for seed in range(3) for method in methods]
+    else:
+        runs = [("lesion pairs", size, seed) for seed in range(3) for size in SIZES]
+    if part in ("control", "colours"):
+        method = "random pairs" if part == "control" else "colour views"
+        runs = [(method, 0, seed) for seed in range(3)]
+    for method, size, seed in runs:
+        if (part, method, str(size or 3600), "30", str(seed), str(5 * seed + 4)) not in done:
+            encoder, seconds = learned(method, size, seed)
+            domain.adapt_batchnorm(encoder, data("train")[0])
+            write_probe((part, method, size or 3600), encoder, seed, seconds)
+    if part == "probe" and (part, "ImageNet, 32 pixels", "0", "30", "0", "4") not in done:
+        write_probe((part, "ImageNet, 32 pixels", 0), imagenet(), 0, 0.0)
+
+
+def write_probe(key: tuple, encoder: keras.Model, seed: int, seconds: float) -> None:
+    for labels, draw, validation, score in list(probe(encoder)):
+        write((*key, labels, seed, 5 * seed + draw), validation, score, seconds)
+
+
+def trainings(part: str, done: set) -> None:
+    methods = ("from scratch",) if part == "scratch" else ("lesion pairs", "views")
+    for method, labels in itertools.product(methods, LABELS):
+        starts = [
+            learned("untrained" if part == "scratch" else method, 0, seed)[0].get_weights()
+            for seed in range(3)
+        ]
+        keys = {
+            draw: (part, method, 0 if part == "scratch" else 3600, labels, draw % 3, draw)
+            for draw in DRAWS
+        }
+        missing = [d for d, key in keys.items() if tuple(map(str, key)) not in done]
+        if not missing:
+            continue
+        found = {
+            rate: np.mean([train(labels, d, rate, starts[d % 3], "validation") for d in SEARCH[:2]])
+            for rate in TUNING_RATES
+        }
+        best = max(found, key=found.__getitem__)
+        for draw in missing:
+            clock = time.process_time()
+            score = train(labels, draw, best, starts[draw % 3], "test")
+            write(keys[draw], float(found[best]), score, time.process_time() - clock)
+
+
+def write(key: tuple, validation: float, score: float, seconds: float) -> None:
+    new = not STORE.exists()
+    row = [*key, f"{validation:.4f}", f"{score:.4f}", f"{seconds:.1f}"]
+    with STORE.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(HEADER)
+        writer.writerow(row)
+    print(*row, time.strftime("%H:%M:%S"), flush=True)
+
+
+PARTS: dict[str, Callable] = {
+    "probe": probes, "scratch": trainings, "sizes": probes, "control": probes,
+    "colours": probes, "tuned": trainings,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
+    for part in parser.parse_args().parts:
+        done: set[tuple[str, ...]] = set()
+        if STORE.exists():
+            with STORE.open() as file:
+                done = {tuple(row[key] for key in KEY) for row in csv.DictReader(file)}
+        PARTS[part](part, done)
+
+
+if __name__ == "__main__":
+    main()
