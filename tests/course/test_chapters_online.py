@@ -32,6 +32,7 @@ MORE = dict.fromkeys(  # enough of every class
         "08_03_head_swapping",
         "08_05_progressive_unfreezing",
         "08_06_distillation",
+        "08_11_cheat_sheet",
         "10_1_adapters",
         "10_2_discriminative_learning_rates",
         "10_4_layerwise_schedules",

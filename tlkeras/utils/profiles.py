@@ -108,6 +108,10 @@ SETTINGS = {
         Setting("digits", "", "glyph_resnet_small", 32, 30),
         Setting("eurosat", "", "EfficientNetB0", 64, 20),
     ),
+    "10_3": (
+        Setting("lesions", "", "efficientnet_lite0", 64, 10),
+        Setting("lesions", "", "EfficientNetB0", 64, 10),
+    ),
     "10_4": (
         Setting("digits", "", "glyph_resnet_small", 32, 30),
         Setting("eurosat", "", "EfficientNetB0", 64, 20),
