@@ -200,7 +200,7 @@ for row, model in zip(rows, (early, sturdy), strict=True):
 tlk.table(rows, ["one draw, balanced accuracy, %", *cases], digits=0)
 
 # %% [markdown]
-# A point or two in one draw says little; five draws follow below.
+# One draw of so few labels says little, in either direction; five draws follow below.
 #
 # ## The same with tlkeras: fine-tuning with two inputs
 #
@@ -344,7 +344,7 @@ tlk.table(shares, "right, all kinds weighing the same (%)", digits=0)
 # %% [markdown]
 # The dermatofibroma (df) is the clearest case. It is rare: its pictures teach little even with all
 # 41 labels, but the phrases for it are few and plain. The actinic keratosis (akiec) is the other
-# way round. The last table says how much there is to be won: 88 % of all cases are right with at
+# way round. The last table says how much there is to be won: 89 % of all cases are right with at
 # least one of the two networks (80 % at 30 labels), each for itself 74 and 62 %. Early fusion gets
 # 81 %: it takes about half of the way from the better one to an **oracle** that always knew whom to
 # believe.
@@ -447,9 +447,10 @@ rows = [[w, score((1 - w) * says_image + w * says_report)] for w in (0.0, 0.25, 
 tlk.table(rows, ["weight of the report", "one draw, %"], digits=2)
 
 # %% [markdown] tags=["answer"]
-# The middle is best or close to it, and falls off slowly: two witnesses of similar strength. Choose
-# the weight on validation cases, which need both an image and a report; with few of them the middle
-# is the safe choice. A weight of 0 or 1 is one witness alone.
+# The middle is best or close to it. A quarter for the report costs little, three quarters cost
+# much: it is the weaker witness. Choose the weight on validation cases, which need both an image
+# and a report; with few of them the middle is the safe choice. A weight of 0 or 1 is one witness
+# alone.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: the leak
