@@ -43,6 +43,7 @@ BUNDLED = {
     "08_07_multi_task",  # only lesions has masks
     "08_09_zero_and_few_shot",  # the names of its 64 pairs are the answers: only scenes have them
     "08_10_cross_modal",  # only lesions has a report beside each image
+    "10_3_domain_adaptive_pretraining",  # only lesions says which pictures show one lesion
     "09_pitfalls",  # it asks ImageNet's old head, which only the bundled network has
 }
 SHORTER = {"steps=80": "steps=2"}  # gradient ascent: more steps only make better pictures

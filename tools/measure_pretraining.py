@@ -1,0 +1,399 @@
+"""Self-supervised pretraining on unlabelled target pictures, on from ImageNet (section 1.10).
+
+    python tools/measure_pretraining.py           # about a quarter of an hour of one core
+    python tools/measure_pretraining.py probe     # or a part: pretrain, probe, tune
+
+Writes data/results/pretraining.csv, which chapter 10_3 reads, a row a run, as it goes: what is
+there is not measured again. Task `lesions` (synthetic) at 64 pixels; of 3,600 training pictures
+nobody says what they are, but which show the same lesion.
+
+`efficientnet_lite0` up to block4-5 is frozen, its outputs are stored: of each picture and of three
+views of it (turned, flipped, zoomed up to 40 %, other brightness and contrast). The blocks above
+learn; BatchNorm keeps its statistics. SimCLR (temperature 0.1), 60 steps of 48 pairs, AdamW with
+cosine decay, is what pretrains them (`method`):
+
+- views: two views of one picture; lesion pairs: one each of two pictures of one lesion, where it
+  has several, else of one picture; random pairs: of two pictures at random, the control.
+- ImageNet: no pretraining. whitened: nor here, but the probe's features are divided by the root of
+  how they scatter within a lesion (closed form); whitened, random pairs: within made-up lesions.
+
+Part "pretrain": `seconds`, and the mean cosine of partners and of others at its end. The rate (of
+1e-4, 1e-3) is chosen on validation for lesion pairs and taken for all.
+Part "probe": a logistic regression on what `depth` puts out, averaged over place; its strength is
+chosen on validation by three draws that are not used again, for each method, depth and number of
+labels.
+Part "tune": the same blocks and a new head learn from the labels, 40 steps of 32 views (AdamW,
+cosine decay); the rate (of 3e-4, 1e-3) is chosen on validation for "ImageNet", at ten labels, and
+taken for all. "ImageNet, longer": 180 steps more, so that as many pictures went through the network
+as in pretraining and tuning; "lesion pairs, longer": after pretraining as many steps as that.
+
+Three seeds, each with its own pretraining and its own draw of labels. `score` is balanced accuracy
+on 1,600 test pictures, `validation` on 800; `seconds` of one core.
+"""
+
+import argparse
+import csv
+import itertools
+import time
+from functools import cache, lru_cache
+from pathlib import Path
+
+import tlkeras as tlk
+
+import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+
+from tlkeras.flavors import contrastive
+
+ROOT = Path(__file__).resolve().parents[1]
+STORE = ROOT / "data" / "results" / "pretraining.csv"
+KEPT = ROOT / "build" / "pretraining"  # weights and stored outputs, so that a killed run goes on
+KEY = ("part", "method", "depth", "labels_per_class", "rate", "seed")
+HEADER = (*KEY, "validation", "score", "partners", "others", "seconds")
+SPLITS = ("train", "validation", "test")
+PRETRAINED = ("views", "lesion pairs", "random pairs")
+CLOSED = ("whitened", "whitened, random pairs")
+LABELS, SEARCH, SEEDS = (5, 10, 30), (100, 101, 102), (10, 11, 12)
+STRENGTHS = (1e-2, 1e-1)
+SIDE, CLASSES, VIEWS = 64, 7, 3
+STEPS, PAIRS, RATES = 60, 48, (1e-4, 1e-3)
+TUNING, BATCH, TUNING_RATES, TUNED = 40, 32, (3e-4, 1e-3), (5, 30)
+LONGER = 2 * STEPS * PAIRS // BATCH
+DEPTHS = ("block4-5", "last block")
+layers = keras.layers
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+@cache
+def named(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and lesions."""
+    labels, lesions = tlk.load_task("lesions").arrays(split, "label", "lesion")
+    return labels, np.unique(lesions, return_inverse=True)[1]
+
+
+@cache
+def network() -> tuple[keras.Model, keras.Model]:
+    """What is frozen, and what learns."""
+    blocks = tlk.find_blocks(tlk.load_backbone("efficientnet_lite0", SIDE))
+    below, above = blocks.split("block4-5")
+    for layer in above.layers[-1].layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+    return below, above
+
+
+@cache
+def maps() -> dict[str, np.ndarray]:
+    """Outputs of the frozen blocks: of a split, and of the views of the training pictures."""
+    path = KEPT / "maps.npz"
+    if path.exists():
+        return dict(np.load(path))
+    keras.utils.set_random_seed(0)
+    change = keras.Sequential([
+        layers.RandomFlip(), layers.RandomRotation(0.5, "reflect"),
+        layers.RandomZoom((-0.4, 0.0), fill_mode="reflect"),
+        layers.RandomBrightness(0.15), layers.RandomContrast(0.3),
+    ])  # fmt: skip
+    below, task, found = network()[0], tlk.load_task("lesions", image_size=SIDE), {}
+    for split in SPLITS:
+        images = task.arrays(split)[0]
+        found[split] = below.predict(images, 100, verbose=0).astype("float16")
+        if split == "train":
+            views = [
+                [below.predict_on_batch(change(images[i : i + 100], training=True))
+                 for i in range(0, len(images), 100)] for _ in range(VIEWS)
+            ]  # fmt: skip
+            views = [np.concatenate(parts) for parts in views]
+            found["views"] = np.stack(views, axis=1).astype("float16")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **found)
+    return found
+
+
+def drawn(count: int, seed: int) -> np.ndarray:
+    """`count` labelled pictures of each class."""
+    rng, labels = np.random.default_rng(seed), named("train")[0]
+    members = [np.flatnonzero(labels == c) for c in range(CLASSES)]
+    return np.concatenate([rng.choice(m, count, replace=False) for m in members])
+
+
+class Cosine(keras.optimizers.schedules.LearningRateSchedule):
+    """From `rate` to zero; both can be set anew without tracing again."""
+
+    def __init__(self) -> None:
+        self.rate, self.steps = keras.Variable(1e-3), keras.Variable(1.0)
+
+    def __call__(self, step):
+        share = keras.ops.minimum(keras.ops.cast(step, "float32") / self.steps, 1.0)
+        return self.rate * (1 + keras.ops.cos(np.pi * share)) / 2
+
+
+@cache
+def imagenet() -> list[np.ndarray]:
+    return network()[1].get_weights()
+
+
+def renew(model: keras.Model, rate: float, steps: int) -> None:
+    for variable in model.optimizer.variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    model.schedule.rate.assign(rate)
+    model.schedule.steps.assign(steps)
+
+
+# --- pretraining ---------------------------------------------------------------------------------
+
+
+@cache
+def learner() -> contrastive.SimCLR:
+    model = contrastive.SimCLR(network()[1])
+    model.schedule = Cosine()
+    model.compile(keras.optimizers.AdamW(model.schedule), jit_compile=False)
+    return model
+
+
+def pairs(method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two views each, of one picture or of two."""
+    rng, (_, lesions), views = np.random.default_rng(seed), named("train"), maps()["views"]
+    passes = -(-STEPS * PAIRS // len(views))
+    first = np.concatenate([rng.permutation(len(views)) for _ in range(passes)])[: STEPS * PAIRS]
+    second, one = first.copy(), rng.integers(VIEWS, size=len(first))
+    other = (one + rng.integers(1, VIEWS, size=len(first))) % VIEWS
+    if method == "random pairs":
+        second = rng.integers(len(views), size=len(first))
+    if method == "lesion pairs":
+        members = [np.flatnonzero(lesions == lesion) for lesion in range(lesions.max() + 1)]
+        for i, picture in enumerate(first):
+            others = members[lesions[picture]]
+            others = others[others != picture]
+            second[i] = rng.choice(others) if len(others) else picture
+    return views[first, one].astype("float32"), views[second, other].astype("float32")
+
+
+def pretrain(method: str, rate: float, seed: int) -> dict[str, float]:
+    path, above, model = KEPT / f"{method}-{rate:g}-{seed}.npz", network()[1], learner()
+    above.set_weights(imagenet())
+    keras.utils.set_random_seed(seed)
+    first, second = pairs(method, seed)
+    model((first[:2], second[:2]))
+    fresh = contrastive.SimCLR(above).projection
+    model.projection.set_weights(fresh.get_weights())
+    model.optimizer.build(model.trainable_variables)
+    renew(model, rate, STEPS)
+    clock, history = time.process_time(), {}
+    for start in range(0, len(first), STEPS * PAIRS // 4):
+        part = slice(start, start + STEPS * PAIRS // 4)
+        history = model.fit((first[part], second[part]), batch_size=PAIRS, verbose=0).history
+    seconds = time.process_time() - clock
+    np.savez(path, *above.get_weights())
+    found = {key: history[key][-1] for key in ("partners", "others")}
+    return found | {"seconds": seconds}
+
+
+def load(method: str, rate: float, seed: int) -> None:
+    """Puts weights into the blocks that learn."""
+    if method not in PRETRAINED:
+        return network()[1].set_weights(imagenet())
+    with np.load(KEPT / f"{method}-{rate:g}-{seed}.npz") as kept:
+        network()[1].set_weights([kept[name] for name in kept.files])
+
+
+# --- probe ---------------------------------------------------------------------------------------
+
+
+@cache
+def reader() -> keras.Model:
+    above, pool = network()[1], layers.GlobalAveragePooling2D()
+    return keras.Model(above.input, [pool(above.input), pool(above.output)])
+
+
+@lru_cache(maxsize=len(SEEDS))
+def features(method: str, rate: float, seed: int) -> dict[tuple[str, str], np.ndarray]:
+    """Of a depth and a split, with mean 0 and spread 1 over the training pictures."""
+    load(method, rate, seed)
+    found = {}
+    for split in SPLITS:
+        read = reader().predict(maps()[split].astype("float32"), batch_size=100, verbose=0)
+        found |= {(depth, split): x for depth, x in zip(DEPTHS, read, strict=True)}
+    for depth in DEPTHS:
+        x = found[depth, "train"]
+        mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
+        turn = np.eye(x.shape[1])
+        if method in CLOSED:
+            turn = whitening((x - mean) / spread, method, seed)
+        for split in SPLITS:
+            found[depth, split] = (found[depth, split] - mean) / spread @ turn
+        new = found[depth, "train"].std()
+        found |= {(depth, split): (found[depth, split] / new).astype("float32") for split in SPLITS}
+    return found
+
+
+def whitening(x: np.ndarray, method: str, seed: int) -> np.ndarray:
+    lesions = named("train")[1]
+    if method != "whitened":
+        lesions = np.random.default_rng(seed).permutation(lesions)
+    count = np.bincount(lesions)
+    sums = np.zeros((len(count), x.shape[1]))
+    np.add.at(sums, lesions, x)
+    apart = x - (sums / count[:, None])[lesions]
+    scatter = apart.T @ apart / (len(x) - len(count))
+    values, vectors = np.linalg.eigh(scatter + 0.1 * np.trace(scatter) / len(scatter)
+                                     * np.eye(len(scatter)))  # fmt: skip
+    return vectors / np.sqrt(values) @ vectors.T
+
+
+def probe(read: dict, depth: str, count: int, strength: float, seed: int) -> dict[str, float]:
+    some = drawn(count, seed)
+    clock = time.process_time()
+    model = LogisticRegression(C=strength, max_iter=300)
+    model.fit(read[depth, "train"][some], named("train")[0][some])
+    seconds = time.process_time() - clock
+    scores = {
+        column: balanced_accuracy_score(named(split)[0], model.predict(read[depth, split]))
+        for column, split in (("validation", "validation"), ("score", "test"))
+    }
+    return scores | {"seconds": seconds}
+
+
+# --- tuning --------------------------------------------------------------------------------------
+
+
+@cache
+def classifier() -> keras.Model:
+    above = network()[1]
+    x = layers.GlobalAveragePooling2D()(above.output)
+    x = layers.Dense(CLASSES, name="answer")(layers.Dropout(0.2)(x))
+    model = keras.Model(above.input, x)
+    model.schedule = Cosine()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(model.schedule), loss, jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def tune(method: str, rate: float, own: float, count: int, seed: int) -> dict[str, float]:
+    """rate: of tuning. own: of the pretraining."""
+    load(method.removesuffix(", longer"), own, seed if seed in SEEDS else SEEDS[0])
+    model, labels, views = classifier(), named("train")[0], maps()["views"]
+    steps = TUNING + (LONGER if method.endswith("longer") else 0)
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
+    kernel, bias = model.get_layer("answer").weights
+    kernel.assign(rng.normal(0, 0.02, kernel.shape))
+    bias.assign(np.zeros(bias.shape))
+    renew(model, rate, steps)
+    order = rng.choice(drawn(count, seed), steps * BATCH)  # of each class as many labels
+    view = rng.integers(VIEWS, size=len(order))
+    clock = time.process_time()
+    model.fit(views[order, view].astype("float32"), labels[order], BATCH, shuffle=False, verbose=0)
+    seconds = time.process_time() - clock
+    scores = {
+        column: balanced_accuracy_score(
+            named(split)[0],
+            model.predict(maps()[split].astype("float32"), 100, verbose=0).argmax(axis=1),
+        )
+        for column, split in (("validation", "validation"), ("score", "test"))
+        if column == "validation" or seed in SEEDS
+    }
+    return scores | {"seconds": seconds}
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+class Bench:
+    """Runs what is not stored."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, str]] = []
+        if STORE.exists():
+            with STORE.open() as file:
+                self.rows = list(csv.DictReader(file))
+        KEPT.mkdir(parents=True, exist_ok=True)
+
+    def run(self, *key: object, function=None, args: tuple = ()) -> dict[str, str]:
+        """A row: the stored one, or what the function makes now."""
+        texts = dict(zip(KEY, (f"{k:g}" if isinstance(k, float) else str(k) for k in key),
+                         strict=True))  # fmt: skip
+        for row in self.rows:
+            if all(row[column] == text for column, text in texts.items()):
+                return row
+        found = {column: f"{value:.4f}" for column, value in function(*args).items()}
+        row = dict.fromkeys(HEADER, "") | texts | found
+        new = not STORE.exists()
+        with STORE.open("a", newline="") as file:
+            writer = csv.DictWriter(file, HEADER, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        self.rows.append(row)
+        print(*row.values(), time.strftime("%H:%M:%S"), flush=True)
+        return row
+
+    def pretrain(self) -> float:
+        """All pretrainings; their rate."""
+        best = {}
+        for rate in RATES:
+            args = ("lesion pairs", rate, SEEDS[0])
+            self.run("pretrain", args[0], "", 0, rate, args[2], function=pretrain, args=args)
+            rows = [
+                self.run("search rate", args[0], depth, 10, rate, seed, function=probe,
+                         args=(features(*args), depth, 10, 1e-2, seed))
+                for depth, seed in itertools.product(DEPTHS[1:], SEARCH)
+            ]  # fmt: skip
+            best[rate] = np.mean([float(row["validation"]) for row in rows])
+        rate = max(best, key=best.get)
+        for seed, method in itertools.product(SEEDS, PRETRAINED):
+            self.run("pretrain", method, "", 0, rate, seed, function=pretrain,
+                     args=(method, rate, seed))  # fmt: skip
+        return rate
+
+    def probe(self, rate: float) -> None:
+        for method, depth, count in itertools.product(
+            ("ImageNet", *PRETRAINED, *CLOSED), DEPTHS, LABELS
+        ):
+            if method in PRETRAINED and depth == "block4-5":
+                continue  # frozen
+            means = {}
+            for strength in STRENGTHS:
+                rows = [
+                    self.run("search probe", method, depth, count, strength, seed, function=probe,
+                             args=(features(method, rate, SEEDS[0]), depth, count, strength, seed))
+                    for seed in SEARCH
+                ]  # fmt: skip
+                means[strength] = np.mean([float(row["validation"]) for row in rows])
+            best = max(means, key=means.get)
+            for seed in SEEDS:
+                self.run("probe", method, depth, count, best, seed, function=probe,
+                         args=(features(method, rate, seed), depth, count, best, seed))  # fmt: skip
+
+    def tune(self, own: float) -> None:
+        found = {}
+        for rate in TUNING_RATES:
+            row = self.run("search tune", "ImageNet", "", 10, rate, SEARCH[0], function=tune,
+                           args=("ImageNet", rate, own, 10, SEARCH[0]))  # fmt: skip
+            found[rate] = float(row["validation"])
+        rate = max(found, key=found.get)
+        for seed, count in itertools.product(SEEDS, TUNED):
+            for method in ("ImageNet", *PRETRAINED, "ImageNet, longer", "lesion pairs, longer"):
+                self.run("tune", method, "", count, rate, seed, function=tune,
+                         args=(method, rate, own, count, seed))  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["pretrain", "probe", "tune"])
+    parts, bench = parser.parse_args().parts, Bench()
+    imagenet()  # before anything is trained
+    rate = bench.pretrain()
+    if "probe" in parts:
+        bench.probe(rate)
+    if "tune" in parts:
+        bench.tune(rate)
+
+
+if __name__ == "__main__":
+    main()
