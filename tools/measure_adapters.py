@@ -34,7 +34,9 @@ KEY = ("part", "network", "task", "labels_per_class", "method", "rate", "seed")
 HEADER = (*KEY, "validation", "score", "seconds", "parameters", "optimizer", "saved")
 CASES = {  # network, task, labels a class
     ("glyph_vit", "blinds", 30): ("head", "last block", "LoRA", "bottleneck", "full"),
+    ("efficientnet_lite0", "clothes", 30): ("head", "last block", "LoRA", "full"),
 }
+SIDE = {"glyph_vit": 32, "efficientnet_lite0": 64}
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS, RATE_SEED = range(5), 100
 HEAD_RATE, HEAD_STEPS = 1e-2, 200
@@ -55,7 +57,10 @@ def load(task: str, labels: int, seed: int) -> Data:
 
 @functools.cache
 def whole(task: str) -> Data:
-    return load_at_32(task)
+    if task == "blinds":
+        return load_at_32(task)
+    clothes = tlk.load_task(task, image_size=SIDE["efficientnet_lite0"])
+    return {split: clothes.arrays(split) for split in ("train", "validation", "test")}
 
 
 def with_bottlenecks(backbone: keras.Model, width: int) -> keras.Model:
@@ -77,7 +82,7 @@ def flat(model: keras.Model) -> list[keras.Layer]:
 
 def prepared(network: str, method: str, classes: int) -> keras.Model:
     """A network with a head, open as the method has it."""
-    backbone = tlk.load_backbone(network, image_size=32)
+    backbone = tlk.load_backbone(network, image_size=SIDE[network])
     policies = {
         "head": tlk.policies.head_only(),
         "last block": tlk.policies.last_blocks(1),

@@ -39,8 +39,9 @@ tlk.accelerate(quiet=True)
 # | [Several tasks](08_07_multi_task.ipynb) | one network answers several questions | several labels for each picture | [lesion and its outline](08_07_multi_task.ipynb) | one pass for all |
 #
 # Not on the course's sheet, but flavours as well: [other heads](08_03_head_swapping.ipynb),
-# [step-by-step unfreezing](08_05_progressive_unfreezing.ipynb) and
-# [distillation](08_06_distillation.ipynb).
+# [step-by-step unfreezing](08_05_progressive_unfreezing.ipynb),
+# [distillation](08_06_distillation.ipynb), and [pretraining on your own
+# pictures](10_3_domain_adaptive_pretraining.ipynb).
 #
 # ## The prices
 #
