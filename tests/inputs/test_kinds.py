@@ -54,6 +54,11 @@ def named_input():
     return keras.Model({"image": image}, plain(image)), ({"image": X}, Y)
 
 
+def listed_input():
+    image, plain = keras.Input((16, 16, 3)), with_head(small_backbone())
+    return keras.Model([image], plain(image)), ([X], Y)
+
+
 KINDS = {
     "arrays": (X, Y),
     "list": [X, Y.tolist()],
@@ -63,21 +68,45 @@ KINDS = {
     "PyDataset": Batches(),
     "tf.data": from_tf,
     "dict": named_input,
+    "lists": listed_input,
     "task": task,
 }
+
+
+OF_ITS_OWN = ("dict", "lists", "task")  # a model beside the data
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_take_it(kind):
     keras.utils.set_random_seed(0)
     given = KINDS[kind]() if callable(KINDS[kind]) else KINDS[kind]
-    model, data = given if kind in ("dict", "task") else (with_head(small_backbone()), given)
+    model, data = given if kind in OF_ITS_OWN else (with_head(small_backbone()), given)
     cache = tlk.FeatureCache()
     run = tlk.fit_stages(model, PLAN, data, data, cache=cache, seed=0, verbose=0)
     scores = tlk.evaluate(model, data, cache)
     assert scores["loss"] == pytest.approx(run.history["val_loss"][-1], rel=1e-4)
     assert len(tlk.find_learning_rate(model, data, steps=10).rates)
     assert len(tlk.probe(model, data, data).accuracies)
+
+
+@pytest.mark.parametrize("cache", ["auto", False])
+def test_lists_of_inputs_and_of_labels_are_as_tuples(cache):
+    def two_ended():
+        keras.utils.set_random_seed(0)
+        image, more = keras.Input((16, 16, 3)), keras.Input((4,))
+        seen = keras.layers.GlobalAveragePooling2D()(small_backbone()(image))
+        both = keras.layers.Concatenate()([seen, more])
+        outputs = [keras.layers.Dense(count, name=f"to_{count}")(both) for count in (3, 1)]
+        model = keras.Model([image, more], outputs)
+        model.compile("sgd", [keras.losses.SparseCategoricalCrossentropy(from_logits=True), "mse"])
+        return model
+
+    x, y = [X, np.ones((48, 4), "float32")], [Y, Y.astype("float32")]
+    lists, tuples = (
+        tlk.fit_stages(two_ended(), PLAN, data, data, cache=cache, seed=0, verbose=0)
+        for data in ((x, y), (tuple(x), tuple(y)))
+    )
+    assert lists.history == tuples.history
 
 
 @pytest.mark.parametrize("use", ["evaluate", "find_learning_rate", "probe"])

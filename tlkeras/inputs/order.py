@@ -48,7 +48,8 @@ class Ordered(keras.utils.PyDataset):
             self.count = self.whole = reading.length(data) or 0
         else:
             super().__init__()
-            self.arrays = keras.tree.map_structure(as_numpy, without_none(data))
+            arrays = keras.tree.map_structure(as_numpy, without_none(data))
+            self.arrays = keras.tree.lists_to_tuples(arrays)  # as fit does: tf.data takes no lists
             self.count = len(keras.tree.flatten(self.arrays)[0])
             self.whole = -(-self.count // batch_size)
         self.data, self.batch_size, self.seed, self.augment = data, batch_size, seed, augment
