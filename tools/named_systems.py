@@ -49,10 +49,9 @@ def page() -> str:
     rows, parts = ["| system | known for | here | chapter |", "|---|---|---|---|"], []
     for system in systems():
         name, chapter = system["name"], system["chapter"]
-        place = name.lower().replace(" ", "-").replace("'", "")
         number = ".".join(str(int(part)) for part in chapter.split("_")[:2] if part.isdigit())
         link = f"[{number}]({chapter}.ipynb)"
-        rows.append(f"| [{name}](#{place}) | {system['known_for']} | {system['here']} | {link} |")
+        rows.append(f"| {name} | {system['known_for']} | {system['here']} | {link} |")
         parts.append(f"## {name}\n\n```python\n{system['lines'].strip()}\n```\n")
     return "\n".join([HEAD, *rows, "", GIVEN, *parts])
 

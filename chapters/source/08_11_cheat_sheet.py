@@ -27,15 +27,15 @@ tlk.accelerate(quiet=True)
 #
 # | flavour | what it does | order it when you have | well-known medical example | in a word |
 # |---|---|---|---|---|
-# | [Feature extraction](08_01_feature_extraction.ipynb) | the network stays frozen; a small classifier reads what it puts out | few images, little compute | [EfficientNet B0 on HAM10000](named_systems.md#efficientnet-b0) | quick and safe |
-# | [Fine-tuning a part](08_02_fine_tuning.ipynb) | the upper layers learn on | a medium number of images, a slight shift | [ResNet on chest X-rays](named_systems.md#resnet) | the middle way |
-# | [Full fine-tuning](08_02_fine_tuning.ipynb) | every layer learns on | many images, a large shift | [ViT on diabetic retinopathy](named_systems.md#vit) | flexible, and dear |
-# | [Domain adaptation](08_04_domain_adaptive.ipynb) | the source's look is fitted to the target's, without labels there | another camera, another clinic | [BioViT to HAM10000](named_systems.md#biovit) | the same things in another dialect |
-# | [Adapters](10_1_adapters.ipynb) | small new modules learn inside a frozen network | little memory, many tasks | [LoRA in a ViT](named_systems.md#lora) | a task in a few kilobytes |
-# | [Prompts](08_09_zero_and_few_shot.ipynb) | the question is chosen or learned, the network is not | a large model of words and pictures | [BioGPT](named_systems.md#biogpt) | ask, do not train |
-# | [Self-supervision](08_08_self_supervised.ipynb) | learns from pictures without labels, then from a few with | many pictures, few labels | [DINO on radiographs](named_systems.md#dino) | look first, name later |
-# | [Zero and few shots](08_09_zero_and_few_shot.ipynb) | names or a handful of examples are enough | next to nothing | [GPT-4V](named_systems.md#gpt-4v) | for what nobody has labelled |
-# | [Cross-modal](08_10_cross_modal.ipynb) | pictures and texts are read together | two kinds of evidence | [MedCLIP](named_systems.md#medclip) | two witnesses |
+# | [Feature extraction](08_01_feature_extraction.ipynb) | the network stays frozen; a small classifier reads what it puts out | few images, little compute | [EfficientNet B0 on HAM10000](named_systems.md) | quick and safe |
+# | [Fine-tuning a part](08_02_fine_tuning.ipynb) | the upper layers learn on | a medium number of images, a slight shift | [ResNet on chest X-rays](named_systems.md) | the middle way |
+# | [Full fine-tuning](08_02_fine_tuning.ipynb) | every layer learns on | many images, a large shift | [ViT on diabetic retinopathy](named_systems.md) | flexible, and dear |
+# | [Domain adaptation](08_04_domain_adaptive.ipynb) | the source's look is fitted to the target's, without labels there | another camera, another clinic | [BioViT to HAM10000](named_systems.md) | the same things in another dialect |
+# | [Adapters](10_1_adapters.ipynb) | small new modules learn inside a frozen network | little memory, many tasks | [LoRA in a ViT](named_systems.md) | a task in a few kilobytes |
+# | [Prompts](08_09_zero_and_few_shot.ipynb) | the question is chosen or learned, the network is not | a large model of words and pictures | [BioGPT](named_systems.md) | ask, do not train |
+# | [Self-supervision](08_08_self_supervised.ipynb) | learns from pictures without labels, then from a few with | many pictures, few labels | [DINO on radiographs](named_systems.md) | look first, name later |
+# | [Zero and few shots](08_09_zero_and_few_shot.ipynb) | names or a handful of examples are enough | next to nothing | [GPT-4V](named_systems.md) | for what nobody has labelled |
+# | [Cross-modal](08_10_cross_modal.ipynb) | pictures and texts are read together | two kinds of evidence | [MedCLIP](named_systems.md) | two witnesses |
 # | [Several tasks](08_07_multi_task.ipynb) | one network answers several questions | several labels for each picture | [lesion and its outline](08_07_multi_task.ipynb) | one pass for all |
 #
 # Not on the course's sheet, but flavours as well: [other heads](08_03_head_swapping.ipynb),
