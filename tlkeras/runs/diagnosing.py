@@ -17,8 +17,7 @@ DRIFT = 6.0  # percent; in chapter 06 up to 5 % cost the old task 10 points at m
 
 
 class Findings(tuple[Finding, ...]):
-    """What `tlk.diagnose` found, what may explain the rest first; a table
-    in a notebook.
+    """What `tlk.diagnose` found, what may explain the rest first; a table in a notebook.
 
     `findings[0].apply(plan)` makes the plan that mends the first.
     """
