@@ -200,9 +200,11 @@ def _ways(source: Path) -> str:
 
 
 def _name(stem: str) -> str:
-    """02_what_it_is: 2 · What it is. From the file, so that a new title changes no neighbour."""
-    number, _, words = stem.partition("_")
-    return f"{number.lstrip('0') or '0'} · {words.replace('_', ' ').capitalize()}"
+    """08_02_fine_tuning: 8.2 · Fine tuning. From the file: a new title changes no neighbour."""
+    parts = stem.split("_")
+    numbers = [str(int(part)) for part in parts if part.isdigit()]
+    words = " ".join(part for part in parts if not part.isdigit())
+    return f"{'.'.join(numbers)} · {words.capitalize()}"
 
 
 def _badges(stem: str, repository: str) -> str:
