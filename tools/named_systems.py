@@ -13,9 +13,9 @@ TEST = "../tests/course/test_named_systems.py"
 HEAD = f"""# Named systems, and how to run them
 
 The networks and data that transfer learning is known by, each with lines that run it. They need the
-internet, and most want a GPU: set `TLKERAS_PROFILE=online` first. Where a system is not open, or
-not in Keras, the nearest one that is stands in for it, and the table says so. Nothing here is
-medical advice.
+internet and KerasHub 0.32 or newer, and most want a GPU: set `TLKERAS_PROFILE=online` first. Where
+a system is not open, or not in Keras, the nearest one that is stands in for it, and the table says
+so. Nothing here is medical advice.
 
 [A test runs the same lines]({TEST})
 with untrained networks of the same classes in the place of the downloads, and fails when Keras or

@@ -9,15 +9,14 @@ from pathlib import Path
 import build_chapters
 import keras
 import keras_hub
-import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import tiny
 from sklearn.linear_model import LogisticRegression
 
 from tlkeras.backbones import load as backbones
 from tlkeras.backbones import presets
 from tlkeras.tasks import online
-from tlkeras.tasks.contents import Contents
 from tlkeras.training import runner
 from tlkeras.utils import paths
 
@@ -77,12 +76,7 @@ def online_world(source, monkeypatch, read):
         return replace(found, splits=dict(found.splits))
 
     def medmnist(task, side, cache):
-        """As TFDS's mock data: noise, and every class equally often."""
-        count = MORE.get(source.stem, IMAGES)
-        noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), "uint8")
-        labels = np.arange(count, dtype="int32") % len(task.classes)
-        splits = {split: {"image": noise, "label": labels} for split in task.counts}
-        return Contents(splits, tuple(task.classes), task.card(), ())
+        return tiny.medmnist(task, side, MORE.get(source.stem, IMAGES))
 
     def application(function, size, weights, profile):
         asked.append(function.__name__)
