@@ -491,7 +491,9 @@ def _made(
     numbers = np.random.default_rng([seed, count])
     x: Any = net.examples(count, numbers)
     names = ("one", "two")[: len(x)]
-    x = x[0] if len(x) == 1 else rng.choice((dict(zip(names, x, strict=True)), tuple(x)))
+    single = x if kind == "arrays" and rng.random() < 0.2 else x[0]
+    several = (dict(zip(names, x, strict=False)), tuple(x), x if kind == "arrays" else tuple(x))
+    x = single if len(x) == 1 else rng.choice(several)
     parts: tuple = (x, net.labels(count, numbers))
     parts += (numbers.uniform(0, 2, count).astype("float32"),) if weighted else ()
     if kind == "lists":
