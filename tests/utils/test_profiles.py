@@ -4,10 +4,10 @@ import pytest
 
 from tlkeras.tasks.load import list_tasks
 from tlkeras.utils.paths import presets
-from tlkeras.utils.profiles import SETTINGS, setting
+from tlkeras.utils.profiles import OFFLINE, ONLINE, setting
 
 
-@pytest.mark.parametrize("chapter", sorted(SETTINGS))
+@pytest.mark.parametrize("chapter", OFFLINE)
 def test_offline_a_chapter_needs_only_what_is_here(chapter):
     found = setting(chapter, "offline")
     assert found.backbone in {path.name for path in presets()}
@@ -16,6 +16,7 @@ def test_offline_a_chapter_needs_only_what_is_here(chapter):
 
 
 def test_the_profile_chooses(monkeypatch):
+    assert list(OFFLINE) == list(ONLINE)
     offline = setting("00")
     monkeypatch.setenv("TLKERAS_PROFILE", "online")
     assert setting("00") != offline == setting("00", "offline")

@@ -5,12 +5,11 @@ nothing packed, so that reading takes no more memory than the file has bytes.
 """
 
 import json
-import math
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -39,8 +38,8 @@ def write(
 def read_record(path: str | os.PathLike, kind: str) -> dict[str, Any]:
     """The JSON of a file that says it is of this `kind`. Raises ValueError if it is none."""
     try:
-        with zipfile.ZipFile(Path(path).expanduser()) as file:
-            record = json.loads(_content(file, RECORD))
+        with zipfile.ZipFile(Path(path).expanduser()) as file, _member(file, RECORD) as member:
+            record = json.load(member)
     except FileNotFoundError:
         raise ValueError(f"Expected a file of {kind}; found no {str(path)!r}.") from None
     except Exception as error:  # whatever zipfile, zlib and JSON raise at odd bytes
@@ -66,27 +65,22 @@ def read(
 
 
 def _array(file: zipfile.ZipFile, name: str, wanted: tuple[int, ...]) -> np.ndarray:
-    content = _content(file, name)
-    with file.open(name) as member:
+    with _member(file, name) as member:
         stream = cast(BinaryIO, member)
         version = np.lib.format.read_magic(stream)
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
-        start = member.tell()
-    size = len(content) - start
-    if version != (1, 0) or by_column or dtype != np.dtype("<f4") or shape != wanted:
-        raise ValueError(f"{name} is {dtype} {shape} where float32 {wanted} is expected")
-    if size != 4 * math.prod(wanted):
-        raise ValueError(f"{name} is cut short")
-    array = np.frombuffer(content, "<f4", offset=start).reshape(wanted)
+        if version != (1, 0) or by_column or dtype != np.dtype("<f4") or shape != wanted:
+            raise ValueError(f"{name} is {dtype} {shape} where float32 {wanted} is expected")
+        array = np.frombuffer(stream.read(), "<f4").reshape(wanted)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds what is no number")
     return array
 
 
-def _content(file: zipfile.ZipFile, name: str) -> bytes:
+def _member(file: zipfile.ZipFile, name: str) -> IO[bytes]:
     if file.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is packed, which tlkeras never writes")
-    return file.read(name)
+    return file.open(name)
 
 
 def _damaged(path: str | os.PathLike, kind: str, error: Exception) -> ValueError:
