@@ -55,11 +55,6 @@ def test_bars_say_mean_and_spread(grouped):
     assert overlaps(figure) == []
 
 
-def test_what_was_not_measured_is_a_dash():
-    (axis,) = plots.heat([[1, np.nan]], ["a"], ["b", "c"]).axes
-    assert [text.get_text() for text in axis.texts] == ["1", "-"]
-
-
 def test_strips_cut_rows_to_their_columns():
     figure = plots.strips({"one": np.zeros((9, 4, 4)), "two": np.zeros((2, 4, 4, 3))}, columns=3)
     assert [len(axis.images) for axis in figure.axes] == [1, 1, 1, 1, 1, 0]

@@ -38,9 +38,10 @@ def test_the_block_map_fills_what_learns(model):
 
 def test_samples_show_class_names():
     x, y = easy_data(12)
-    figure = plots.samples(np.abs(x) * 100, y, ["ant", "bee", "cat"], columns=5)
+    figure = plots.samples(np.abs(x) * 100, y, ["ant", "bee", "$\\cat$"], columns=5, title="$\\a$")
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles[:4] == ["ant", "bee", "cat", "ant"] and len(figure.axes) == 15
+    assert titles[:4] == ["ant", "bee", "$\\cat$", "ant"] and len(figure.axes) == 15
+    figure.draw_without_rendering()  # names are no formulas
 
 
 def rates_of(figure):

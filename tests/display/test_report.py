@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from light import bright
+from light import bright, run_of
 from PIL import Image
 
 import tlkeras as tlk
@@ -140,6 +140,14 @@ def test_several_labels_and_numbers_have_a_report(tmp_path):
         )
         images = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
         assert any(alt.startswith("Predicted against true") for alt in images) == (width == 1)
+
+
+def test_a_card_without_intervals_speaks_of_none(tmp_path):
+    folder = run_of(bright(1), "mse", tmp_path, ("age",))
+    x = np.zeros((8, 8, 8, 3)) + np.linspace(0, 255, 8)[:, None, None, None]
+    found = tlk.interpret(folder, (x, x[:, 0, 0, 0]))
+    card = (tlk.load_run(folder).save(folder, interpretation=found) / "README.md").read_text()
+    assert "mean absolute error" in card and "interval" not in card and "recall" not in card
 
 
 def test_many_classes_are_no_wall_of_numbers():

@@ -483,7 +483,8 @@ def test_more_labels_than_images_is_an_error(tmp_path):
         tlk.load_task(photos(tmp_path), labels_per_class=9)
 
 
-def test_the_card_counts_the_classes(tmp_path):
-    task = tlk.load_task(photos(tmp_path))
-    counts = [int((task.arrays(split)[1] == 0).sum()) for split in task.counts]
-    assert sum(counts) == 8 and f"| cat | {' | '.join(map(str, counts))} |" in task.card
+def test_the_card_counts_the_classes_whose_names_are_text(tmp_path):
+    task = tlk.load_task(photos(tmp_path, classes=("cat", "dog [1]")))
+    counts = [int((task.arrays(split)[1] == 1).sum()) for split in task.counts]
+    assert sum(counts) == 8 and "| cat | " in task.card
+    assert rf"| dog \[1\] | {' | '.join(map(str, counts))} |" in task.card

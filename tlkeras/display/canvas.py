@@ -74,7 +74,8 @@ def name_lines(
     for place, (_, label, colour) in zip(apart(wanted, heights), ends, strict=True):
         y = back((0, low + place * (high - low)))[1]
         axis.annotate(label, (x, y), (8, 0), textcoords="offset points", color=colour,
-                      va="center", fontsize=fontsize, annotation_clip=False)  # fmt: skip
+                      va="center", fontsize=fontsize, annotation_clip=False,
+                      parse_math=False)  # fmt: skip
 
 
 def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:

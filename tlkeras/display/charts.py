@@ -4,7 +4,7 @@
 draw. The spread is the standard deviation over draws.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,11 @@ def curves(
             axis.set_xticks(shown, [f"{place:g}" for place in shown], minor=False)
             axis.minorticks_off()
         if level:
-            _draw_level(axis, *level)
+            height, name = level
+            axis.axhline(height, color="#555555", linewidth=1.2, linestyle=":")
+            axis.annotate(name, (0, height), (4, 3), xycoords=axis.get_yaxis_transform(),
+                          textcoords="offset points", color="#444444",
+                          fontsize=FONT - 2)  # fmt: skip
         _finish(axis, x, y, title)
         for place, lines in ends.items():
             name_lines(axis, place, lines, FONT - 1)
@@ -70,7 +74,6 @@ def bars(
     scores: Mapping[str, Any],
     x: str = "balanced accuracy (%)",
     title: str = "",
-    level: tuple[float, str] | None = None,
     digits: int = 1,
 ) -> Figure:
     """A bar a name, as long as the mean; a dot a draw; mean and spread in figures beside it.
@@ -78,7 +81,7 @@ def bars(
     Args:
         scores: of every name its draws; or of every group such a mapping.
         x: what the axis shows, with its unit. title: what is to be seen.
-        level: a value to compare with, and its name. digits: after the point, of the figures.
+        digits: after the point, of the figures.
 
     >>> figure = tlk.plots.bars({"frozen": [60, 64], "from scratch": [30, 33]}, title="Few labels")
     >>> [text.get_text() for text in figure.axes[0].texts]
@@ -93,7 +96,7 @@ def bars(
             if group:
                 axis.annotate(group, (0, row), (5, 0), xycoords=axis.get_yaxis_transform(),
                               textcoords="offset points", va="center", fontsize=FONT,
-                              fontweight="bold")  # fmt: skip
+                              fontweight="bold", parse_math=False)  # fmt: skip
                 row += 0.8
             for name, draws in members.items():
                 _draw_bar(axis, row, draws, COLOURS[names.index(name) % 6 if group else 0], digits)
@@ -101,12 +104,9 @@ def bars(
                 ticks.append(wrapped(name, 20))
                 row += 1
             row += 0.3
-        axis.set_yticks(places, ticks)
+        axis.set_yticks(places, ticks, parse_math=False)
         axis.set_ylim(row - 0.6, -0.7)
         axis.tick_params(axis="y", length=0)
-        if level:
-            axis.axvline(level[0], color="#555555", linewidth=1.2, linestyle=":")
-            x = f"{x}; dotted: {level[1]}"
         _finish(axis, x, "", title)
     return figure
 
@@ -128,46 +128,12 @@ def _draw_bar(axis: Axes, row: float, draws: Any, colour: str, digits: int) -> N
                   va="center", fontsize=FONT - 1)  # fmt: skip
 
 
-def _draw_level(axis: Axes, height: float, name: str) -> None:
-    axis.axhline(height, color="#555555", linewidth=1.2, linestyle=":")
-    axis.annotate(name, (0, height), (4, 3), xycoords=axis.get_yaxis_transform(),
-                  textcoords="offset points", color="#444444", fontsize=FONT - 2)  # fmt: skip
-
-
 def _finish(axis: Axes, x: str, y: str, title: str) -> None:
     axis.set_xlabel(wrapped(x, 48), fontsize=FONT)
     axis.set_ylabel(wrapped(y, 30), fontsize=FONT)
     axis.tick_params(labelsize=FONT - 1)
     if title:
         axis.figure.suptitle(wrapped(title, 62), x=0.01, ha="left", fontsize=FONT)
-
-
-def heat(
-    values: Any, rows: Sequence[str], columns: Sequence[str], title: str = "", digits: int = 0
-) -> Figure:
-    """A table of numbers with a shade a cell: the darker, the larger.
-
-    Args:
-        values: (rows, columns). rows, columns: their names. digits: after the point.
-
-    >>> figure = tlk.plots.heat([[81, 79], [62, 70]], ["5 labels", "30"], ["head", "all blocks"])
-    >>> [text.get_text() for text in figure.axes[0].texts]
-    ['81', '79', '62', '70']
-    """
-    cells = np.asarray(values, float)
-    low, high = np.nanmin(cells), np.nanmax(cells)
-    with canvas(size=(WIDTH, 1.0 + 0.42 * len(rows))) as (figure, axis):
-        axis.imshow(cells, cmap="Blues", vmin=low - 0.2 * (high - low), vmax=high, aspect="auto")
-        for (i, j), value in np.ndenumerate(cells):
-            dark = value > low + 0.6 * (high - low)
-            axis.text(j, i, "-" if np.isnan(value) else f"{value:.{digits}f}", ha="center",
-                      va="center", color="white" if dark else DARK, fontsize=FONT)  # fmt: skip
-        axis.set_xticks(range(len(columns)), [wrapped(str(name), 14) for name in columns])
-        axis.set_yticks(range(len(rows)), [wrapped(str(name), 20) for name in rows])
-        axis.spines[:].set_visible(False)
-        axis.tick_params(length=0)
-        _finish(axis, "", "", title)
-    return figure
 
 
 def strips(rows: Mapping[str, Any], columns: int = 6, title: str = "") -> Figure:

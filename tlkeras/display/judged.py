@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tlkeras.display.plots import BLUE, DARK, PALE, canvas
+from tlkeras.display.canvas import BLUE, DARK, PALE, canvas
 
 NAMED = 30  # classes with names at the axes
 NUMBERED = 15  # classes with numbers in the cells

@@ -1,9 +1,8 @@
 """The model card of a run, in Markdown (Mitchell et al. 2019, "Model Cards")."""
 
-import html
-import re
-from collections.abc import Iterable, Sequence
 from typing import Any
+
+from tlkeras.display import markdown as md
 
 SEEN = (
     "It has seen images like those counted above and no others: photographs from another camera, "
@@ -56,44 +55,45 @@ def model_card(record: dict[str, Any]) -> str:
     """The card, from what `run.json` holds; names of classes and of data are escaped."""
     network, data = record["network"], record["data"]
     parts = [
-        f"# {_md(data['name'])}: a model of {_md(network['name'])}",
-        _table(("", ""), facts(record)),
+        f"# {md.text(data['name'])}: a model of {md.text(network['name'])}",
+        md.table(("", ""), facts(record)),
     ]
     if record["stopped"]:
-        parts.append(f"**Training stopped early:** {_md(record['stopped'])}.")
-    parts += ["## Results", _results(record)]
-    parts += ["## Training", f"```\n{record['plan_text'].replace('```', '')}\n```"]
-    remarks = [text for text in (record["worse"], record["unsaved"]) if text]
-    parts += [
-        "## Limits",
-        _list([*([data["note"]] if data["note"] else []), *limits(record), *remarks]),
-    ]
+        parts.append(f"**Training stopped early:** {md.text(record['stopped'])}.")
+    parts += ["## Results", *_results(record)]
+    parts += ["## Training", md.code(record["plan_text"])]
+    remarks = [data["note"], *limits(record), record["worse"], record["unsaved"]]
+    parts += ["## Limits", md.bullets(filter(None, remarks))]
     if data["report"]:
-        parts += ["## What was done to the files", _list(data["report"])]
-    parts += ["## Made with", _list(f"{n} {v}" for n, v in record["versions"].items())]
+        parts += ["## What was done to the files", md.bullets(data["report"])]
+    parts += ["## Made with", md.bullets(f"{n} {v}" for n, v in record["versions"].items())]
     if record.get("command"):
-        parts.append(f"```\n{_one_line(record['command']).replace('```', '')}\n```")
+        parts.append(md.code(md.one_line(record["command"])))
     use = 'import tlkeras as tlk\n\ntlk.predict("THIS FOLDER", ["photo.jpg"])'
-    return "\n\n".join([*parts, "## Use", f"```python\n{use}\n```"]) + "\n"
+    return "\n\n".join([*parts, "## Use", md.code(use, "python")]) + "\n"
 
 
-def _results(record: dict[str, Any]) -> str:
+def _results(record: dict[str, Any]) -> list[str]:
     rows, judged = measured(record), record.get("interpretation")
-    if not rows and not judged:
-        return "Not measured on images that it has not seen."
-    parts = [_table(("images", "measure", "value"), rows)] if rows else []
+    parts = [md.table(("images", "measure", "value"), rows)] if rows else []
     if judged:
+        value, interval = value_of(judged["scores"])
         rows = [(judged["split"], name, shown_score(v)) for name, v in judged["scores"].items()]
-        parts = [*parts, _table(("images", "measure", "value (95 % interval)"), rows)]
-        scores = [
+        counted = f"Measured on {judged['count']:,} images ({judged['split']}). {interval}"
+        parts += [md.table(("images", "measure", value), rows), counted.rstrip()]
+        each = [
             (row["class"], f"{row['precision']:.3f}", f"{row['recall']:.3f}", str(row["support"]))
             for row in judged["classes"]
         ]
-        parts += [
-            f"Measured on {judged['count']:,} images ({judged['split']}). {INTERVAL}",
-            _table(("class", "precision", "recall", "images"), scores),
-        ]
-    return "\n\n".join(parts)
+        parts += [md.table(("class", "precision", "recall", "images"), each)] if each else []
+    return parts or ["Not measured on images that it has not seen."]
+
+
+def value_of(scores: dict[str, Any]) -> tuple[str, str]:
+    """What a column of these scores is called, and what a reader must know of their intervals."""
+    if any(isinstance(value, list | tuple) for value in scores.values()):
+        return "value (95 % interval)", INTERVAL
+    return "value", ""
 
 
 def shown_score(value: Any) -> str:
@@ -101,22 +101,3 @@ def shown_score(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([_md(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {_md(line)}" for line in lines)
-
-
-def _md(text: str) -> str:
-    """Text in which nothing is Markdown or HTML."""
-    escaped = html.escape(_one_line(text), quote=False)
-    return re.sub(r"([\\`*\[\]|#]|\b_|_\b)", r"\\\1", escaped)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(str(text).split())

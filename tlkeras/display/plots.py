@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from tlkeras.blocks.find import find_blocks
 from tlkeras.display.canvas import BLUE, DARK, ORANGE, PALE, canvas, name_lines
-from tlkeras.display.charts import bars, curves, heat, strips
+from tlkeras.display.charts import bars, curves, strips
 from tlkeras.optimizers.rates import block_rates
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "blocks",
     "canvas",
     "curves",
-    "heat",
     "history",
     "learning_rates",
     "name_lines",
@@ -215,12 +214,13 @@ def samples(
     height = 1.25 * rows + (0.3 if title else 0)
     with canvas(rows, columns, (columns, height), squeeze=False) as (figure, axes):
         if title:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+            figure.suptitle(title, x=0.01, ha="left", fontsize=10, parse_math=False)
         for axis in axes.flat:
             axis.axis("off")
         for axis, image, label in zip(axes.flat, images, labels, strict=False):
             axis.imshow(np.clip(image, 0, 255).astype("uint8"), interpolation="nearest")
             name = classes[int(label)]
             name = name if len(name) <= 14 else name[:13] + "…"
-            axis.set_title(name, fontsize=9 if len(name) <= 10 else 7, loc="center")
+            size = 9 if len(name) <= 10 else 7
+            axis.set_title(name, fontsize=size, loc="center", parse_math=False)
     return figure

@@ -40,7 +40,7 @@ def write(
     record: dict[str, Any],
     plan: Any,
     model: keras.Model,
-    examples: Mapping[str, Sequence[Any]] | None = None,
+    examples: Mapping[str, Sequence[Any]],
 ) -> Path:
     """Writes the page, whole or not at all, and returns its path.
 
@@ -53,7 +53,7 @@ def write(
     lead += [f"Note: {data['note']}."] if data["note"] else []
     lead += [f"Training stopped early: {record['stopped']}."] if record["stopped"] else []
     sections = [
-        _trained(record, plan, model), _went(record), *good(record), *looked_at(examples or {}),
+        _trained(record, plan, model), _went(record), *good(record), *looked_at(examples),
         _cost(record), _again(record),
     ]  # fmt: skip
     return save(path, page(f"{data['name']}, learned from {network['name']}", lead, sections))

@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tlkeras.display import judged
-from tlkeras.display.model_card import INTERVAL, measured, shown_score
+from tlkeras.display.model_card import measured, shown_score, value_of
 from tlkeras.display.page import Section, arranged, photos, picture, table, text
 
-CHOSEN = {
-    "worst": "Where it is most wrong",
-    "uncertain": "Where it is least certain",
-}
+CHOSEN = {"worst": "Where it is most wrong", "uncertain": "Where it is least certain"}
 CLASSES = 30  # rows of a table before it is cut
 LESS = 0.001  # of the calibration error: what a reader of percents sees
 FLATTERS = (
@@ -35,11 +32,10 @@ def good(record: dict[str, Any]) -> list[Section]:
         section.parts.append(table(rows, ("images", "measure", "value")))
     if not found:
         return [section] if rows else []
-    spread = any(isinstance(value, list | tuple) for value in found["scores"].values())
-    scores = [(name, shown_score(value)) for name, value in found["scores"].items()]
-    header = (f"on {of_images(found)}", "value (95 % interval)" if spread else "value")
-    section.parts.append(table(scores, header))
-    mind = (INTERVAL if spread else "") + (FLATTERS if found["split"] == "validation" else "")
+    value, mind = value_of(found["scores"])
+    scores = [(name, shown_score(score)) for name, score in found["scores"].items()]
+    section.parts.append(table(scores, (f"on {of_images(found)}", value)))
+    mind += FLATTERS if found["split"] == "validation" else ""
     section.parts += [text(mind)] if mind else []
     if found["classes"]:
         names = [n for n in found["classes"][0] if n != "class"]
@@ -99,7 +95,7 @@ def looked_at(examples: Mapping[str, Sequence[Any]]) -> list[Section]:
     parts = []
     for why, chosen in examples.items():
         cards = [_card(one) for one in chosen]
-        parts += [text(CHOSEN.get(why, why), "h3"), arranged(cards, "grid")] if cards else []
+        parts += [text(CHOSEN[why], "h3"), arranged(cards, "grid")] if cards else []
     warmth = any(one.heat is not None for chosen in examples.values() for one in chosen)
     lead = "Bright, in the second picture, is what spoke for its answer (Grad-CAM). " * warmth
     rule = "For looking, not for choosing: what is changed by these images needs new ones to test."

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tlkeras.display import markdown as md
 from tlkeras.tasks import splits as splitting
 from tlkeras.tasks.contents import CLASS, LABELS, NUMBER
 from tlkeras.tasks.finding import listed
@@ -57,17 +58,17 @@ def card(
     folder: Path, kind: str, labels: dict[str, np.ndarray], classes: list[str], report: list[str]
 ) -> str:
     """A card for a folder: what was counted, and what was done to the files."""
-    rows = [["class" if kind == CLASS else "label", *labels], ["---"] * (len(labels) + 1)]
     if kind == NUMBER:
         spans = [f"{its.min():g} to {its.max():g}, mean {its.mean():g}" for its in labels.values()]
-        rows.append([*classes, *spans])
+        rows = [[*classes, *spans]]
     else:
-        for number, name in enumerate(classes):
-            counts = [int(_of(kind, its, number).sum()) for its in labels.values()]
-            rows.append([name, *map(str, counts)])
-    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
-    head = [f"# {folder.resolve().name}", "", "Your own images.", ""]
-    return "\n".join([*head, *lines, "", *(f"- {line}" for line in report)]) + "\n"
+        rows = [
+            [name, *(str(_of(kind, its, number).sum()) for its in labels.values())]
+            for number, name in enumerate(classes)
+        ]
+    counted = md.table(["class" if kind == CLASS else "label", *labels], rows)
+    title = md.text(folder.resolve().name)
+    return f"# {title}\n\nYour own images.\n\n{counted}\n\n{md.bullets(report)}\n"
 
 
 def _of(kind: str, labels: np.ndarray, number: int) -> np.ndarray:

@@ -1,0 +1,28 @@
+"""Pieces of a page in Markdown. They are given text, which is escaped."""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *([text(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {text(line)}" for line in lines)
+
+
+def code(lines: str, language: str = "") -> str:
+    return f"```{language}\n{lines.replace('```', '')}\n```"
+
+
+def text(words: str) -> str:
+    """One line in which nothing is Markdown or HTML."""
+    escaped = html.escape(one_line(words), quote=False)
+    return re.sub(r"([\\`*\[\]|#]|\b_|_\b)", r"\\\1", escaped)
+
+
+def one_line(words: str) -> str:
+    return " ".join(str(words).split())
