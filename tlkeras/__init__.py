@@ -24,9 +24,11 @@ __all__ = [
     "accelerate",
     "add_head",
     "compare",
+    "decision_guide",
     "diagnose",
     "evaluate",
     "export",
+    "filtered",
     "find_blocks",
     "find_learning_rate",
     "fit_stages",
@@ -68,9 +70,11 @@ _HOME = {  # the module each of the other names lives in
     "accelerate": "devices.setup",
     "add_head": "backbones.heads",
     "compare": "advice.comparing",
+    "decision_guide": "advice.controls",
     "diagnose": "runs.diagnosing",
     "evaluate": "features.cached_evaluate",
     "export": "advice.exporting",
+    "filtered": "advice.controls",
     "find_blocks": "blocks.find",
     "find_learning_rate": "training.rate_finder",
     "fit_stages": "training.fit",
@@ -116,6 +120,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from tlkeras import flavors, optimizers
     from tlkeras.advice.comparing import compare
+    from tlkeras.advice.controls import decision_guide, filtered
     from tlkeras.advice.exporting import export
     from tlkeras.advice.interpret import interpret
     from tlkeras.advice.predicting import predict
