@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tlkeras.blocks import internals
 from tlkeras.blocks.find import Block, find_blocks
-from tlkeras.blocks.graph import split
+from tlkeras.blocks.taps import tapped
 from tlkeras.display import plots
 from tlkeras.features.store import CHUNK
 from tlkeras.inputs import intake, order, reading
@@ -99,15 +99,16 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
     """Fits a linear classifier on the pooled outputs of every block; one pass serves them all.
 
     Args:
-        model: built; a head is ignored. It is not changed.
+        model: built, with a graph; a head is ignored. It is not changed. Where several tensors
+            leave a block (two pictures, two towers) their means stand side by side.
         data, validation_data: as for `fit_stages`; labels are one class for each example:
             numbers, names or one-hot rows.
         strength: C of scikit-learn's LogisticRegression, on outputs scaled to unit variance;
             smaller regularises more. Choose it on validation data, never on test data.
 
     Raises:
-        ValueError: fewer than two classes, no block that one tensor leaves, or data that do not
-            fit the model or do not come to an end.
+        ValueError: fewer than two classes, a model without a graph, or data that do not fit the
+            model or do not come to an end.
 
     Source: Alain & Bengio 2016, "Understanding intermediate layers using linear classifier
     probes"; section 1.7, rule 3: probe before you commit.
@@ -122,12 +123,16 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
     1.0
     """
     given = [_taken(model, part) for part in (data, validation_data)]
-    blocks = [b for b in find_blocks(model) if b.role != "head" and b.cut is not None]
+    blocks = [b for b in find_blocks(model) if b.role != "head" and b.outputs]
     if not blocks:
-        raise ValueError("Expected a block that one tensor leaves; found none in this model.")
+        raise ValueError(
+            f"Expected a model whose blocks can be looked into; found {type(model).__name__} "
+            f"{model.name!r}, which has no backbone in a graph. Put it together as a functional "
+            "model: keras.Model(inputs, outputs)."
+        )
     with internals.Traces(internals.functional(model)):
-        parts = _parts(model, blocks)
-    (outputs, labels), (tested, truth) = (_outputs(parts, part) for part in given)
+        taps = _Taps(model, blocks)
+    (outputs, labels), (tested, truth) = (_outputs(taps, part) for part in given)
     if len(np.unique(labels)) < 2:
         raise ValueError(f"Expected at least two classes; found {np.unique(labels).tolist()}.")
     correct, evidence = [], []
@@ -186,30 +191,38 @@ def _taken(model: keras.Model, data: Any) -> Any:
     return order.prepared(data, CHUNK, model.preprocess_samples) if prepared else data
 
 
-def _parts(model: keras.Model, blocks: Sequence[Block]) -> list[keras.Model]:
-    """The model from cut to cut, below the head."""
-    parts: list[keras.Model] = []
-    below = split(model, blocks[-1].cut)[0]
-    for block in reversed(blocks[:-1]):
-        below, part = split(below, block.cut)
-        parts.append(part)
-    return [below, *reversed(parts)]
+class _Taps:
+    """Gives the pooled outputs of every block, (examples, channels) each."""
+
+    def __init__(self, model: keras.Model, blocks: Sequence[Block]):
+        self.model, found = tapped(model, [tensor for b in blocks for tensor in b.outputs])
+        self.places = [
+            [i for i, tensor in enumerate(found) if any(tensor is one for one in block.outputs)]
+            for block in blocks
+        ]
+
+    def __call__(self, x: Any) -> list[np.ndarray]:
+        means = list(map(np.asarray, keras.tree.flatten(self.model.predict_on_batch(x))))
+        return [np.concatenate([means[i] for i in places], axis=1) for places in self.places]
 
 
-def _outputs(parts: Sequence[keras.Model], data: Any) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pooled outputs of every part, (examples, channels) each, and the labels."""
-    pooled: list[list[np.ndarray]] = [[] for _ in parts]
-    labels = []
+def _outputs(taps: _Taps, data: Any) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pooled outputs of every block, (examples, channels) each, and the labels."""
+    found, labels = [], []
     for x, y, *_ in chunks(data):
-        for kept, part in zip(pooled, parts, strict=True):
-            x = np.asarray(part.predict_on_batch(x), "float32")
-            kept.append(x.reshape(len(x), -1, x.shape[-1]).mean(axis=1))
-        labels.append(class_numbers(np.asarray(y)))
-    return [np.concatenate(kept) for kept in pooled], np.concatenate(labels)
+        found.append(taps(x))
+        labels.append(class_numbers(y))
+    return [np.concatenate(kept) for kept in zip(*found, strict=True)], np.concatenate(labels)
 
 
-def class_numbers(labels: np.ndarray) -> np.ndarray:
+def class_numbers(labels: Any) -> np.ndarray:
     """One class for each example: a number or a name, or the place of the 1 in a one-hot row."""
+    if keras.tree.is_nested(labels):
+        raise ValueError(
+            "Expected one class for each example; found labels of several outputs. Probe for one "
+            "of them at a time."
+        )
+    labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] > 1:
         if np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all():
             return labels.argmax(axis=1)

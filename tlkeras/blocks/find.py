@@ -44,6 +44,9 @@ class Block:
       of CLIP), or in a model without a graph. In a flat model `keras.Model(model.input, cut)` and
       `keras.Model(cut, model.output)` compose to the model. In a nested backbone `cut` belongs
       to the inner graph; `Blocks.split` makes the two halves in either case.
+    - `outputs`: what the block computes for what comes after it: its cut; or, where that is None,
+      one `KerasTensor` for each tower (of a model called twice, that of every call), of an inner
+      graph as `cut` is; none inside one layer, or in a model without a graph.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Block:
     weights: list[keras.Variable] = field(repr=False)
     params: int
     cut: keras.KerasTensor | None = field(repr=False)
+    outputs: list[keras.KerasTensor] = field(default_factory=list, repr=False)
 
 
 class Blocks(list[Block]):
@@ -269,7 +273,8 @@ def _block(role: str, parts: Sequence[Part]) -> Block:
     held = [owner for part in parts for owner in part.owners]
     weights = [weight for _, ws in held for weight in ws]
     layers = list({id(layer): layer for layer, _ in held}.values())
-    return Block("", role, layers, weights, graph.params(weights), parts[-1].cut)
+    outputs = [tensor for made, tensor in parts[-1].leaving if made >= parts[0].first]
+    return Block("", role, layers, weights, graph.params(weights), parts[-1].cut, outputs)
 
 
 def _role(i: int, n: int) -> str:

@@ -26,6 +26,8 @@ class Part:
     vector: bool = True  # may end in one vector per example
     pools: bool = False  # makes that vector from an image or a sequence, without weights
     attends: bool = False  # has attention somewhere inside
+    first: int = 0  # number of its first step in the graph
+    leaving: list[tuple[int, keras.KerasTensor]] = field(default_factory=list)  # learned, made at
 
     @property
     def learns(self) -> bool:
@@ -139,6 +141,12 @@ def _part(flow: graph.Graph, first: int, last: int) -> Part:
         positions=flow.sizes[max(live)],
         cost=sum(math.prod(side or 1 for side in flow.shapes[key][1:]) for key in live),
         vector=len(leaving) == 1 and len(flow.shapes[min(leaving)]) == 2,
+        first=first,
+        leaving=[
+            (flow.made[key], flow.tensors[key])
+            for key in sorted(leaving - flow.inputs)
+            if flow.learns(flow.needs[flow.made[key]])
+        ],
     )
     if len(leaving) == 1:
         part.cut = flow.cut(*leaving)
@@ -155,7 +163,7 @@ def _from_layer(layer: keras.Layer, whole: int) -> list[Part]:
         flow = graph.Graph(net)
         parts = _from_graph(flow, whole, 0, len(flow.steps))
         for part in parts:
-            part.cut = None
+            part.cut, part.leaving = None, []
         return parts
     if not _is_stack(layer, whole):
         held = graph.owners(layer)
@@ -185,10 +193,12 @@ def _opened(part: Part, whole: int) -> list[Part]:
     inside = _from_layer(stack, whole)
     for one in inside:
         one.positions, one.cost, one.home = part.positions, part.cost, part.home
+        one.first = part.first
     at = part.ops.index(stack)
     inside[0].owners = [o for op in part.ops[:at] for o in graph.owners(op)] + inside[0].owners
     inside[-1].owners = inside[-1].owners + [o for op in part.ops[at:] for o in graph.owners(op)]
     inside[-1].cut, inside[-1].vector = part.cut, part.vector
+    inside[-1].leaving = part.leaving
     return inside
 
 
