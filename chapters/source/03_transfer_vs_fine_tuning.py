@@ -20,14 +20,15 @@ setting = tlk.setting("03")
 # ## Two cousins
 #
 # A cook from Naples opens a sushi bar: knives and taste come along, the recipes are new. Another
-# cook from Naples goes on making pizza, but from now on in an oven that runs hotter: the recipes
-# stay, the hand adapts. The first is **transfer**: what was learned is taken to a new, related
-# problem. The second is **fine-tuning** as this section uses the word: polishing what is there for
-# the same problem, or one very close to it.
+# goes on making pizza, but in an oven that runs hotter: the recipes stay, the hand adapts. The
+# first is **transfer**: what was learned is taken to a new, related problem. The second is
+# **fine-tuning** as this section uses the word: polishing what is there for the same problem, or
+# one very close to it.
 #
-# Both need a network that is finished, head and all. Here is one that names ten kinds of
-# **clothes** in real photographs: the lower and middle blocks of `efficientnet_lite0`, which
-# learned from ImageNet, with a head that learned from a hundred photographs of each kind.
+# Both start from a network that is finished, **[head](glossary.md#head)** (the last layer, which
+# gives the answers) and all. Here is one that names ten kinds of **clothes** in real photographs:
+# the lower and middle blocks of `efficientnet_lite0`, which learned from ImageNet, with a head that
+# learned from a hundred photographs of each kind.
 
 # %%
 clothes = tlk.load_task(setting.source, image_size=setting.image_size)
@@ -92,8 +93,9 @@ tlk.plots.samples(shown, said, clothes.classes, columns=6, title=title)
 # %% [markdown]
 # ## Do the old answers still fit?
 #
-# Ask that before you train anything, and measure it. The score is **balanced accuracy**, the share
-# named right in each class, averaged over classes.
+# Ask that before you train anything, and measure it. The score is **[balanced
+# accuracy](glossary.md#balanced-accuracy)**, the share named right in each class, averaged over
+# classes.
 
 # %%
 from sklearn.metrics import balanced_accuracy_score
@@ -111,7 +113,7 @@ before = {
 }
 fitting = len(set(clothes.classes) & set(skin.classes))
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 least = {"clothes": 75, "clothes on the belt": 45}
 rows = [
     (name, "10 of 10", f"more than {least[name]}" if share > least[name] else share)
@@ -121,22 +123,21 @@ rows.append((skin.name, f"{fitting} of {len(skin.classes)}", "none"))
 tlk.table(rows, ["task", "answers that fit", "right as it is, %"])
 
 # %% [markdown]
-# There is the difference.
-#
 # - On the belt they fit. The task is the same, the images are a narrow part of the world, and much
 #   of what the network says is right as it is. Improving that is **fine-tuning**.
-# - On lesions they do not. However well the network sees, it is wrong always. Its head is of no
+# - On lesions they do not. However well the network sees, it is always wrong. Its head is of no
 #   use, but what lies below may be: taking that along is **transfer**.
 #
-# A network that learned animals from millions of photographs is transferred when it is to name
-# plants: shapes and patterns it knows, leaves it does not. A detector of everything, trained on
-# ImageNet or COCO, is fine-tuned when it is to find cars, which it always found, but better: with
-# a smaller set, of cars only. The base of knowledge stays, its focus becomes sharper.
+# So a network that learned animals from millions of photographs is transferred when it is to name
+# plants: it knows shapes and patterns, but no leaves. A detector of everything, trained on ImageNet
+# or COCO, is fine-tuned when it is to find cars better than it did, with a smaller set, of cars
+# only. What it knows stays, its focus becomes sharper.
 #
 # ## Transfer, by hand
 #
 # Five labelled images of each kind. The new head is random: it has everything to learn and nothing
-# to lose, so it gets a high rate, and the backbone stays frozen.
+# to lose, so it gets a high rate, and the [backbone](glossary.md#backbone) stays
+# [frozen](glossary.md#freeze).
 
 # %%
 few, few_kinds = skin.arrays("train")[:2]
@@ -193,7 +194,7 @@ after = {
 rows = [(name, before[name], after[name]) for name in before]
 tlk.table(rows, ["right, %", "before", "after polishing"], digits=0)
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 gain = after["clothes on the belt"] - before["clothes on the belt"]
 lost = before["clothes"] - after["clothes"]
 rows = [("gained on the belt", "more than 10" if gain > 10 else gain)]
@@ -201,10 +202,9 @@ rows.append(("lost on clothes at large", "less than 15" if lost < 15 else lost))
 tlk.table(rows, ["fifty labels", "points"])
 
 # %% [markdown]
-# Fifty labels, and a good part of the mistakes on the belt is put right. The price is paid
-# elsewhere: the network names a few sharp clothes less than it did. If the belt is all it will
-# ever see, the price is nothing; if not, keep a copy of the network as it was, and always measure
-# the general task, too.
+# Fifty labels put a good part of the mistakes on the belt right. The price is paid elsewhere: fewer
+# sharp clothes are named rightly than before. If the belt is all the network will ever see, that is
+# no loss; if not, keep a copy as it was, and always measure the general task, too.
 #
 # With tlkeras the same is one line, and BatchNorm is kept still without being told:
 # `tlk.fit_stages(model, tlk.recipes.full(epochs=15, lr=1e-4), belt)`.
@@ -212,10 +212,11 @@ tlk.table(rows, ["fifty labels", "points"])
 # ## Like for like
 #
 # So far the two differ in three things at once: the task, the head, and how much learns. Which of
-# them matters? Stored are all eight combinations, each with the same 100 steps of 16 images and
-# the best of the same four rates, chosen on validation with a draw of its own; three draws.
+# them matters? All eight combinations were measured, each with the same 100 steps of 16 images and
+# the best of the same four rates, chosen on validation with a draw of its own; three draws of
+# labels.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 found = tlk.results("polishing", split="test")
 table = {}
 for learns in ("head", "all blocks"):
@@ -230,19 +231,17 @@ tlk.table(table, "balanced accuracy, %", note=found.note)
 # %% [markdown]
 # Read it by columns.
 #
-# - On the belt the old head is ahead, by six points if the head alone learns and by two to three
-#   if everything does. It was paid for with a thousand labels, and fifty do not replace it. As it
-#   is, without training, the network has 56 %.
-# - On lesions old head or new is a tie, within the spread, where the head alone learns: at a high
-#   rate its thousand numbers soon forget that they were about clothes. Letting all blocks learn
-#   from 35 labels gains nothing: 33 and 38 % against 38 and 41 %, with spreads of five and six.
-# - How *much* learns matters less on the belt than the word fine-tuning suggests: the old head
-#   alone has nearly all of the gain.
+# - On the belt the old head is ahead, by six points if the head alone learns and by two to three if
+#   everything does. It was paid for with a thousand labels, and fifty do not replace it. How *much*
+#   learns matters less: without training the network has 56 %, the old head alone gains 15 points
+#   of the 17 that all blocks gain.
+# - On lesions old head or new is a tie, within the spread: a head soon forgets that it was about
+#   clothes. Letting all blocks learn from 35 labels gains nothing.
 #
 # And the price on the old task? Here is what each of the eight has lost on clothes at large, read
-# by the old head (a new one taken off again, the old one put back on the blocks as they are then).
+# by the old head (a new one is taken off, and the old one put back on the blocks as they are then).
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 rows = []
 for task in ("lesions", "belt"):
     untouched = 100 * found.where(task=task, learns="nothing").rows[0]["clothes"]
@@ -255,24 +254,23 @@ for task in ("lesions", "belt"):
 tlk.table(rows, ["trained on", "starting with", "what learned", "points on clothes, old head"])
 
 # %% [markdown]
-# A new head on a frozen backbone costs nothing, whatever it learned. Polishing costs, and here is
-# a surprise: letting **all** blocks learn at 1e-4 costs less than letting the head **alone** learn
-# at 1e-2, the rates that validation chose. It is the size of the steps that forgets, not the
-# number of layers. Made to learn lesions, the old head forgets most of its clothes, and so do
-# blocks that learn below a new head at ten times the rate of polishing.
+# A new head on a frozen backbone costs nothing, whatever it learned. Polishing costs, and letting
+# **all** blocks learn at 1e-4 does not cost more than letting the head **alone** learn at 1e-2, the
+# rates that validation chose: 6 ± 1 points against 11 ± 4. What forgets is the size of the steps
+# more than the number of layers. Made to learn lesions, the old head forgets most of its clothes,
+# and so do blocks that learn below a new head at ten times the rate of polishing.
 #
 # ## The word means two things
 #
 # Elsewhere you will read that a *transferred* network is fine-tuned: new head first, then unfreeze
 # and go on at a small rate. In everyday speech **fine-tuning** is that technique, whatever it is
-# used for; chapter 6 is about it and uses the word so. This section uses it for a *purpose*.
-# Purpose and technique are two questions, and all four pairs exist: the table above has each of
-# them.
+# used for; chapter 6 uses the word so. This section uses it for a *purpose*. Purpose and technique
+# are two questions, and all four pairs exist: the table above has each of them.
 #
 # Here is the section's distinction with what was measured for it.
 
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 def stored(task, head, learns, value="score"):
     """Draws in %."""
     return [100 * run[value] for run in found.where(task=task, head=head, learns=learns).rows]
@@ -293,17 +291,16 @@ rows = [
 tlk.table(rows, ["", "transfer", "fine-tuning"])
 
 # %% [markdown]
-# Both are ahead of training from scratch. Be careful with that row: its networks are others, the
-# strongest from scratch of the course on each task, and its clothes are sharp, which is easier
-# than the belt. On lesions the lead is about as large as one spread.
+# Both are ahead of training from scratch, on lesions by about one spread. Be careful with that row:
+# its networks are others, the strongest from scratch of the course on each task, and its clothes
+# are sharp, which is easier than the belt. And both were had from 35 or 50 labels and 100 steps.
 #
 # ## Where this fails
 #
-# *Do the old answers still fit?* tells you where to start, not how it ends. The more labels and
-# steps there are, the less the start matters: in the table above, a new head on the belt is within
-# three points of the old one as soon as all blocks learn. What it costs the old task is another
-# matter. And five labels of each class, three draws, two tasks, one of them synthetic, are no law:
-# make the table for your own task, it is four rows.
+# *Do the old answers still fit?* tells you where to start, not how it ends. In the table above, a
+# new head on the belt is within three points of the old one as soon as all blocks learn. And five
+# labels of each class, three draws, two tasks, one of them synthetic, are no law: make the table
+# for your own task, it is four rows.
 #
 # ## Try it yourself
 

@@ -9,14 +9,13 @@
 # you let a sweep suggest a learning rate. *(Section 1.7 of the course; no internet needed.)*
 
 # %%
-import tlkeras as tlk  # first: it keeps TensorFlow quiet
-
-import keras  # isort: skip
+import tlkeras as tlk
+import keras
 import numpy as np
 
 SEED = 0  # another draw of labels, another run
 setting = tlk.setting("07")
-tlk.accelerate(quiet=True)
+tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
 
 # %% [markdown]
 # ## The idea
@@ -58,12 +57,11 @@ ten.mean_by("task", "method", scale=100)
 # The rule holds. With five labels a class, fine-tuning costs three points on `clothes` and five on
 # `digits`, and ties on the other two. With ten, only the coloured shapes of `scenes` seem to gain
 # from it: five points, with a spread as large. (The comparison is not of depth alone: the frozen
-# side may also pick an earlier block. That is an advantage which fine-tuning does not have, and
-# rule 3 comes back to it.)
+# side may also pick an earlier block. Rule 3 comes back to that.)
 #
-# Now distance and amount, where every depth gets as many steps. For that we have
-# a small network that knows printed letters. `digits` are near to those; digits behind **blinds**,
-# synthetic stripes that invert them, are far. Mean ± spread of three draws.
+# Now distance and amount, where every depth gets as many steps, with a small network that knows
+# printed letters. `digits` are near to those; digits behind **blinds**, synthetic stripes that
+# invert them, are far. Mean ± spread of three draws.
 
 # %% tags=["plumbing"]
 DEPTHS = {"head": "head", "last 1": "last block", "last 2": "last 2", "all": "all 4 blocks"}
@@ -78,10 +76,10 @@ tlk.table(rows, ["target", *DEPTHS.values()], note=grid.note)
 # %% [markdown]
 # Near the source there is nothing to win by going deep: 99 % at any depth with 30 labels, and two
 # points to lose with five. Far away, everything is best in every row: ten to sixteen points above
-# the head, two to four above the last two blocks. Here the middle row of the rule, "2 to 4 blocks",
-# has to be read as four. (At equal steps. A head with more time would come nearer: chapter 06.) One
-# reason: rule 1 asks how *far* the data are, not *where* they differ. Stripes are a matter of
-# pixels, which the bottom sees first, and whoever opens blocks from the top reaches it last.
+# the head, two to four above the last two blocks. (At equal steps. A head with more time would come
+# nearer: chapter 06.) One reason: rule 1 asks how *far* the data are, not *where* they differ.
+# Stripes are a matter of pixels, which the bottom sees first, and whoever opens blocks from the top
+# reaches it last.
 #
 # ## Rule 2: look at your budget
 #
@@ -133,7 +131,9 @@ probe
 
 # %% [markdown]
 # Before you act on such a table, ask what a difference in it is worth. A share of 200 pictures is
-# uncertain by about six points either way, as in any poll: that is the last column. By hand:
+# uncertain by about six points either way, as in any poll: that is the column *interval*. (*LogME*,
+# [You and others 2021](https://arxiv.org/abs/2102.11005), rates features from the training pictures
+# alone: higher is better.) By hand:
 
 
 # %%
@@ -164,8 +164,8 @@ tlk.table(widths, ["validation pictures", "interval, ± points"], digits=0)
 #
 # A probe that is good **enough** ends the matter: in seconds, and full fine-tuning is never paid
 # for. Where it is not, open the last block, look again, and so on down: the rule says *gradually*.
-# Behind blinds, far from the source, that is a long climb to where the straight way also ends: the
-# head alone reads 76 %, the last block 84, the last two 89, all of it 93 (the table above).
+# Behind blinds that is a long climb to where the straight way also ends: the head alone reads 76 %,
+# the last block 84, the last two 89, all of it 93 (the table of rule 2).
 #
 # ## Recipes A, B and C, word for word
 #
@@ -200,7 +200,9 @@ plan_c
 
 # %% [markdown]
 # Twenty labels a class are 200 photographs of clothes, 140 synthetic lesions. What the recipes
-# reach there, as they are written (rates times 1), and with one change that is explained below:
+# reach there, as they are written (rates times 1), and with one change that is explained below. A
+# row with ± has two or three draws; those of B and C are **single draws**, good for differences of
+# many points only.
 
 # %% tags=["plumbing"]
 runs = tlk.results("choosing", part="recipe")
@@ -218,13 +220,13 @@ header = ["recipe", "rates times", "task", "test (%)", "moved (%)", "epochs of e
 tlk.table(rows, header, note=runs.note)
 
 # %% [markdown]
-# Chance is 10 % on `clothes` and 14 on `lesions`. **A and B work as they are written**, on a
-# fiftieth and a 250th of the images that they are meant for, if they are given the epochs: A's rule
-# let its head learn for 9 to 14 of them, B's, at a tenth of the rate, for 80, and both reach 70 to
-# 72 % of the clothes. (B is a single draw, and so is C.) All of that is the head's work: the second
-# stages moved the backbone by less than a hundredth of a percent. **C does not arrive**: its new
-# head has the same 1e-6 as all the rest. A's head took a dozen epochs at 1e-3; at 1e-6 that would
-# be thousands, and we stopped after five.
+# Chance is 10 % on `clothes` and 14 on `lesions`. **A works as it is written, and so did B in its
+# one draw**, on a fiftieth and a 250th of the images that they are meant for, if they are given the
+# epochs: A's head learned for 9 to 14 of them, B's, at a tenth of the rate, for 80, and both reach
+# 70 to 72 % of the clothes. All of that is the head's work: the second stages moved the backbone by
+# less than a hundredth of a percent. **C does not arrive**: its new head has the same 1e-6 as all
+# the rest. A's head took a dozen epochs at 1e-3; at 1e-6 that would be thousands, and we stopped
+# after five.
 #
 # ## A recipe has a size
 #
@@ -246,8 +248,8 @@ tlk.table(rows, ["30 epochs at 1e-5", "steps", "size or way"], digits=3)
 # above. It does what it should, the backbone moves 50 times as far; and it gains nothing: 72 ± 3
 # (two draws) against 71 ± 1 is a tie. For C the change is what makes it run at all: 12 % as
 # written, 74 with its rate times 500 (for 100,000 images; section 1.7 gives C no number, that one
-# is ours). These are single draws, but 60 points apart. Before you turn the rates up, ask the probe
-# whether there is anything to win: here it read 79 % off block4-5, more than any recipe reached.
+# is ours): single draws, but 60 points apart. Before you turn the rates up, ask the probe whether
+# there is anything to win: block4-5 reads 79 % (exercise 2), more than any recipe reached.
 #
 # ## How fast: the learning rate
 #
@@ -273,8 +275,8 @@ tlk.table(rows, ["learning rate", "backbone moved (% of its size)"], digits=2)
 # careful where there are steps enough to get somewhere.
 #
 # Your own data will have other numbers. `tlk.find_learning_rate` trains a few batches at ever
-# higher rates, suggests the one at which the loss falls fastest, and leaves the model as it was
-# ([Smith 2017](https://arxiv.org/abs/1506.01186)).
+# higher rates, suggests the one at which the loss falls fastest, and puts the weights back ([Smith
+# 2017](https://arxiv.org/abs/1506.01186)).
 
 # %% alt="Line plot of the smoothed loss against the learning rate on a log axis: it falls from about 6 at 0.00001 to below 2 near 0.01, and shoots up beyond 0.1; a dashed line near 0.001 marks the suggestion."
 keras.utils.set_random_seed(SEED)
