@@ -21,11 +21,12 @@ setting = tlk.setting("01")
 #
 # Somebody who has sorted a million photographs has learned to see: where a thing ends, whether it
 # is rough or smooth, round or ragged. Give that person a stack of skin pictures and a few examples
-# of each kind, and the eyes need no training, only the names do.
+# of each kind, and only the names have to be learned.
 #
-# A network is used in the same way every day: it has learned cats and buses from everyday
-# photographs, and is then put to finding tumours in scans. **Transfer learning** is to take what
-# was learned on one task, where examples were plenty, to another, where they are few.
+# Networks are used in the same way every day: one that learned cats and buses from everyday
+# photographs is put to finding tumours in scans. **[Transfer
+# learning](glossary.md#transfer-learning)** takes what was learned on one task, where examples were
+# plenty, to another, where they are few.
 #
 # Our network, `efficientnet_lite0`, has learned from **ImageNet**: 1.28 million photographs of a
 # thousand kinds of things. It has never seen what comes next: `lesions`, seven kinds of marks on
@@ -39,12 +40,13 @@ task.show(rows=1, columns=7)
 # %% [markdown]
 # ## By hand, in plain Keras
 #
-# The network without the layer that named cats and buses is called the **backbone**. Its last
-# block is still busy with cats and buses, so we stop one block earlier (chapter 2 shows how to
+# The network without the layer that named cats and buses is called the
+# **[backbone](glossary.md#backbone)**. Its layers stand in **[blocks](glossary.md#block)**, and the
+# last block is still busy with cats and buses, so we stop one block earlier (chapter 2 shows how to
 # find the place). What comes out there is a small map with 112 channels; averaged over the map,
-# these are the **features** of an image. Nothing in the backbone is trained: it is **frozen**. (A
-# network of `keras.applications` is cut with `keras.Model(network.input,
-# network.get_layer(NAME).output)`.)
+# these are the **[features](glossary.md#feature)** of an image. Nothing in the backbone is trained:
+# it is **[frozen](glossary.md#freeze)**. (A network of `keras.applications` is cut with
+# `keras.Model(network.input, network.get_layer(NAME).output)`.)
 
 
 # %%
@@ -79,8 +81,8 @@ print(f"{classifier[-1].coef_.size + 7} numbers learned")
 
 # %% [markdown]
 # Now new images. In the test images some kinds are 50 times as frequent as others, so we take at
-# most fifty of each, and count with **balanced accuracy**: the share found in each kind, averaged
-# over the kinds. Guessing gives one in seven, 14 %.
+# most fifty of each, and count with **[balanced accuracy](glossary.md#balanced-accuracy)**: the
+# share found in each kind, averaged over the kinds. Guessing gives one in seven, 14 %.
 
 # %% tags=["plumbing"]
 test_images, truth = task.arrays("test")[:2]
@@ -104,9 +106,9 @@ tlk.plots.samples(test_images[shown], range(len(shown)), names, columns=7, title
 # %% [markdown]
 # ## The same with tlkeras
 #
-# `add_head` puts a new last layer on the backbone, and `fit_stages` trains it by a plan; this plan
-# has one stage, `head_only`. It computes the frozen features once, as you just did, checks that
-# this is exact, and leaves a whole Keras model that takes images.
+# `add_head` puts a new last layer on the backbone, the **[head](glossary.md#head)**, and
+# `fit_stages` trains it by a plan, here of one stage. It computes the frozen features once, as you
+# just did, checks that this is exact, and leaves a whole Keras model that takes images.
 
 # %%
 backbone = tlk.find_blocks(network).split("block4-5")[0]
@@ -121,16 +123,16 @@ print(f"{100 * balanced_accuracy_score(truth, guesses):.0f} % balanced accuracy"
 # %% [markdown]
 # ## Three rivals
 #
-# Is that good? A score alone does not say. Three rivals cost next to nothing, and each answers a
-# doubt:
+# Is that good? A score alone does not say. Three rivals each answer a doubt:
 #
 # - **pixels**: would the same classifier do as well without any network?
 # - **the same network untrained**, with random weights (one draw of them): is it the shape of the
 #   network, or what it has *learned*?
-# - **from scratch**: a network trained on your labels alone. That one takes longer; it follows
-#   below.
+# - **from scratch**: would a network trained on your labels alone do as well? That one takes
+#   longer; it follows below.
 #
-# The first two run here, on the same ten draws of five labels of each kind.
+# The first two run here, on the same ten random choices, or **[draws](glossary.md#draw)**, of five
+# labels of each kind.
 
 # %%
 drawable = tlk.load_task(setting.task, 14, SEED, setting.image_size).arrays("train")[:2]
@@ -169,28 +171,27 @@ def score(name, draw):
 scores = {name: [score(name, draw) for draw in range(10)] for name in rivals}
 tlk.table(scores, "features of")
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 means = {name: np.mean(draws) for name, draws in scores.items()}
 lead = means["ImageNet"] - max(means["the same, untrained"], means["pixels"])
 rows = [("ImageNet, ahead of the better of its rivals", "more than 7" if lead > 7 else lead)]
 tlk.table(rows, ["balanced accuracy, ten draws", "points"])
 
 # %% [markdown]
-# So it is what the network **learned** that helps: with random weights, the same layers see hardly
-# more than bare pixels do. And it learned it from cats and buses.
+# So it is what the network **learned** that helps: with random weights, the same layers do no
+# better than bare pixels, within the spread. And it learned it from cats and buses.
 #
-# It matters because three things are scarce.
+# It matters because three things are scarce: labels, compute and time.
 #
 # ## Labels are scarce
 #
-# No hospital has a million scans on which experts have marked every tumour. So ask in that
-# currency: how many labels is the backbone worth? From here on the rivals were measured before, on
-# five draws each and all 1,600 test images; features come from the block that validation images
-# prefer, at 96 pixels instead of the 64 above. From scratch you see the **strongest** network of
-# the course, not the same one: with five labels, `efficientnet_lite0` from scratch finds 18 % on
-# lesions and 33 % on clothes, and smaller networks learn more from so little.
+# No hospital has a million scans on which experts have marked every tumour. How many labels is the
+# backbone worth? From here on the rivals were measured before, on five draws each and all test
+# images; features come from the block that validation images prefer, at 96 pixels instead of 64.
+# From scratch you see the **strongest** network of the course, a smaller one: with five labels,
+# `efficientnet_lite0` from scratch finds 18 % on lesions and 33 % on clothes.
 
-# %%
+# %% tags=["plumbing"]
 STRONGEST = {"lesions": "glyph_resnet_small", "clothes": "glyph_resnet"}  # of those from scratch
 LABELS = [5, 10, 30]
 
@@ -229,7 +230,7 @@ tlk.plots.curves(rivals_on("clothes"), x="labels per class", log=True, title=tit
 # Read the pictures sideways: at one height, how many labels does each line need? The table puts
 # pairs of scores side by side that are **ties**, closer to each other than their spreads.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 imagenet = {task: stored(task, "frozen", "efficientnet_lite0") for task in STRONGEST}
 scratch = {task: stored(task, "scratch", STRONGEST[task]) for task in STRONGEST}
 everything = tlk.results("tasks", task="lesions", preset="glyph_resnet_small", method="scratch")
@@ -242,11 +243,10 @@ rows = [
 tlk.table(rows, ["task", "from ImageNet", "score", "from scratch", "score"], note=everything.note)
 
 # %% [markdown]
-# Thirty labels of each lesion, 210 in all, do what 3,600 do from scratch. But be careful with the
-# right-hand side: those 3,600 were seen six times each, as they are. The task's card tells of
-# another network that saw them 19 times, turned and flipped and in other light, and reached 77 %
-# (a single run), more than the 74 % of frozen ImageNet features with as many. **With all labels
-# the lead is gone.** Few labels are what nearly everybody has.
+# Thirty labels of each lesion, 210 in all, do what 3,600 do from scratch. But those 3,600 were seen
+# only six times each, as they are. Another network that saw them 19 times, turned and flipped and
+# in other light, reached 77 % (a single run, on the task's card), and frozen ImageNet features with
+# as many 74 %. **With all labels the lead is gone.** Few labels are what nearly everybody has.
 #
 # ## Compute is scarce
 #
@@ -255,7 +255,7 @@ tlk.table(rows, ["task", "from ImageNet", "score", "from scratch", "score"], not
 # each image goes up **once**, and what is trained is a table of features by classes. Here is the
 # same network both ways, on 35 labelled lesions; from scratch it took 200 steps of 16 images.
 
-# %%
+# %% tags=["plumbing"]
 up, both_ways = len(images), 3 * 200 * 16
 five = {"task": "lesions", "labels_per_class": 5, "preset": "efficientnet_lite0"}
 frozen, scratch_runs = (tlk.results("tasks", method=how, **five) for how in ("frozen", "scratch"))
@@ -266,12 +266,10 @@ rows = [
 tlk.table(rows, ["lesions, 5 labels", "passes of an image", "balanced accuracy (%)"])
 
 # %% [markdown]
-# Some 270 times fewer passes, and more than twice as much found. Be fair: somebody has paid for
-# the backbone, with more than a million photographs, seen many times. But it was paid **once**,
-# and everybody who comes after has it for nothing.
-#
-# Where networks are large that is the whole point. The smallest Llama 2, of seven *billion*
-# numbers, took 184,320 hours of A100 GPUs ([Touvron and others,
+# Some 270 times fewer passes, and more than twice as much found. Somebody has paid for the
+# backbone, with more than a million photographs, seen many times; but **once**, and everybody who
+# comes after has it for nothing. Where networks are large that is the whole point. The smallest
+# Llama 2, of seven *billion* numbers, took 184,320 hours of A100 GPUs ([Touvron and others,
 # 2023](https://arxiv.org/abs/2307.09288)), which is 21 years of one. Hardly any organisation can
 # pay that, and none has to: a network nine times as large was adapted to a new task in 24 hours on
 # one GPU ([Dettmers and others, 2023](https://arxiv.org/abs/2305.14314)).
@@ -279,12 +277,11 @@ tlk.table(rows, ["lesions, 5 labels", "passes of an image", "balanced accuracy (
 # ## Time is scarce
 #
 # Compute is what you pay, time is what you wait. Here the clock starts before there is a network
-# and stops when the new images have their names; twice, with the same 35 labels. From scratch we
-# give the strongest network of the first line plot: it is small and sees 32 pixels a side, so it
-# is quick.
+# and stops when the new images have their names, with the same 35 labels. From scratch it is the
+# strongest network of the first line plot: small, at 32 pixels a side, so it is quick.
 
 
-# %%
+# %% tags=["plumbing"]
 def from_imagenet():
     extractor = features_of(tlk.load_backbone(setting.backbone, setting.image_size))
     classifier.fit(extractor.predict(images, 64, verbose=0), labels)
@@ -320,18 +317,18 @@ tlk.table(rows, ["one draw of 35 labels", "seconds", "balanced accuracy (%)"], d
 #
 # ## Who gains
 #
-# Where training from nothing is the only way, this is a game for a few large companies: they have
-# the data, the machines and the months. With a backbone to start from, others can play. A research
-# group anywhere in the world, with one graphics card or none. A hospital with three hundred scans
-# and a diagnosis for each. A teacher, whose class should see a network work before the bell rings.
-# A start-up that must know by Friday whether its idea holds. What they need is what you needed
-# just now: a file with weights, a handful of labels, and a few seconds on two cores.
+# Training from nothing is for a few large companies: they have the data, the machines and the
+# months. With a backbone to start from, others can play. A research group anywhere, with one
+# graphics card or none. A hospital with three hundred scans and a diagnosis for each. A teacher,
+# whose class should see a network work before the bell rings. A start-up that must know by Friday
+# whether its idea holds. They need what you needed just now: a file with weights, a handful of
+# labels, and a few seconds on two cores.
 #
 # ## Where it does not help
 #
-# Transfer is no magic: what comes along is what the source taught. ImageNet taught little about
-# pen strokes. `digits` are real handwriting, and beside ImageNet's network stands `glyph_resnet`,
-# which has learned printed letters (no digits, and nothing by hand).
+# What comes along is what the source taught, and ImageNet taught little about pen strokes. `digits`
+# are real handwriting, and beside ImageNet's network stands `glyph_resnet`, which has learned
+# printed letters (no digits, and nothing by hand).
 
 # %% tags=["plumbing"] alt="Bars for real handwritten digits, balanced accuracy. With 5 labels: letters, frozen 96; ImageNet, frozen 87; from scratch 87; pixels 83 %. With 30 labels: letters 99, from scratch 98, ImageNet 96, pixels 94 %."
 digits = {
@@ -351,7 +348,7 @@ tlk.plots.bars(groups, title="digits (real): letters help, ImageNet hardly does"
 # The right source is nine points ahead. And the other way round? A table of sources and targets,
 # with thirty labels of each class:
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 SOURCES = {"ImageNet": "efficientnet_lite0", "letters": "glyph_resnet"}
 targets = ("lesions", "clothes", "digits")
 table = {
@@ -367,10 +364,10 @@ tlk.table(table, "frozen features of")
 # their own network untrained. Chapter 2 finds out why. On digits ImageNet beats pixels, but
 # letters beat ImageNet. **The right source matters**, and you can ask for it in seconds.
 #
-# Real scans are no straight road either. On two large collections of medical images, networks from
-# ImageNet ended hardly better than networks from scratch, though they got there sooner ([Raghu and
-# others, 2019](https://arxiv.org/abs/1902.07208)): there were labels enough. So measure, against
-# pixels, an untrained network, and one from scratch.
+# On two large collections of real medical images, networks from ImageNet ended hardly better than
+# networks from scratch, though they got there sooner ([Raghu and others,
+# 2019](https://arxiv.org/abs/1902.07208)): there were labels enough. So measure, against pixels, an
+# untrained network, and one from scratch.
 #
 # ## Try it yourself
 

@@ -6,15 +6,14 @@
 #
 # **The promise.** In about a minute on two cores you freeze a network, train a head, unfreeze the
 # last block, compile *again* and train slowly, in plain Keras, and past two traps that give no
-# error. Then you know four options and three playbooks, what each is worth, and how to see that a
-# network has forgotten what it was made for. *(Section 1.6 of the course; no internet needed.)*
+# error. Then you know four options and three playbooks, what each is worth, and what it makes a
+# network forget. *(Section 1.6 of the course; no internet needed.)*
 
 # %%
 import os
 
-import tlkeras as tlk  # first: it keeps TensorFlow quiet
-
-import keras  # isort: skip
+import tlkeras as tlk
+import keras
 import numpy as np
 
 SEED = 0  # another draw of labels, another run
@@ -24,16 +23,16 @@ tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
 # %% [markdown]
 # ## The idea
 #
-# Think of a band that has played together for years and takes on a new singer. The players are the
-# layers of the **[backbone](glossary.md#backbone)**, which know their parts by heart. The singer is
-# the **[head](glossary.md#head)**, the last layer, another one for every song. To **unfreeze** a
-# player is to say: you may change your part. How many should hear that, who first, and how much may
-# they change?
+# A band that has played together for years takes on a new singer. The players are the layers of the
+# **[backbone](glossary.md#backbone)**, which know their parts by heart. The singer is the
+# **[head](glossary.md#head)**, the last layer, another one for every song. To **unfreeze** a player
+# is to say: you may change your part. How many should hear that, who first, and how much may they
+# change?
 #
 # In Keras it is a flag of every layer, `trainable`. What has it off is
-# **[frozen](glossary.md#freeze)**: `fit` leaves it alone. Our backbone, `efficientnet_lite0`, has
-# learned from ImageNet photographs. The new song is `clothes`, real product photographs, with 20
-# labelled ones of each kind.
+# **[frozen](glossary.md#freeze)**: `fit` leaves its weights as they are. Our backbone,
+# `efficientnet_lite0`, has learned from ImageNet photographs. The new song is `clothes`, real
+# product photographs, with 20 labelled ones of each kind.
 
 # %% alt="Two rows of small grey photographs of clothes, shoes and bags, each with the name of its kind."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -71,13 +70,14 @@ print(f"The head alone names {head_alone:.0%} of the validation pictures.")
 
 # %% [markdown]
 # That is **[feature extraction](glossary.md#feature-extraction)**: 12,810 numbers learn, 3.4
-# million stand still. Now a part of the backbone shall learn as well. Two things can go wrong here,
-# and Keras reports neither.
+# million stand still. Now a part of the backbone is to learn as well. Two things can go wrong
+# without a word.
 #
 # ## Trap 1: unfrozen, but not compiled
 #
-# [`compile`](glossary.md#compile) decides what learns. Whoever changes a flag afterwards changes
-# nothing, on TensorFlow without a word. Count the backbone's weights that an epoch moves:
+# [`compile`](glossary.md#compile) decides what learns. A flag that is changed afterwards changes
+# nothing, on TensorFlow without a word. Count the arrays of weights that an epoch moves in the
+# backbone:
 
 
 # %%
@@ -93,20 +93,20 @@ forgot_to_compile = moved(before)
 print(f"{forgot_to_compile} of {len(before)} weights of the backbone moved")
 
 # %% [markdown]
-# Training runs, the loss falls (the head learns), and the backbone is as frozen as before. On the
-# JAX backend the same is an error, on PyTorch the flag counts at once. So: **after every change of
-# a flag, compile.**
+# Training runs, the loss falls (the head learns), and the backbone is as frozen as before. (With
+# JAX it is an error; with PyTorch the flag counts at once.) So: **after every change of a flag,
+# compile.**
 #
 # ## Trap 2: BatchNorm learns without a gradient
 #
 # A [`BatchNormalization`](glossary.md#batchnorm) layer keeps a running mean and variance of what
 # passes through it, its **statistics**. No gradient moves them: *being called in training mode*
-# does. A few small batches of new data overwrite what ImageNet left there. The official guide calls
-# the backbone with `training=False`, as we did, to prevent that. See whether it does, once the
-# backbone is unfrozen.
+# does. A few small batches of new data overwrite what ImageNet left there. To prevent that, the
+# [official guide](https://keras.io/guides/transfer_learning/) calls the backbone with
+# `training=False`, as we did. Does it help, once the backbone is unfrozen?
 #
-# First the layers must be found. Many a backbone, ours too, is a model inside a model, and a loop
-# over `backbone.layers` finds none of its BatchNorms. So look inside.
+# First find the layers. Our backbone is a model inside a model, and a loop over `backbone.layers`
+# finds none of its BatchNorms.
 
 
 # %%
@@ -166,8 +166,8 @@ tlk.table(rows, header)
 # %% [markdown]
 # ## Unfreeze, compile again, go slowly, save
 #
-# Now as it should be. The last block learns, here layers named `block6`, `block7` and `top`;
-# everything below and every BatchNorm stays. The rate is a thirtieth of the head's.
+# Now as it should be. The last block learns (layers named `block6`, `block7` and `top`); all below
+# it and every BatchNorm stays. The rate is a thirtieth of the head's.
 
 # %%
 model.trainable = True  # all flags on, then off where nothing shall learn
@@ -190,24 +190,23 @@ tlk.table(
 )
 
 # %% [markdown]
-# These lines are all there is to fine-tuning. `keras.models.load_model` reads the file again. Did
-# it gain anything? One draw cannot tell. Three are stored: the head alone, and the head and then
-# the last block, with as many steps in all.
+# That is all there is to fine-tuning. `keras.models.load_model` reads the file again. Did it gain
+# anything? One draw cannot tell. Three are stored: the head alone, and the head and then the last
+# block, at a third of the head's rate, with as many steps in all.
 
 # %% tags=["plumbing"]
 stored = tlk.results("choosing", part="grid", task="clothes", what=["head", "last 1"])
 stored.mean_by("what", scale=100)
 
 # %% [markdown]
-# It did not: 71 % either way, a tie. In these 40 steps the last block found nothing for the head
-# that it had not found itself. The lines above are how to fine-tune; whether to is another
+# It did not: 71 % either way, a tie. So you know *how* to fine-tune; *whether* to is another
 # question.
 
 # %% [markdown]
 # ## The same with tlkeras
 #
 # What you just did is **playbook A, two stages**, the default choice: the head first, at a high
-# rate; then the last block or two with it, at a rate 10 to 100 times smaller. As a
+# rate; then the last block or two with it, 10 to 100 times slower. As a
 # **[plan](glossary.md#plan-stage-recipe)**, a list of stages, it is a line.
 
 # %% tags=["nbval-check-output"]
@@ -221,9 +220,9 @@ run
 
 # %% [markdown]
 # For every stage `fit_stages` sets the flags and BatchNorm's mode, compiles, fits, keeps the best
-# epoch, and checks afterwards that what was frozen did not move by a bit. What lies below the first
-# block that learns is computed once, not once an epoch. If a stage ends with a worse validation
-# loss than an earlier one, the run says so. What learns is said by a **policy**:
+# epoch, and checks that nothing frozen has moved. What lies below the first block that learns is
+# computed once, not once an epoch. If a stage ends worse than an earlier one, the run says so. What
+# learns is said by a **policy**:
 
 # %% tags=["nbval-check-output"]
 tlk.freeze(model, tlk.policies.last_blocks(1))
@@ -234,20 +233,19 @@ tlk.freeze(model, tlk.policies.last_blocks(1))
 # | what learns | `tlk.policies` | for it | against it |
 # |---|---|---|---|
 # | 1. the head: *feature extraction* | `head_only()` | fast, cheap, safe | may end on a plateau |
-# | 2. the top too: *partial* | `last_blocks(1)` | adapts, keeps edges | the rate needs care |
+# | 2. the top too: *partial* | `last_blocks(1)` | adapts, keeps edges | more compute; the rate needs care |
 # | 3. everything: *full fine-tuning* | `all_blocks()` | most flexible | dear; may forget |
 # | 4. middle, bottom frozen | `middle_blocks()` | edges stay, parts change | rarely tried |
 #
-# Option 1 is safe from learning the images by heart; option 3, for many labels or a target far
-# away, is not.
+# Option 1 is safe from **[overfitting](glossary.md#overfitting)**, learning the images by heart;
+# option 3, for many labels or a target far away, is not. Option 4 is for things that look alike up
+# close and are put together in another way: industrial textures after natural ones, say.
 #
-# What is each worth, and what does it cost? The last column of the ledger is usually missing: what
-# is left of the *old* task. Nobody can say what a network that saw a million photographs still
-# knows of them. So here the source is one we have to the last image: `glyph_resnet` reads printed
-# letters. Its new task is real handwritten digits behind **blinds**, stripes that invert them. No
-# letter ever looked like that. After each plan we also ask what part of a hundred kinds of letters
-# it still reads. (The old head is gone: a letter is read as the kind whose mean features, in the
-# untouched network, are nearest.)
+# What is each worth, and what does it cost? One column is usually missing: what is left of the
+# *old* task. Here the source is one we have to the last image: `glyph_resnet` reads printed
+# letters. Its new task is real handwritten digits behind **blinds**, stripes that invert them.
+# After each plan we test it on a hundred kinds of letters again. (Its old head is gone: a letter is
+# read as the kind whose mean features, in the untouched network, are nearest.)
 
 # %% tags=["plumbing"] alt="Three rows of six small pictures: printed letters of many scripts; handwritten digits; the same digits behind light and dark stripes that invert them."
 digits, letters = tlk.load_task("digits", image_size=32), tlk.load_task("glyphs")
@@ -282,28 +280,25 @@ tlk.table(
 # then ten more at 3e-4 with what is named. The untouched network reads 94 % of the letters.
 #
 # - **Option 1 has a plateau.** With all the time it wants the head reads 82 %, everything 91; the
-#   top (option 2) and the middle (option 4) lie between. After its first fifteen epochs the head
-#   read 73 %: of what "the top added", nine points were only patience.
-# - **The new task does not show what was forgotten.** Everything at once reads as many digits as
-#   careful full fine-tuning, and then 8 letters of 100, where the careful one reads 90. This is
-#   **[catastrophic forgetting](glossary.md#catastrophic-forgetting)**. If the old task is of no use
-#   to you any more, it costs nothing; if the network must serve it, or be tuned for a third, keep
-#   some of the source to measure.
+#   top (option 2) and the middle (option 4) lie between.
+# - **The new task does not show what was forgotten.** *All at once* reads as many digits as careful
+#   full fine-tuning, and then 8 letters of 100 instead of 90: **[catastrophic
+#   forgetting](glossary.md#catastrophic-forgetting)**. If nobody needs the old task any more, it
+#   costs nothing; if somebody does, keep some of the source to measure.
 # - **Where to learn depends on what has changed.** Blinds change the raw look and nothing else. So
 #   the bottom, which section 1.6 would leave alone, is the best *single* part to open: 88 % against
-#   85 and 84. (Lee et al., [Surgical fine-tuning](https://arxiv.org/abs/2210.11466), found the same
-#   for blur and noise, and the middle ahead where parts of things change.)
+#   85 and 84. ([Lee and others, 2022](https://arxiv.org/abs/2210.11466) found the same for blur and
+#   noise.)
 # - **Seconds do not follow numbers.** The top has two thirds of all numbers and takes a quarter of
-#   the time: what lies below it is computed once. To open the bottom is to run the whole network,
-#   forwards and backwards, at every step.
+#   the time of everything: what lies below it is computed once.
 #
 # ## Is it the order, or the rate?
 #
 # The advice has two halves: the head first, *and* a small rate. Which of them protects? All four
-# combinations, 25 epochs in all, but ten of *all at once at 3e-3*. (Five draws of those in the
-# table above, two of the other two.)
+# combinations, 25 epochs in all, but ten of *all at once at 3e-3* (five draws of those in the table
+# above, two of the other two).
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 rows = [
     [order, old[small], old[large], read[small], read[large]]
     for order, small, large in (
@@ -316,15 +311,15 @@ tlk.table(rows, header, digits=0)
 
 # %% [markdown]
 # Mostly the rate. At the head's rate the letters are nearly gone, whether the head went first or
-# not. At a small rate most of them stay. The order adds to that, also because with the head first
-# the backbone learns in ten of the 25 epochs only. And on the new task nothing of this shows: all
-# four read about nine digits of ten.
+# not; at a small rate most stay. The order adds to that, also because the backbone then learns in
+# ten of the 25 epochs only. On the new task nothing of this shows: all four read about nine digits
+# of ten.
 #
 # ## Playbooks B and C
 #
-# **B, progressive unfreezing**: the top block first, then one more at a time. Every step starts
-# from something that works; it takes longer. **C, discriminative rates**: each depth at its own
-# pace, like the sliders of a mixing desk: the head up, the top low, the bottom very low or silent.
+# **B, progressive unfreezing**, for steady gains when there is time: the top block first, then one
+# more at a time. **C, discriminative rates**: each depth at its own pace, like the sliders of a
+# mixing desk: the head up, the top low, the bottom very low or silent.
 
 # %%
 progressive = tlk.recipes.progressive(15, 4, head_lr=3e-3, block_lr=3e-4, blocks=3)
@@ -337,18 +332,15 @@ discriminative = tlk.Plan([head, tune])
 tlk.plots.learning_rates(discriminative, model)
 
 # %% [markdown]
-# Both keep 93 % of the letters, nearly all there were, and read two or three digits of a hundred
-# fewer than one small rate for everything (89 and 88 against 91). For a `compile` of your own there
-# is the optimizer alone: `tlk.optimizers.discriminative(keras.optimizers.AdamW(3e-3), model,
-# rates)`.
+# Both keep 93 % of the letters, where one small rate for everything keeps 90, and read two or three
+# digits of a hundred fewer (89 and 88 against 91, with spreads of one to two).
 
 # %% [markdown]
 # ## Where it fails: option 4
 #
-# Option 4 is for tasks whose raw look stays the same while what is made of it changes. We went
-# looking for one. Behind blinds the middle alone is the worst single part (84 %). And of four
-# changes made to digits by hand (their tiles shuffled, their rows pushed to and fro, four small
-# copies, their rows mixed), one draw each, judged on validation:
+# We looked for a task that it suits. Behind blinds the middle alone ties with the top and is behind
+# the bottom. Four more changes made to digits (tiles shuffled, rows pushed to and fro, four small
+# copies, rows mixed), one draw each, judged on validation:
 
 # %% tags=["plumbing"]
 shifts = tlk.results("depths", part="shift").scores("target", "depth", scale=100)
@@ -359,10 +351,8 @@ note = "data/results/depths.csv, part shift, measured with: python tools/measure
 tlk.table(rows, ["digits, synthetic change", *parts.values()], note=note)
 
 # %% [markdown]
-# The middle is ahead once, by one picture of 200, which is a tie. So **we have found no
-# target where option 4 wins**, which does not show that there is none: Lee et al. report some. What
-# the table does show is how little the usual order says: in three of four the *bottom* is the best
-# single part, or as good as any.
+# The middle is ahead once, by one picture of 200, which is a tie. So **we have found no target
+# where option 4 wins**. That does not show that there is none: Lee and others report some.
 #
 # ## Try it yourself
 
@@ -397,8 +387,7 @@ tlk.table(rows, ["backbone.trainable before", f"BatchNorm open, of {len(norms)}"
 # ### Exercise 2: how much is a block?
 #
 # "Unfreeze two blocks" sounds like a third of a network with six. How many numbers learn with
-# `last_blocks(2)`, and how many with the bottom and the head, a choice that section 1.6 does not
-# list?
+# `last_blocks(2)`, and how many with the bottom blocks and the head?
 
 # %% [markdown] tags=["hint"]
 # `tlk.freeze(model, policy)` returns a table with `.trainable_params` and `.params`. Blocks can be
