@@ -5,9 +5,9 @@
 # its size learn from it what it could not learn from your few labels alone?
 #
 # **The promise.** In about a minute on two cores you distil a network in plain Keras, with an
-# ordinary `fit`; you use Keras' own `Distiller` without falling for its default, which is wrong;
-# and you can say when a teacher helps and when it is in the way. *(Section 1.8 of the course,
-# number 6; no internet needed.)*
+# ordinary `fit`; you use Keras' own `Distiller` without its default, which is wrong; and you can
+# say when a teacher helps and when it is in the way. *(Section 1.8 of the course, number 6; no
+# internet needed.)*
 
 # %%
 import time
@@ -29,11 +29,13 @@ layers = keras.layers
 # shirt, I think; it might be a coat, it is certainly no shoe." And a master can say that of *any*
 # picture, also of those that nobody has labelled. **[Distillation](glossary.md#distillation)** lets
 # a small network, the [student](glossary.md#teacher-and-student), fit to the answers of a large
-# one, the teacher, instead of to labels. The idea is from [Bucilă and others
-# 2006](https://doi.org/10.1145/1150402.1150464); the name and the temperature, below, from [Hinton,
-# Vinyals and Dean 2015](https://arxiv.org/abs/1503.02531).
+# one, the teacher, instead of to labels ([Bucilă and others
+# 2006](https://doi.org/10.1145/1150402.1150464); the name is from [Hinton, Vinyals and Dean
+# 2015](https://arxiv.org/abs/1503.02531)). It is for networks that must be small or fast, as in a
+# health app on a phone; [named systems](named_systems.md) has the lines with which EfficientNet-B7
+# teaches B0.
 #
-# Ours are clothes, 30 labelled pictures of each kind, and ten times as many pictures in all.
+# Our pictures are clothes: 30 labelled ones of each kind, and ten times as many in all.
 
 # %%
 few = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -47,9 +49,9 @@ print(f"{len(images):,} pictures with labels, {len(pictures):,} in all.")
 # %% [markdown]
 # ## By hand: the teacher
 #
-# The teacher is what this course makes of few labels: a pretrained network, frozen, up to its last
-# but one [block](glossary.md#block), and a new [head](glossary.md#head) on it. All pictures pass
-# through the frozen part once, and the head learns from what comes out.
+# The teacher is a pretrained network, [frozen](glossary.md#freeze), up to its last but one
+# [block](glossary.md#block), with a new [head](glossary.md#head). All pictures pass through the
+# frozen part once, and the head learns from what comes out.
 
 # %%
 blocks = tlk.find_blocks(tlk.load_backbone(setting.backbone, setting.image_size))
@@ -68,8 +70,8 @@ head.compile(keras.optimizers.AdamW(1e-2), from_labels)
 history = head.fit(x, labels, 32, epochs=32, verbose=0)
 
 # %% [markdown]
-# The teacher now tells what it thinks of *every* training picture: ten numbers a picture, as
-# chances the **soft answers**. They are stored. From here on the teacher is not needed any more.
+# The teacher now tells what it thinks of *every* training picture, in ten chances: its **soft
+# answers**. They are stored, and from here on the teacher is not needed.
 
 # %%
 logits = head.predict(z, verbose=0)
@@ -91,7 +93,7 @@ tlk.table(rows, ["the teacher's first thought", "second", "third"])
 # %% [markdown]
 # ## By hand: the student
 #
-# Four convolutions on pictures made smaller. It has a tenth of the teacher's numbers, all random.
+# Four convolutions on pictures made smaller: a tenth of the teacher's weights, all random.
 
 
 # %%
@@ -110,11 +112,10 @@ def new_student():
 
 
 # %% [markdown]
-# First the control, the student without a teacher: 300 steps on the labels. Then the distilled one:
-# the same network from the same start, the same steps. It fits to all pictures and the soft
-# answers, with the loss for chances instead of the loss for labels. Nothing else changes. (Neither
-# flips nor shifts its pictures: in so few steps that made both of them worse, on validation, in a
-# single draw.)
+# First the [control](glossary.md#control), the student without a teacher: 300 steps on the labels.
+# Then the distilled one: the same network from the same start, as many steps, but on all pictures
+# with their soft answers, and with the loss for chances instead of the loss for labels. Neither
+# augments its pictures.
 
 # %%
 STEPS, BATCH, RATE = 300, 64, 3e-3
@@ -148,9 +149,10 @@ tlk.table(rows, ["a single draw", "validation right, %"])
 # ## The temperature
 #
 # A teacher that is sure says 99 % and 0.1 %, and the small numbers, which tell what looks like
-# what, hardly count. Hinton and others divide the logits of both by a **temperature** *T* before
-# they become chances: at *T* = 1 they stay, above they soften. The loss is multiplied by *T²*, for
-# the gradients shrink by as much.
+# what, hardly count. Hinton and others divide the logits of both by a
+# **[temperature](glossary.md#temperature)** *T* before they become chances: at *T* = 1 nothing
+# changes, above it they soften. The loss is multiplied by *T²*, because the gradients shrink by as
+# much.
 
 # %%
 T = 4.0
@@ -208,19 +210,19 @@ print(f"Seconds of a core for {len(images)} pictures: {time.process_time() - sta
 
 # %% [markdown]
 # `distiller.student` is the student. Half of the loss comes from labels here, so every picture
-# needs one; with `student_loss_weight=0` none counts. And the teacher answers anew in every step,
-# which takes most of that time. That pays only if it is to see each picture as the student does,
-# shifted and flipped before both of them. (`sample_weight` is ignored; and what is saved comes back
-# uncompiled. `FeatureDistillation` compares layers instead of answers, of the same width only.)
+# needs one; with `student_loss_weight=0` none counts. The teacher answers anew in every step, which
+# takes most of that time, and pays only if both are to see the same augmented pictures.
+# (`sample_weight` is ignored, and a saved `Distiller` comes back uncompiled. `FeatureDistillation`
+# compares layers of the same width instead of answers.)
 
 # %% [markdown]
 # ## The experiment: the softness or the pictures?
 #
-# A distilled student has more than soft answers: it has ten times as many pictures. Which is it
-# that helps? So there are controls, all with the same network, start and 300 steps: soft answers on
-# the *labelled* pictures only; and on all pictures, but with nothing of the teacher's answer except
-# its *surest guess*, a hard label. Five draws of labels; the rate was chosen on validation
-# pictures, with other draws.
+# A distilled student has more than soft answers: it has ten times as many pictures. Which of the
+# two helps? There are two more controls, with the same network, start and 300 steps: soft answers
+# on the *labelled* pictures only; and all pictures, but of each answer only the *surest guess*, a
+# hard label. Five [draws](glossary.md#draw) of labels. Two learning rates were chosen on
+# validation, with other draws: one for 300 pictures, one for 3,000.
 
 # %% tags=["plumbing"] alt="Bars of the share of test pictures that are right. The teacher 79 percent; student alone on 300 labels 75; soft answers on 300 pictures 75; surest guesses on 3,000 pictures 79; soft answers on 3,000 pictures 79."
 stored = tlk.results("distillation", part="test")
@@ -249,16 +251,16 @@ tlk.table(
 )
 
 # %% [markdown]
-# With all pictures the small network gains four points, in each of the five draws, and is level
-# with a teacher ten times its size. With the labelled pictures only it gains nothing, probably
-# because the teacher knows those 300 by heart: there its soft answers are hardly softer than
-# labels.
+# With all pictures the student gains four points, in each of the five draws, and is a tie with a
+# teacher ten times its size. With the labelled pictures only it gains nothing, probably because the
+# teacher knows those 300 by heart, so that its answers are hardly softer than labels.
 #
-# And the surest guesses do nearly as well as the soft answers: what is between them is inside the
-# spread, a tie. So here the **unlabelled pictures** do the work, not the softness. (Surest guesses
-# are [pseudo-labels](glossary.md#pseudo-label), from another network than the one that learns.)
+# Surest guesses and soft answers are a tie, too: less than a point lies between them. So here the
+# **unlabelled pictures** do the work, not the softness. (Surest guesses are
+# [pseudo-labels](glossary.md#pseudo-label), from another network than the one that learns. How far
+# 3,000 true labels would have come was not measured.)
 #
-# ## Temperature, and the weight of the labels
+# ## Which temperature?
 
 # %% tags=["plumbing", "nbval-check-output"]
 settings = [("soft, all", T) for T in (1, 4, 16)]
@@ -275,10 +277,10 @@ for method, temperature in settings:
 tlk.table(rows, ["the student fits to", "T", "right, %"])
 
 # %% [markdown]
-# *T* = 4 is a tie with *T* = 1; at 16 the student loses two points, in each draw: its lesson says
-# nearly the same of every class (the rate was chosen at *T* = 1). So begin with 1, and try 2 to 4
-# on validation if at all. On the 300 labelled pictures soft answers alone and labels alone are a
-# tie. (What lies between the two, `student_loss_weight`, is not measured here.)
+# *T* = 4 is a tie with *T* = 1. At 16 the student loses two points, and something in each draw: its
+# lesson says nearly the same of every class. (The rate was chosen at *T* = 1.) So begin with 1, and
+# try 2 to 4 on validation if at all. Mixing labels in, `student_loss_weight`, was not measured;
+# alone, labels and soft answers on the same 300 pictures are a tie.
 #
 # ## Where it fails
 
@@ -294,12 +296,11 @@ for name, (method, control) in cases.items():
 tlk.table(rows, ["labels", "teacher", "student alone", "distilled", "points gained"])
 
 # %% [markdown]
-# Given five labels a kind, the teacher is right on 70 %, and the student that has 30 labels and
-# learns alone on 75 %. Distilled, it throws its labels away for the teacher's answers and gets
-# worse, in each of the five draws. (Still it ends up *above* its teacher.) The other failure stood
-# in the figure: no pictures beyond the labelled ones, and nothing is gained. So before you distil,
-# ask two questions. Is the teacher better than the student alone, on validation? And is there more
-# to look at?
+# **A poor teacher.** With five labels a kind the teacher is right on 70 %; the student that learns
+# alone from 30 is right on 75 %. Distilled, it gives up its labels for the teacher's answers and
+# gets worse, in each of the five draws (though it ends up *above* its teacher). **No more
+# pictures.** With the 300 labelled ones alone nothing was gained. So ask two questions before you
+# distil. Is the teacher better than the student alone, on validation? And is there more to look at?
 #
 # ## What it costs, and what it saves
 
@@ -315,11 +316,10 @@ rows.append(["right (%)", taught["soft, all"], scores["soft, all"], "-"])
 tlk.table(rows, ["", "teacher", "student", ""])
 
 # %% [markdown]
-# The microseconds are those of one thread, one picture at a time, both in one run of LiteRT: read
-# them as a ratio. (The student may be exported with `distiller.student.export("student.tflite",
-# format="litert")`, or a run's model with `tlk.export(run, "litert")`.) It is paid for in training:
-# every picture passes through the teacher once, and the student is trained from nothing. Distilling
-# with stored answers costs exactly the steps that training alone does, 7 seconds of a core here.
+# The microseconds are those of one thread, one picture at a time: read them as a ratio.
+# (`distiller.student.export("student.tflite", format="litert")` writes that file; `tlk.export(run,
+# "litert")` writes one of a run's model.) In training, every picture passes through the teacher
+# once. After that, distilling takes the same steps as training alone, about 7 seconds of one core.
 #
 # ## Try it yourself
 
@@ -343,10 +343,9 @@ for name in ("student alone", "student, distilled"):
 tlk.table(rows, ["where the teacher is wrong", "the same mistake, %", "right, %"])
 
 # %% [markdown] tags=["answer"]
-# In the draw shown, half of the teacher's mistakes come back in the distilled student, some more
-# than in the one that has never met the teacher (a single draw). That one has many in common with
-# it, too, for shirts look like coats to everybody. A teacher's errors, and its prejudices, are part
-# of the lesson.
+# In the single draw shown, half of the teacher's mistakes come back in the distilled student, and
+# somewhat fewer in the one that never met the teacher: shirts look like coats to everybody. A
+# teacher's errors, and its prejudices, are part of the lesson.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: another loss from the manual
@@ -356,8 +355,8 @@ tlk.table(rows, ["where the teacher is wrong", "the same mistake, %", "right, %"
 # the table above. Would you train with it?
 
 # %% [markdown] tags=["hint"]
-# `logits_loss(temperature=T, loss=...)`, and its `compute_loss(theirs, ours)` for `ours` of
-# `[[2.0, -2.0]]`, `[[0.0, 0.0]]` and `[[4.0, 8.0]]`.
+# `logits_loss(temperature=T, loss=...)`, and its `compute_loss(theirs, ours)` for `ours` of `[[2.0,
+# -2.0]]`, `[[0.0, 0.0]]` and `[[4.0, 8.0]]`.
 
 # %% tags=["answer"]
 manual = logits_loss(T, keras.losses.CategoricalCrossentropy(from_logits=True))
@@ -367,16 +366,15 @@ for name, ours in {"agrees": [2, -2], "undecided": [0, 0], "louder": [20, -20]}.
 tlk.table(rows, ["the student", "loss"])
 
 # %% [markdown] tags=["answer"]
-# No. The student that agrees gets a loss, but one that says the same ten times louder gets less,
-# and louder still less again: the teacher's logits are taken for chances, and two logits of 2 and
-# -2 are none. Of all losses only an *instance* of `KLDivergence` gets the softmax and *T²* (Keras
-# 3.15).
+# No. A student that says the same ten times louder gets a smaller loss than one that agrees: the
+# teacher's logits are taken for chances, and 2 and -2 are none. Of all losses only an *instance* of
+# `KLDivergence` gets the softmax and *T²* (Keras 3.15).
 
 # %% [markdown]
 # ## What to remember
 #
-# - Distillation is an ordinary `fit` on the stored soft answers of a teacher. Let it answer for
-#   every picture you have: the unlabelled ones are what helps.
+# - Distillation is an ordinary `fit` on a teacher's stored answers. Let it answer for every picture
+#   you have: here only the unlabelled ones helped.
 # - With `keras.distillation`, always pass `loss=keras.losses.KLDivergence()`.
 # - It can only give what the teacher has: first compare teacher and student alone, on validation.
 #
