@@ -28,7 +28,9 @@ tlk.accelerate(quiet=True)
 # train the cooks: first those who finish the plates, in the end everybody. The menu is the
 # **[head](glossary.md#head)**; the finishing cooks are the last **[block](glossary.md#block)**
 # (**partial [fine-tuning](glossary.md#fine-tuning)**); everybody is **full** fine-tuning. The
-# guests are labelled pictures.
+# guests are labelled pictures. So the usual advice: a part with a medium number of labels, or where
+# the data differ slightly from the source; all of it, at a small rate, with many, or where they
+# differ much.
 #
 # The network learned from ImageNet's photographs, the pictures are `lesions`: synthetic, of no
 # medical validity, but as uneven as a clinic's. We take 300, just as they come.
@@ -58,12 +60,13 @@ tlk.table(rows, [f"always {task.classes[counts.argmax()]!r}", "%"], digits=0)
 # %% [markdown]
 # Two thirds right, and six kinds of seven never found. **[Balanced
 # accuracy](glossary.md#balanced-accuracy)** is the mean over classes of the share that is found,
-# the **[recall](glossary.md#recall)**; it is at [chance](glossary.md#chance). Below, every score is that one.
+# the **[recall](glossary.md#recall)**; it is at [chance](glossary.md#chance). Below, every score is
+# that one.
 #
 # ## By hand: the head, then the last block
 #
-# **[Class weights](glossary.md#class-weights)** make a mistake on a rare class count for more: each class as much as any other
-# in the sum. Keras takes a dictionary.
+# **[Class weights](glossary.md#class-weights)** make a mistake on a rare class count for more, so
+# that in the sum each class counts as much as any other. Keras takes a dictionary.
 
 # %%
 seen = np.maximum(np.bincount(labels, minlength=len(task.classes)), 1)
@@ -89,8 +92,9 @@ def recalls():
 rows = [["the head", *100 * recalls(), 100 * recalls().mean()]]
 
 # %% [markdown]
-# Now the last block, named `block6`, `block7` and `top` in this network: flags, BatchNorm closed,
-# compile *again*, a smaller rate (chapter 06 has the traps).
+# Now the last block, named `block6`, `block7` and `top` in this network: set the flags, keep
+# [BatchNorm](glossary.md#batchnorm) closed, [compile](glossary.md#compile) *again*, at a smaller
+# rate ([chapter 6](06_unfreezing.ipynb) has the traps).
 
 
 # %%
@@ -119,8 +123,8 @@ tlk.table(rows, ["found (%)", *task.classes, "mean"], digits=0, note="Validation
 # %% [markdown]
 # ## The same with tlkeras
 #
-# `fit_stages` runs the two stages, computes what lies below the open block once, and takes the
-# weights as `fit` does.
+# `fit_stages` runs the two stages of a [recipe](glossary.md#plan-stage-recipe), computes what lies
+# below the open block once, and takes the weights as `fit` does.
 
 # %%
 plan = tlk.recipes.two_stage(head_epochs=5, tune_epochs=3, head_lr=3e-3, tune_lr=1e-4)
@@ -142,8 +146,8 @@ tlk.table(rows, ["what learns", "numbers", "optimizer (MiB)"])
 # ## The experiment: what do class weights do?
 #
 # The same network, 300 pictures and all 3,600, as uneven as they come; the head alone, or then the
-# last block too, at 1e-4; with class weights and without. As many steps every time, five draws. (At
-# 1e-3 the last block was ruined: 14 to 30 % balanced, so measure before you trust a rate.)
+# last block too, at 1e-4, 30 times less than the head's rate; with class weights and without. As
+# many steps every time, five [draws](glossary.md#draw), one rate for each part.
 
 # %% tags=["plumbing"]
 stored = tlk.results("finetuning")
@@ -170,11 +174,12 @@ tlk.table(rows, ["pictures", "learns", "class weights", "balanced (%)", "accurac
           note=stored.note)  # fmt: skip
 
 # %% [markdown]
-# With 3,600 pictures, class weights are worth nine points of balanced accuracy (9.2 ± 1.3 of standard
-# error for the head, the same draws), and cost seventeen of plain accuracy. Which of the two you want
-# is for the purpose to say. With 300 they are worth four. And the last block? With weights it ties with
-# the head alone on 300 pictures and is about three points behind on 3,600: 200 steps in batches of 16
-# are one pass over those, too few to teach 2.6 million numbers what ImageNet's features do not say.
+# With 3,600 pictures, class weights are worth nine points of balanced accuracy (9.2 ± 1.3 for the
+# head; ± is the standard error of the mean difference, in the same draws), and cost seventeen of
+# plain accuracy. Which of the two you want is for the purpose to say. With 300 they are worth four
+# (± 1.5). And the last block? With weights it ties with the head alone (1.5 ± 1.6 points ahead on
+# 300 pictures, 2.8 ± 1.5 behind on 3,600). A likely reason, not measured: 200 steps in batches of
+# 16 are less than one pass over 3,600 pictures, few for 2.7 million numbers.
 
 # %% tags=["plumbing"] alt="Bars of the share found of seven kinds. Without class weights: akiec 53, bcc 53, bkl 56, df 2, mel 67, nv 90, vasc 55. With: akiec 73, bcc 59, bkl 53, df 53, mel 67, nv 63, vasc 72."
 found = {}
@@ -185,14 +190,13 @@ tlk.plots.bars(found, x="found (%)", digits=0, title="Rare kinds gain, the commo
                "(lesions, synthetic; the head, 3,600 pictures)")  # fmt: skip
 
 # %% [markdown]
-# Of `df`, 59 times rarer than `nv`, two of a hundred are found without weights, and fifty with them. It is
-# paid by `nv`: 27 of a hundred of the common kind are now called something else.
+# Of `df`, 59 times rarer than `nv`, 2 of a hundred are found without weights, and 53 with them. It
+# is paid by `nv`: of a hundred, 27 more are now called something else.
 #
 # ## Where full overtakes partial
 #
-# Full fine-tuning is for many labels, or for a source far away. From letters to lesions is as far as
-# it gets: `glyph_resnet`, the head first, then as many steps with the last block, the last two, or
-# all four; with class weights, three draws.
+# From printed letters to lesions is as far as it gets: `glyph_resnet`, the head first, then as many
+# steps with the last block, the last two, or all four; with class weights, three draws.
 
 # %% tags=["nbval-check-output"]
 DEPTHS = {"head": "the head", "last 1": "last block", "last 2": "last 2", "all": "full"}
@@ -204,16 +208,18 @@ header = ["from letters", "5 labels a class", "30", "all"]
 tlk.table(rows, header, note=tlk.results("depths").note)
 
 # %% [markdown]
-# With five labels a class all four tie. With 30, full is five points ahead of the best part, with all
-# labels three: the more there is to learn, and to learn from, the more blocks. From ImageNet, which
-# is near, the scores are twice as high, and with few labels full gains nothing over frozen features:
+# With five labels a class all four tie. With 30, full is five points ahead of the last block, in
+# each draw, and with all labels three ahead of the last two (± 0.6). The more there is to learn,
+# and to learn from, the more blocks. From ImageNet, which is nearer, the scores are twice as high,
+# and with few labels full fine-tuning gains nothing over frozen features:
 
 # %% tags=["nbval-check-output"]
 near = tlk.results("tasks", preset="efficientnet_lite0", task="lesions", labels_per_class=[5, 10])
 near.where(method=["frozen", "fine-tuned"]).mean_by("method", "labels_per_class", scale=100)
 
 # %% [markdown]
-# Two ties. So the source decides first (45 against 23 % with five labels), and depth comes after.
+# Two ties (with ten labels of three draws: 1.4 ± 1.5). So the source decides first, 46 against 23 %
+# with five labels, and depth comes after.
 #
 # ## Where it fails
 #
@@ -227,16 +233,19 @@ control = tlk.results(
 control.mean_by("method", "labels_per_class", scale=100)
 
 # %% [markdown]
-# From random weights it reads more, at every number of labels. The letters' network and its frozen
-# BatchNorm statistics stand in the way: **[negative transfer](glossary.md#negative-transfer)**. No
-# depth cures a source that does not fit. (Steps and rates of these two are not quite alike; the
-# note in the results says how they were chosen.)
+# From random weights it reads 8 to 22 points more, at every number of labels, and more than any row
+# of the table above: **[negative transfer](glossary.md#negative-transfer)**. Both trained the whole
+# network for as many steps, each at the better of two rates; one thing more differs, that
+# fine-tuning keeps BatchNorm's statistics of letters. (Steps and rates are not those of the table
+# above, nor is its last row this second one.) No depth cures a source that does not fit.
 #
 # ## What it costs
 #
-# The optimizer carries two numbers for each one that learns, and full fine-tuning runs the whole
-# network, forwards and backwards, at every step. Partial runs its last block, for what lies below
-# it is computed once; the last block holds most of the numbers, though.
+# The optimizer carries two numbers for each one that learns (the table under *The same with
+# tlkeras*); the last block holds most of them. In seconds of one core, the stored runs of 300
+# pictures took 3 for the head, and 17 with the last block after it, for the same number of steps
+# and with everything below computed once. Full fine-tuning runs the whole network, forwards and
+# backwards, at every step.
 
 # %% [markdown]
 # ## Try it yourself
@@ -276,16 +285,16 @@ for weights_used in (0, 1):
 tlk.table(rows, ["class weights", "mel found (%)", "nv found (%)"])
 
 # %% [markdown] tags=["answer"]
-# Neither, by these numbers: `mel` is found as often with weights as without, 67 of 100. It is not rare
-# here (class weights help what is rare), and what it is confused with does not change. A lower
-# threshold for `mel` alone would find more of them, at the price of false alarms: chapter 00 looks at
-# such mistakes one by one.
+# Neither, by these numbers: `mel` is found as often with weights as without, 67 of 100, for it is
+# not rare here. A lower threshold for `mel` alone would find more of them, at the price of false
+# alarms: [chapter 0](00_start_here.ipynb) looks at such mistakes one by one.
 
 # %% [markdown]
 # ## What to remember
 #
 # - Uneven classes: report balanced accuracy and the recall of each class, not accuracy.
 # - Class weights move errors from rare classes to common ones; they do not add knowledge.
-# - Few labels, near source: the head or the last block. Many, or far: deeper, with a control.
+# - Few labels, near source: the head or the last block. Many, or far: deeper, with the network from
+#   scratch as a control.
 #
 # **Then:** another order of opening, [chapter 8.5](08_05_progressive_unfreezing.ipynb).
