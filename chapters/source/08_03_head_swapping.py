@@ -6,8 +6,8 @@
 #
 # **The promise.** In about a minute on two cores you take the thousand answers of ImageNet off a
 # network and put your own on, cut the network where it serves best, try a recurrent head and a
-# transformer head on it, and know which head paid here, and why. *(Section 1.8 of the course, number
-# 3; no internet needed.)*
+# transformer head on it, and know which head paid here, and why. *(Section 1.8 of the course,
+# number 3; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -26,7 +26,7 @@ tlk.accelerate(quiet=True)
 # Think of a kitchen machine. The motor is expensive and stays; what you screw on decides whether it
 # kneads, slices or grinds. The motor is the **[backbone](glossary.md#backbone)**, the attachment is
 # the **[head](glossary.md#head)**. Whoever changes the task changes the head: always the number of
-# answers, and, if it pays, its build.
+# answers, for a lesion is none of ImageNet's cats, dogs and buses; and, if it pays, its build.
 #
 # What can a head look at? A network hands over a **[feature map](glossary.md#feature-map)**: for
 # every place of the picture a list of numbers. The usual head **[pools](glossary.md#pooling)** it,
@@ -45,8 +45,8 @@ task.show(rows=1, columns=7)
 # ## By hand: off with the old head
 #
 # `tlk.load_classifier` is here what `keras.applications.EfficientNetB0()` is elsewhere: a whole
-# network with its 1,000 answers. None of them is a lesion. Its layers stand in a row, so take all but
-# the last, and put a new one behind them.
+# network with its 1,000 answers. None of them is a lesion. Its layers stand in a row, so take all
+# but the last, and put a new one behind them.
 
 # %%
 classifier = tlk.load_classifier("efficientnet_lite0")
@@ -65,9 +65,9 @@ print(f"{by_hand.output_shape[-1]} answers; {count:,} of {by_hand.count_params()
 #
 # ## The same with tlkeras
 #
-# `tlk.heads.swap_head` finds the head by itself, in networks of Keras, of KerasHub or your own, also
-# in one that is a model inside a model. What stays are the same layers with the same weights, frozen
-# or not as they were; what cannot be swapped is refused with a reason.
+# `tlk.heads.swap_head` finds the head by itself, in networks of Keras, of KerasHub or your own,
+# also in one that is a model inside a model. What stays are the same layers with the same weights,
+# frozen or not as they were; what cannot be swapped is refused with a reason.
 
 # %% tags=["nbval-check-output"]
 swapped = tlk.heads.swap_head(classifier, keras.layers.Dense(len(task.classes)))
@@ -87,8 +87,9 @@ tlk.table(
 # ## A head that looks at places
 #
 # Now heads that need the map. The last map of this network is 3 × 3 at our size, a blur. In the
-# middle there are 6 × 6 places, and chapter 2 found that lesions are read off there as well as at
-# the end. So cut the network after that block first; half of it is not needed any more.
+# middle there are 6 × 6 places, and a linear probe reads lesions there nearly as well as at the end
+# (61 against 65 %, [chapter 8.1](08_01_feature_extraction.ipynb)). So cut the network after that
+# block; four fifths of its numbers are not needed any more.
 
 # %%
 whole = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -100,9 +101,9 @@ height, width, channels = backbone.output_shape[1:]
 print(f"after {blocks.names[-2]}: {height} x {width} places, {channels} numbers each")
 
 # %% [markdown]
-# The network stays frozen, so what it says of every picture is computed once. One more thing is the
-# same for every head below: each of the channels is brought to mean 0 and spread 1, for which no
-# label is needed. Why, you will see.
+# The network stays [frozen](glossary.md#freeze), so what it says of every picture is computed once.
+# One more thing is the same for every head below: each channel is brought to mean 0 and
+# [spread](glossary.md#spread) 1, for which no label is needed.
 
 # %%
 held, truth = (part[: 10 * 40] for part in task.arrays("validation")[:2])
@@ -113,9 +114,10 @@ scale.adapt(maps)
 
 
 # %% [markdown]
-# Four heads, each a function from one tensor to another. The recurrent one reads the map row by row,
-# as you read a page. The transformer block lets each place look at all others (**attention**), then
-# passes each through a small network; as it cannot know where a place is, it is told.
+# Four heads, each a function from one tensor to another. The recurrent one (GRU) reads the map row
+# by row, as you read a page. The transformer block, the "ViT block" on an EfficientNet, lets each
+# place look at all others (**attention**), then passes each through a small network; as it cannot
+# know where a place is, it is told.
 
 
 # %%
@@ -183,9 +185,11 @@ tlk.table([[name, fit_head(name, rate)] for name, rate in rates.items()], ["head
 #
 # The stored runs give every head the same: the same maps, 400 steps, batches in which every kind is
 # as frequent as any other, and its own best rate of four, chosen on validation pictures with other
-# draws. Thirty labels a class, five draws each, all test images. Two heads are controls for
-# **size**: a large MLP has as many numbers as the GRU, and so has a convolution, which slides one
-# small window over the map.
+# draws (for the linear head and the GRU that was the highest, for the convolution the lowest).
+# Thirty labels a class, five [draws](glossary.md#draw), all test images. The scores are [balanced
+# accuracy](glossary.md#balanced-accuracy). A large MLP is the control for **size**: it has as many
+# numbers as the GRU. And one head more is as large: a convolution, which slides one small window
+# over the map.
 
 # %% tags=["plumbing"]
 stored = tlk.results("heads", part="test", labels_per_class=30)
@@ -205,21 +209,20 @@ tlk.table(
 )
 
 # %% [markdown]
-# **Looking at places can pay; size alone does not.** The convolution is six and a half points ahead of
-# the single layer and of the large MLP, which has as many numbers (± 0.8 of standard error, the same
-# draws). The transformer block is two ahead, within two standard errors: a tie, in these 210 pictures.
-# The GRU sees the same map, is as large, and ties with a single layer. What the convolution has is
-# not more numbers but a better guess about pictures: what matters is small and can be anywhere. The
-# GRU takes in a row of the map as 672 numbers at once, and the transformer has to learn which places
-# are neighbours; with a few hundred pictures that is much to ask.
+# **Looking at places can pay; size alone does not.** The convolution is six and a half points ahead
+# of the single layer and of the large MLP, which has as many numbers (± 0.8, the standard error of
+# the mean difference in the same draws). The transformer block is 2.2 ± 1.2 ahead: a tie, with
+# these 210 pictures. The GRU sees the same map, is as large, and ties with a single layer. What the
+# convolution has is a better guess about pictures: what matters is small and can be anywhere. A
+# likely reason for the others: the GRU takes in a row of the map as 672 numbers at once, and the
+# transformer has to learn which places are neighbours.
 #
 # ## Is it the places?
 #
-# A head on the map has more to look at than a pooled one, and it is larger. Three controls at 30
-# labels. A **flattened** MLP sees every number of the map with its place, and as many numbers learn
-# as in the GRU; but nothing tells it that two places are neighbours. And convolution and GRU once
-# more, on maps whose 36 places are **shuffled**, another way in each picture: all that was found is
-# still there, only not where.
+# A head on the map has more to look at than a pooled one. Three controls. A **flattened** MLP sees
+# every number of the map with its place, and as many numbers learn as in the GRU; but nothing tells
+# it that two places are neighbours. And convolution and GRU once more, on maps whose 36 places are
+# **shuffled**, another way in each picture: all that was found is still there, only not where.
 
 # %% tags=["nbval-check-output"]
 CONTROLS = ["linear", "large MLP", "flattened MLP", "convolution", "convolution, shuffled",
@@ -227,15 +230,14 @@ CONTROLS = ["linear", "large MLP", "flattened MLP", "convolution", "convolution,
 tlk.table({name: scores[name] for name in CONTROLS}, "head, 30 labels", digits=0)
 
 # %% [markdown]
-# With places shuffled the convolution falls by nine and a half points, below the single layer: its lead
-# was all *where*. The flattened MLP knows every place, too, and reads 61.
-# So it takes the right build: places as neighbours, not as 4,032 separate numbers.
+# With places shuffled the convolution falls by nine and a half points (± 0.9), three below the
+# single layer: its lead was all *where*. The flattened MLP knows every place, too, and reads 61. So
+# it takes the right build: places as neighbours, not as 4,032 separate numbers.
 #
 # ## What it costs
 #
 # The frozen network is the dear part, and it is the same for all heads. What differs is small: the
-# seconds of 400 steps on one core, and the optimizer's memory, which is two numbers for each that
-# learns.
+# seconds of 400 steps on one core, and the optimizer's memory, two numbers for each that learns.
 
 # %% tags=["plumbing"]
 tlk.table(
@@ -244,22 +246,26 @@ tlk.table(
 )
 
 # %% [markdown]
+# (The core was shared: the same convolution took 3 s in one draw and 17 in another, so read no
+# order of heads into the seconds.)
+#
 # ## Where it fails
 #
-# A head on the map is a small network of its own, and it takes its input as it comes. The channels of a
-# map differ in size. The same GRU, on the map without the `Normalization`:
+# A head on the map takes its input as it comes, and the channels of a map differ in size. The same
+# GRU, on the map without the `Normalization`, at its own best rate:
 
 # %% tags=["nbval-check-output"]
 raw = {"as it comes": scores["GRU, raw map"], "brought to one scale": scores["GRU over rows"]}
 tlk.table(raw, "the map that the GRU reads")
 
 # %% [markdown]
-# Fourteen points, from one layer without a single number to learn. Who compares heads and forgets it
-# will report that recurrent heads are bad. And the other way a head fails: where there is nothing to
-# be seen in places. On shuffled maps, convolution and GRU are both below the plain head.
+# Fourteen points, from one layer without a single number to learn. Who compares heads and forgets
+# it will report that recurrent heads are bad. And the other way a head fails: where there is
+# nothing to be seen in places. On shuffled maps, convolution and GRU are both below the plain head.
 #
-# These are 30 labels a class. With five, a head of 140,000 numbers has 35 pictures to learn from;
-# begin with the plain one, and keep it as the control.
+# All this is with 30 labels a class; other numbers were not measured. With five, a head of 140,000
+# numbers would have 35 pictures to learn from: begin with the plain one, and keep it as the
+# control.
 #
 # ## Try it yourself
 
@@ -281,8 +287,8 @@ for name in ("linear", "GRU over rows"):
     print(f"{name}: {np.mean(said != turned):.0%} of the answers change")
 
 # %% [markdown] tags=["answer"]
-# Of the linear head none: the average over places does not know their order. Of the GRU many: it has
-# read the picture from the other end. Where a picture has no up and down, as here, that is a
+# Of the linear head none: the average over places does not know their order. Of the GRU many: it
+# has read the picture from the other end. Where a picture has no up and down, as here, that is a
 # sensitivity that nobody needs, and flipped copies of the training pictures would train it away.
 
 # %% [markdown] tags=["question"]
@@ -309,10 +315,11 @@ at_the_top = tlk.heads.swap_head(tlk.add_head(whole, 7), rows_of_any, at="map")
 print(f"{at_the_top.count_params() - whole.count_params():,} numbers")
 
 # %% [markdown] tags=["answer"]
-# The last map has 3 × 3 places with 1,280 numbers each, not 6 × 6 with 112; a head on a map fits one
-# shape of map, where a head on pooled features fits any. Three rows of 3,840 numbers make a GRU five
-# times as large, for a quarter of the places: one more reason to look for the map in the middle. (`scale`
-# was adapted to 112 channels, so it is left out here; a new `Normalization` would be needed.)
+# The last map has 3 × 3 places with 1,280 numbers each, not 6 × 6 with 112; a head on a map fits
+# one shape of map, where a head on pooled features fits any. Three rows of 3,840 numbers make a GRU
+# five times as large, for a quarter of the places: one more reason to look for the map in the
+# middle. (`scale` was adapted to 112 channels, so it is left out here; a new `Normalization` would
+# be needed.)
 
 # %% [markdown]
 # ## What to remember
@@ -324,5 +331,5 @@ print(f"{at_the_top.count_params() - whole.count_params():,} numbers")
 # - Compare heads at equal steps, each at its own rate, on inputs of one scale; that layer alone was
 #   worth fourteen points.
 #
-# **Then**: what if source and target look different, and the target has no labels at all? Chapter
-# 8.4.
+# **Then**: what if source and target look different, and the target has no labels at all? [Chapter
+# 8.4](08_04_domain_adaptive.ipynb).
