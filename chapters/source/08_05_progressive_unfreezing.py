@@ -28,9 +28,10 @@ tlk.accelerate(quiet=True)
 # watch goes to school, then another. Here the new helmsman is the **[head](glossary.md#head)**, and
 # the watches are the **[blocks](glossary.md#block)** of the network, from the top, which sees
 # things, down to the bottom, which sees edges. That is
-# **[progressive unfreezing](glossary.md#progressive-unfreezing)**. In the list of flavours it goes
-# together with **[discriminative learning rates](glossary.md#discriminative-learning-rates)**, the
-# lower a block the slower. Two things, which we keep apart.
+# **[progressive unfreezing](glossary.md#progressive-unfreezing)**. ULMFiT ([Howard and Ruder
+# 2018](https://arxiv.org/abs/1801.06146)) made it known, together with **[discriminative learning
+# rates](glossary.md#discriminative-learning-rates)**, the lower a block the slower. They are two
+# things, and we keep them apart. The promise of both: no forgetting, and steady gains.
 #
 # The network, `glyph_resnet_small`, reads printed letters. Its new task: handwritten digits behind
 # **blinds**, synthetic stripes that invert them.
@@ -52,8 +53,8 @@ tlk.plots.strips(
 # ## By hand: open a block, compile, fit, and again
 #
 # `tlk.find_blocks` says which layers belong together. All else is Keras: set the flags, **compile**
-# (before it a change of flags does not count), fit. BatchNorm layers stay closed (chapter 06 says
-# why).
+# (before it a change of flags does not count), fit. [BatchNorm](glossary.md#batchnorm) layers stay
+# closed ([chapter 6](06_unfreezing.ipynb) says why).
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -96,14 +97,14 @@ for block in reversed(blocks):  # the head, then from the top down
 tlk.table(rows, ["opened", *(block.name for block in blocks)])
 
 # %% [markdown]
-# One block more in every row. Each stage starts from something that works: when a block is opened,
-# all above it has learned already, so that what comes down to it is no longer noise.
+# One block more in every row. When a block is opened, all above it has learned already, so that
+# what comes down to it is no longer noise.
 #
 # ## The same with tlkeras
 #
-# A **[plan](glossary.md#plan-stage-recipe)**, and `fit_stages` runs it: it sets flags and BatchNorm,
-# compiles, keeps the best epoch of a stage, computes the outputs of frozen blocks once, and checks
-# that what was frozen did not move by a bit.
+# A **[plan](glossary.md#plan-stage-recipe)**, and `fit_stages` runs it: it sets flags and
+# BatchNorm, compiles, keeps the best epoch of a stage, computes the outputs of frozen blocks once,
+# and checks that what was frozen did not move by a bit.
 
 # %% tags=["nbval-check-output"]
 depth = len(blocks) - 1  # blocks below the head
@@ -121,7 +122,7 @@ both = tlk.Plan([head, *(stage.replace(rates=decay, learning_rate=3e-3) for stag
 at_once = tlk.recipes.full(epochs=8, lr=1e-3)  # the control: as many epochs, everything open
 
 # %% [markdown]
-# What is left of the old task? The old head would tell. It is gone, and the mean features of each
+# What is left of the old task? The old head would tell, but it is gone. The mean features of each
 # kind of letter in the *untouched* network stand in for it: a letter is read as the kind whose mean
 # is nearest. Half of the letters make the means, the other half are read.
 
@@ -153,7 +154,7 @@ tlk.table(rows, ["order", "digits (%)", "letters kept (%)", "seconds"], digits=0
           note="A single draw. Digits: 200 validation pictures.")  # fmt: skip
 
 # %% [markdown]
-# Both learn the digits, and one of them has thrown the letters away. Nothing in the second column
+# Both learn the digits, and one of them has thrown the letters away. Nothing in the digits' column
 # says so: that is **[catastrophic forgetting](glossary.md#catastrophic-forgetting)**.
 #
 # ## The experiment: is it the order, the rate, or both?
@@ -162,7 +163,7 @@ tlk.table(rows, ["order", "digits (%)", "letters kept (%)", "seconds"], digits=0
 # learn for fewer steps, and the rates may be others. So three orders, each with one rate for all
 # and with the decaying rates, at four rates each. 160 steps every time; **head first** is
 # the control that opens all blocks together after 40 steps of the head, and *gradual* opens one
-# every 40 steps. Mean ± spread of five draws.
+# every 40 steps. Mean ± [spread](glossary.md#spread) of five [draws](glossary.md#draw).
 
 # %% tags=["plumbing"] alt="Two groups of six bars, at a rate of 1e-3. Digits read: at once with one rate 88, with decay 86; head first 90 and 85; gradual 85 and 79. Letters kept: at once 3 and 49; head first 13 and 57; gradual 23 and 59."
 ORDERS, RULES = ("at once", "head first", "gradual"), ("one rate", "decay")
@@ -183,12 +184,11 @@ title = "Same rate in the head, 1e-3: what is learned and what is kept\n(digits 
 tlk.plots.bars(groups, x="% of the pictures", title=title, digits=0)
 
 # %% [markdown]
-# **At the same rate, whoever opens later forgets less**: with one rate for all, 3 letters of 100 are
-# kept at once, 13 with the head first, 23 gradually. That is how the advice is usually shown. But
-# the digits go the other way, 88 and 90 against 85. A block that learns for fewer steps, or at a
-# lower rate, moves less, keeps more, and learns less: the orders may differ in nothing but how far
-# along this one road they went. So compare where the *digits* are as good: for every order the
-# rate, of the four, at which it reads 85 to 88 of 100.
+# **At the same rate, whoever opens later forgets less**: with one rate for all, 3 letters of 100
+# are kept at once, 13 with the head first, 23 gradually. That is how the advice is usually shown.
+# But the digits go the other way, 88 and 90 against 85. A block that learns for fewer steps, or at
+# a lower rate, moves less, keeps more, and learns less. So compare where the *digits* are as good:
+# for every order a rate, of the four, at which it reads 85 to 88 of 100.
 
 # %% tags=["nbval-check-output"]
 alike = [("at once", "one rate", 3e-4), ("gradual", "one rate", 1e-3)]
@@ -198,19 +198,22 @@ rows = [[f"{o}, {rule}", f"{rate:g}", *both_tasks(o, rule, rate)] for o, rule, r
 tlk.table(rows, ["order and rule", "rate", "digits (%)", "letters kept (%)"], 0, stored.note)
 
 # %% [markdown]
-# - **Gradual alone is a tie with at once**, 23 letters against 29. Its bottom block has so few steps
+# - **Gradual alone is no better than at once**: 23 letters against 29 (6 ± 3 fewer; ± is here the
+#   standard error of the mean difference, in the same draws). Its bottom block has so few steps
 #   that it needs three times the rate to learn as much, and at that rate it forgets as much.
-# - **A trained head protects, and so do decaying rates.** Each of them alone keeps 45 to 49 letters
-#   instead of 29 (17 and 20 more in the same draws, ± 4 and ± 2 of standard error), and together, in
-#   whatever order, it is no more. Neither needs blocks to be opened in turn.
+# - **A trained head protects, and so do decaying rates.** Each alone keeps 45 to 49 letters instead
+#   of 29 (17 ± 4 and 20 ± 2 more). Neither needs blocks to be opened in turn.
+# - **Together they are worth little more.** At 3e-3 no more letters are kept, whatever the order.
+#   Head first with decay at 1e-3, in the figure, reads 85 and keeps 57: 9 ± 4 letters more than
+#   gradual with decay at as many digits. Four rates are too few to say how much is left.
 # - The rate matters more than all of it. (At 1e-2 with one rate all three orders end at chance.)
 #
 # ## Where it wins, and where it fails
 #
-# Behind blinds the *bottom* has to learn, and it is opened last, for 40 steps of 160. That is the
-# setting in which opening from the top is wrong. And the other: digits without blinds, near the
-# letters, where little has to change. The advice as it is written (gradual, with decaying rates)
-# against everything at once at the same rate in the head:
+# Behind blinds the *bottom* has to learn, and it is opened last, for 40 steps of 160: here opening
+# from the top is wrong. And the other setting: digits without blinds, near the letters, where
+# little has to change. The advice as it is written (gradual, with decaying rates) against
+# everything at once at the same rate in the head:
 
 # %% tags=["nbval-check-output"]
 near = tlk.results("rates", target="digits", schedule="constant")
@@ -228,14 +231,14 @@ tlk.table(rows, ["digits without blinds", "digits (%)", "letters kept (%)"], dig
 # %% [markdown]
 # Here it wins: as many digits as at once, and 72 letters kept instead of 22. The order is not what
 # does it: with the head first and the rest in one go it is 75. And the first row is an answer that
-# the advice does not have: nothing had to be opened at all. **Ask the head first** (chapter 07 has
-# the probe), then what is to be kept, and only then about an order.
+# the advice does not have: nothing had to be opened at all. **Ask the head first** ([chapter
+# 7](07_choosing_layers.ipynb) has the probe), then what is to be kept, and only then about an
+# order.
 #
 # ## What it costs
 #
-# What an optimizer carries grows with what is open: two numbers for every one that learns, in
-# AdamW. A gradual plan has all of that only in its last stage, and until then it computes the
-# frozen part once.
+# An optimizer carries two numbers for every one that learns (AdamW). A gradual plan has all of that
+# only in its last stage, and until then it computes the frozen part once.
 
 # %% tags=["nbval-check-output"]
 rows = []
@@ -245,9 +248,9 @@ for stage in gradual.stages:
 tlk.table(rows, ["stage", "numbers that learn", "optimizer (KiB)"])
 
 # %% [markdown]
-# Seconds are another matter. Every stage compiles, and each time the graph is built anew: in the live
-# table above, with a network this small, that takes longer than the steps, and four stages take
-# longer than one. With a large network it is the other way round, for early stages skip most of it.
+# In seconds it costs more here: every stage compiles anew, and with a network this small that takes
+# longer than the steps (the live table above). With a large network early stages skip most of it;
+# that was not measured here.
 
 # %% [markdown]
 # ## Try it yourself
@@ -267,8 +270,8 @@ tlk.table([[name, 160 - 40 * place] for place, name in enumerate(names)], ["bloc
 
 # %% [markdown] tags=["answer"]
 # The bottom, which sees the stripes first, has a quarter of the steps. "From the top down" assumes
-# that what differs is what things mean, not how they look. Where the look has changed, open from
-# the bottom, or all together after the head.
+# that what differs is what things mean, not how they look. Where the look has changed, open all
+# together after the head.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: what did the stem do?
@@ -288,8 +291,7 @@ tlk.table(rows, ["order", *(f"{name} moved (%)" for name in columns)], digits=0)
 # %% [markdown] tags=["answer"]
 # At once the bottom moves by a fifth of its size, gradually by a third of that; the top, which is
 # open longest, moves about as far in all three. That is what "protected" means here: not that the
-# network was careful, but that it had less time. The letters hang on the lower blocks, which moved
-# least.
+# network was careful, but that it had less time.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: ten letters more
@@ -307,13 +309,14 @@ tlk.table(rows, ["decay, 1e-3", "digits (%)", "letters kept (%)"], digits=0)
 
 # %% [markdown] tags=["answer"]
 # The head first, at the same rates and as many steps, and the score on *both* tasks. Here that is
-# 57 letters against 59, a tie, and five digits of 100 fewer for the gradual order. Against "at once"
-# the ten letters are there, and so are the six digits that they cost.
+# 57 letters against 59, a tie, and five digits of 100 fewer for the gradual order. Against "at
+# once" the ten letters are there (± 4), and so are the six digits that they cost.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Gradual unfreezing is the head first, later starts and smaller steps; the first does most of it.
+# - Gradual unfreezing is the head first and later starts, often with smaller rates below; the head
+#   first does most of it.
 # - What protects old knowledge costs new learning: compare where the new score is the same.
 # - Look from which end the data differ before you open from the top; and ask the head alone first.
 #
