@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 10.1 · Adapters: LoRA, and what it saves
 #
-# **The question.** Can a network learn a new task while all of its own numbers stand still? And what
-# is saved that way: time, memory, or something else?
+# **The question.** Can a network learn a new task while all of its own numbers stand still? And
+# what is saved that way: time, memory, or something else?
 #
 # **The promise.** In about a minute on two cores you put small modules into a frozen vision
-# transformer in two ways, in plain Keras, and past two mistakes that raise no error. Then you keep
-# a task in a file a tenth of the network's size, change it for another and take it out again. You
-# know what adapters save, what they do not, and when the head alone will do. *(Sections 1.8 and
-# 1.10 of the course; no internet needed.)*
+# transformer in two ways, in plain Keras, and past two mistakes that raise no error. You keep a
+# task in a file a tenth of the network's size and change it for another. And you know what adapters
+# save, what they do not, and when the head alone will do. *(Sections 1.8 and 1.10 of the course; no
+# internet needed.)*
 
 # %%
 import os
@@ -27,8 +27,10 @@ tlk.accelerate(quiet=True)
 #
 # A kitchen that is rented by several cooks is not rebuilt for each of them. Every cook brings a box
 # of knives and spices, puts it beside the stove, and takes it home in the evening. The kitchen is
-# the **[backbone](glossary.md#backbone)**, frozen; the box is an **[adapter](glossary.md#adapter)**:
-# a few numbers that are put between the layers, or beside their kernels, and learn instead of them.
+# the **[backbone](glossary.md#backbone)**, frozen; the box is an
+# **[adapter](glossary.md#adapter)**: a few numbers that are put between the layers, or beside their
+# kernels, and learn instead of them. They are advertised as fast and light: the thing to use where
+# memory is short, or where many tasks share one network.
 #
 # Our kitchen is a small **vision transformer**, a network of attention and Dense layers, that
 # learned to tell printed letters. It shall read handwritten digits behind blinds: synthetic stripes
@@ -48,8 +50,9 @@ tlk.plots.strips(rows, columns=8, title=title)
 # ## By hand 1: a bottleneck after each block
 #
 # The first adapters ([Houlsby et al. 2019](https://arxiv.org/abs/1902.00751)) are two Dense layers,
-# narrow in the middle. The second starts at zero, so that at first nothing is changed, and what they
-# say is added to what comes in. A transformer is a row of blocks, so they are easily put in between.
+# narrow in the middle. The second starts at zero, so that at first nothing is changed, and what
+# they say is added to what comes in. A transformer is a row of blocks, so they are easily put in
+# between.
 
 
 # %%
@@ -90,10 +93,11 @@ found = {"bottleneck adapters": [accuracy(bottleneck), bottleneck]}
 # ## By hand 2: LoRA, beside the kernels
 #
 # **[LoRA](glossary.md#lora)** ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)) puts nothing in
-# between. Beside a kernel *W* of *n* by *m* numbers stand *A*, *n* by 4, and *B*, 4 by *m*; the layer
-# computes with *W + AB*. *B* starts at zero. Four is the **rank**. Keras has it built in:
-# `layer.enable_lora(4)`, for Dense, EinsumDense, Embedding and convolutions. Take the two Dense
-# layers of every attention that make queries and values, as the paper did.
+# between. Beside a kernel *W* of *n* by *m* numbers stand *A*, *n* by 4, and *B*, 4 by *m*; the
+# layer computes with *W + AB*. *B* starts at zero. Four is the **rank**. Keras has it built in:
+# `layer.enable_lora(4)`, for Dense, EinsumDense, Embedding and convolutions. (PEFT, for PyTorch,
+# calls the same things `r`, `target_modules` and `merge_and_unload`.) Take the two Dense layers of
+# every attention that make queries and values, as the paper did.
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -118,10 +122,10 @@ def moved(weights, start):
 
 
 # %% [markdown]
-# **Mistake 1: no new compile.** What was compiled before does not know the factors. **Mistake 2:
-# nothing closed.** `enable_lora` closes the kernel beside which it puts the factors, and nothing else:
-# biases, normalisation and every other layer learn, unless you close them. Here are both, and how it
-# should be: only what is called `lora_`, and the head.
+# **Mistake 1: no new [compile](glossary.md#compile).** What was compiled before does not know the
+# factors. **Mistake 2: nothing closed.** `enable_lora` [freezes](glossary.md#freeze) the kernel
+# beside which it puts the factors, and nothing else: biases, normalisation and every other layer
+# learn. Here are both, and how it should be: only what is called `lora_`, and the head.
 
 # %%
 rows, first = [], [w.numpy() for w in factors]
@@ -174,15 +178,15 @@ for name, (score, trained) in found.items():
 tlk.table(rows, ["a single draw, 20 steps", "numbers that learn", "validation (%)"])
 
 # %% [markdown]
-# (`closed by user` is what `lora.add` closed, as if by hand.) Twenty steps are enough to see that all
-# three learn, and too few to compare them: that follows below, with 120 steps and five draws.
+# (`closed by user` is what `lora.add` closed, as if by hand.) Twenty steps are too few to compare
+# the three: that follows below, with 120 steps and five draws.
 #
 # ## A task is a small file
 #
-# Keras saves the sum *W + AB*: in its file the factors are gone, `alpha` (a factor for *AB*) may be,
-# and what is loaded learns no more. `lora.save` writes the factors and the head and nothing else; it
-# is a file of numbers, safe to be read whoever sent it. Make a second task, the same digits upside
-# down, and go back and forth.
+# Keras saves the sum *W + AB*: the factors are gone from its file, and what is loaded learns no
+# more. `lora.save` writes the factors and the head and nothing else; it is a file of numbers, safe
+# to be read whoever sent it. Make a second task, the same digits upside down, and go back and
+# forth.
 
 # %%
 os.makedirs("runs", exist_ok=True)
@@ -210,15 +214,16 @@ tlk.table(rows, ["", "largest difference to its outputs when saved"], digits=3)
 
 # %% [markdown]
 # After `merge` there are plain layers, which `model.save` writes as any others. `lora.remove` takes
-# the factors out instead; the base is then what it was, to the last bit. A file of adapters is
-# refused by any other base, by a fingerprint of its weights (exercise 2).
+# the factors out instead; the base is then what it was, to the last bit. Any other base refuses the
+# file, by a fingerprint of its weights (exercise 2).
 #
 # ## The experiment: what is saved?
 #
-# Five ways to learn digits behind blinds, five draws of 30 labels. All start from the same head,
-# take the same 120 steps, and have the best of five rates, chosen on validation images of another
-# draw. (`data/results/adapters.csv`, by `python tools/measure_adapters.py`: LoRA at rank 4, bottlenecks
-# 32 wide. Seconds are those of one core that was shared with other work, of LoRA those of one draw.)
+# Five ways to learn digits behind blinds, five [draws](glossary.md#draw) of 30 labels. All start
+# from the same head, take the same 120 steps, and have the best of five rates (the whole network:
+# of three), chosen on validation images of another draw. (`data/results/adapters.csv`, by `python
+# tools/measure_adapters.py`: LoRA at rank 4, bottlenecks 32 wide. Seconds are those of one core
+# that was shared with other work, of LoRA those of one draw.)
 
 
 # %% tags=["nbval-check-output"]
@@ -237,27 +242,29 @@ header = ["what learns", "test (%)", "numbers", "optimizer (KiB)", "file (KiB)",
 tlk.table(summary(network="glyph_vit"), header)
 
 # %% [markdown]
-# The head alone misses every fourth digit: what it needs is not in the last features. The last block
-# gains ten points; LoRA, with little more than half as many numbers, seventeen, for it reaches every
-# block. So does the whole network: the two are a tie. The bottlenecks are behind LoRA in each draw,
-# by nearly two points on average.
+# The head alone misses every fourth digit: what it needs is not in the last features. The last
+# block gains 10 points; LoRA, with little more than half as many numbers, 17 (each ± 1, the
+# standard error of the mean difference in the same draws), for it reaches every block. So does the
+# whole network: LoRA is 1.0 ± 0.5 ahead, a tie. The bottlenecks are 1.7 ± 0.6 behind LoRA.
 #
 # **What is saved**: AdamW remembers two numbers for each that learns, a tenth as much; and what has
 # to be kept of a task is a tenth. Ten tasks on one base are two networks' worth of disk, not ten.
-# **What needs care**: the rate. LoRA and bottlenecks did best at 1e-2, thirty times that of the whole
-# network (3e-4, the smallest that was tried), and at 3e-2 both fell apart: 53 and 10 % on validation.
+# **What needs care**: the rate. LoRA and bottlenecks did best at 1e-2, thirty times that of the
+# whole network (3e-4, the smallest that was tried), and at 3e-2 both fell apart: 53 and 10 % on
+# validation.
 #
 # ## Where it does not help
 #
-# **It saves hardly any time.** Fifteen seconds of one core against eighteen for the whole network: the
-# gradient has to reach the lowest factor, so it passes through everything, and what every layer put
-# out is kept in memory for it, as ever. The last block alone takes six, the head less than one, for
-# frozen features are computed once.
+# **It saves little time.** Of one core LoRA took fifteen seconds and bottlenecks eleven, the whole
+# network eighteen: the gradient has to reach the lowest factor, so it passes through everything,
+# and what every layer put out is kept in memory for it, as ever. The last block alone takes six,
+# the head less than one, for frozen features are computed once.
 #
-# **It adds nothing where nothing is missing.** On `clothes` with few labels the head on frozen
-# ImageNet features was ahead of fine-tuning the whole network (chapter 2). Train the head first. Only
-# if validation stays behind, ask for more: that is also why `tlkeras fit photos/ --lora 8` keeps the
-# recipe's first stage, the head alone.
+# **It adds nothing where nothing is missing.** On `clothes` with 5 labels a class the head on
+# frozen ImageNet features read 72 %, the whole network, fine-tuned, 68 ([chapter
+# 2](02_what_is_transfer_learning.ipynb)). Train the head first. Only if validation stays behind,
+# ask for more: that is why `tlkeras fit photos/ --lora 8` keeps the recipe's first stage, the head
+# alone.
 #
 # ## Try it yourself
 
@@ -306,10 +313,11 @@ except ValueError as error:
 #
 # - An adapter is a few numbers that learn while the network stands still: close everything else
 #   *yourself* (`enable_lora` does not), and compile again.
-# - It saves what the optimizer remembers and what is kept of each task, and hardly any time, for the
+# - It saves what the optimizer remembers and what is kept of each task, but little time, for the
 #   gradient still passes through the whole network.
-# - Where the head alone reads well, nothing is left for an adapter to do; where it does not, adapters
-#   in *all* blocks come far beyond the last block, at a larger learning rate than weights can bear.
+# - Where the head alone reads well, an adapter has nothing to do; where it does not, adapters in
+#   *all* blocks beat the last block, at a larger learning rate than the network's own weights can
+#   bear.
 #
 # **Then:** each block at its own rate instead, [chapter
 # 10.2](10_2_discriminative_learning_rates.ipynb).
