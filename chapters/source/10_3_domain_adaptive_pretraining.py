@@ -32,9 +32,11 @@ tlk.accelerate(quiet=True)
 # **[Self-supervised](glossary.md#self-supervised)** learning makes an exercise of that: two
 # pictures are to get similar [features](glossary.md#feature) if they show the same thing, and
 # different ones if they do not. Which show the same is known without any label: two random changes
-# of one picture (its **views**), or two pictures of one patient's spot, taken at two visits.
-# **Domain-adaptive pretraining** does this on the *target's* pictures, starting from ImageNet,
-# before [fine-tuning](glossary.md#fine-tuning).
+# of one picture (its **[views](glossary.md#view)**), or two pictures of one patient's spot, taken
+# at two visits. **Domain-adaptive pretraining** does this on the *target's* pictures, starting from
+# ImageNet, before [fine-tuning](glossary.md#fine-tuning). It is for fields where pictures are many
+# and labels dear, X-rays for one. (In [chapter 8.8](08_08_self_supervised.ipynb) the network starts
+# from nothing.)
 #
 # The lesions here are **synthetic, of no medical validity**. 3,600 pictures have no label.
 
@@ -62,8 +64,8 @@ tlk.plots.strips(rows, columns=5, title="Two ways to see the same again (synthet
 # ## By hand: contrastive learning on top of ImageNet
 #
 # To save time, the lower and middle blocks stay [frozen](glossary.md#freeze), and what they put out
-# is stored once: of two views of each of 1,200 pictures. The top learns. BatchNorm keeps its
-# statistics, as in chapter 6.
+# is stored once: of two views of each of 1,200 pictures. The top learns.
+# [BatchNorm](glossary.md#batchnorm) keeps its statistics, as in [chapter 6](06_unfreezing.ipynb).
 
 # %%
 backbone = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -121,7 +123,7 @@ tlk.table(rows, ["epoch", "loss of the quiz"])
 
 # %% [markdown]
 # By chance it would be the logarithm of 48, which is 3.9. Has that taught anything of use? Take
-# five labels of each kind and a linear classifier on the features, before and after.
+# five labels of each kind and a [linear probe](glossary.md#linear-probe), before and after.
 
 
 # %%
@@ -166,23 +168,23 @@ tlk.table(rows, ["", "epoch 1", "epoch 2"], digits=2)
 
 # %% [markdown]
 # *partners* is the mean cosine of two pictures of one lesion, *others* that of any two: the first
-# shall rise, the second must not.
+# shall rise, the second must not. And the probe?
 
 # %%
 tlk.table(list(found.items()), ["five labels a kind, one draw", "balanced accuracy, %"])
 
 # %% [markdown]
-# Five labels are few, and one draw is one draw. So:
+# In this run neither helps: both are below ImageNet alone. It is too small to judge by: 1,200
+# pictures, of which 416 have a partner among them, two passes, five labels, a single draw. So:
 #
 # ## The experiment: is it worth its time?
 #
-# Stored are three runs, each with its own pretraining on all 3,600 pictures (60 steps, 16 seconds
-# of one core) and its own draw of labels. Then top and a new head are fine-tuned on the labels, 40
-# steps, with the rate that was best for ImageNet. **Three controls**: fine-tuning at once;
-# fine-tuning at once for 220 steps, so that as many pictures go through the network as in
-# pretraining and tuning together; and pretraining on *random pairs*, which is as much training, and
-# teaches nothing true. And, as nobody stops after 40 steps who has more time: 220 steps after the
-# pretraining, too.
+# Stored are three runs, each with its own pretraining on pairs from all 3,600 pictures (60 steps,
+# 16 seconds of one core) and its own [draw](glossary.md#draw) of labels. Then top and a new head
+# are fine-tuned on the labels, 40 steps, at the rate that was best for ImageNet. **Three
+# controls**: fine-tuning at once; fine-tuning at once for 220 steps, so that as many pictures go
+# through the network as in pretraining and tuning together; and pretraining on *random pairs*,
+# which is as much training and teaches nothing true. And 220 steps after the pretraining, too.
 
 # %% tags=["plumbing"]
 tuned = tlk.results("pretraining", part="tune")
@@ -212,13 +214,14 @@ tlk.table(gained, "points gained over fine-tuning at once", note=tuned.note)
 # %% [markdown]
 # **With five labels** pairs of one lesion help, in each of three draws: by 1 to 10 points after 40
 # steps, and by 4 to 6 where both take 220. More steps alone bring less than a point, and views
-# nothing. **With thirty labels** the pretraining is 3 to 13 points ahead after 40 steps. That would
-# look like a fine result in a report, if the control were missing: as many pictures spent on
-# *fine-tuning* are worth 12 to 25 points. After 220 steps pretraining is a tie with none (1 ± 2
-# points). So there it saved steps, not labels.
+# nothing. **With thirty labels** the pretraining is 3 to 13 points ahead after 40 steps: a fine
+# result for a report, if the control were missing. As many pictures spent on *fine-tuning* are
+# worth 12 to 25 points, and after 220 steps pretraining is a tie with none (1 ± 2 points). So there
+# it saved steps, not labels.
 #
-# (40 steps from a random head at one rate are hardly the best fine-tuning; chapter 6 starts with
-# the head. With 30 labels one of the three draws lies 13 points below the others.)
+# (40 steps from a random head at one rate are hardly the best fine-tuning; [chapter
+# 6](06_unfreezing.ipynb) starts with the head. With 30 labels one of the three draws at once lies
+# 13 points below the others.)
 #
 # ## Where it fails, and what is cheaper
 #
@@ -239,11 +242,11 @@ tlk.table(rows, ["pretrained on", *columns.values()], digits=2)
 
 # %% [markdown]
 # Random partners have nothing in common, so the quiz cannot be answered, and the network gives up:
-# it says the same of every picture (a collapse). Look at *others* before you look at anything else.
+# it says the same of every picture ([collapse](glossary.md#collapse)). Look at *others* first.
 #
-# **A closed form does the same.** Chapter 4 divided features by how they scatter within a lesion.
-# That is also learning from pairs of one lesion, without a step of training. The same labels, a
-# linear classifier on frozen features:
+# **A closed form does the same.** [Chapter 4](04_strategies.ipynb) divided features by how they
+# scatter within a lesion (**whitening**). That is also learning from pairs of one lesion, without a
+# step of training. The same labels, a linear probe on frozen features:
 
 # %% tags=["plumbing", "nbval-check-output"]
 probed = tlk.results("pretraining", part="probe")
@@ -264,32 +267,31 @@ tlk.table(rows, "probe (%), labels a class", digits=0)
 # %% [markdown]
 # The middle blocks are frozen, so pretraining did not touch them. Above them, pairs of one lesion
 # are worth 11 points at five labels, 10 at ten and 1 at thirty, where it is a tie. Views: 4 ± 4, 1
-# ± 2 and **-6** ± 4; random pairs take 1, 4 and 11. But dividing the *middle* features by how they
-# scatter within a lesion costs a matrix root, a second, and reaches 53, 58 and 68 %: a tie with
-# pretraining at five and ten labels, and at thirty ahead of it in two draws of three. By random
-# pairs it takes 2 to 3 points, so here, too, it is the lesions that help.
+# ± 2 and **-6** ± 4; random pairs take 1, 4 and 11. But whitening the *middle* features, which
+# takes a matrix root, reaches 53, 58 and 68 %: a tie with pretraining at five and ten labels, and
+# at thirty ahead of it in two draws of three. By random pairs it takes 2 to 3 points, so here, too,
+# it is the lesions that help.
 #
-# Why? Our reading: both learn to look past whatever differs *between two pictures of one lesion*:
-# light, angle, hairs. Whitening does only that. SimCLR moves 2.7 million weights to do it, with a
-# few thousand pictures, and forgets other things that ImageNet knew, which are missed once there
-# are enough labels to use them. And views teach to look past flips, zooms and brightness, to which
-# a network from ImageNet is nearly blind already, and not past hairs, which no view of ours moves.
+# A likely reason, not measured: both learn to look past whatever differs *between two pictures of
+# one lesion*, light, angle, hairs. Whitening does only that. SimCLR moves 2.7 million weights to do
+# it, with a few thousand pictures, and forgets other things that ImageNet knew. And views teach to
+# look past flips, zooms and brightness, to which a network from ImageNet is nearly blind already,
+# and not past hairs, which no view of ours moves.
 #
 # ## What it costs
 #
-# Pretraining took 16 seconds of one core, and 40 steps of fine-tuning 6; 220 steps took 27. (As
-# many pictures as both together, but in more and smaller batches, so it is a little more.) Two
-# views of 3,600 pictures through the frozen blocks are some twenty seconds more. A probe takes less
-# than two seconds, whitening included. 2.7 million numbers learn in pretraining and tuning, and
-# AdamW remembers two for each; of the probe 8,967 in the last block and 791 in the middle. In
-# memory the stored outputs are 1,792 numbers a view.
+# Of one core pretraining took 16 seconds, 40 steps of fine-tuning 6, and 220 steps 27. (As many
+# pictures as both together, but in smaller batches.) Two views of 3,600 pictures through the frozen
+# blocks are some twenty seconds more. A probe takes less than two seconds, whitening included. 2.7
+# million numbers learn in pretraining and tuning, and AdamW remembers two for each; of the probe
+# 8,967 in the last block and 791 in the middle. The stored outputs are 1,792 numbers a view.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: what does a view keep?
 #
-# Views leave the class alone, or they should. Which of these changes would you not make to a
+# Which of these changes would you not make to a
 # picture of a lesion, and why: a flip, another colour, a crop of a tenth of the picture, a blur?
 
 # %% [markdown] tags=["hint"]
@@ -342,6 +344,6 @@ tlk.table([[len(count), int(np.sum(count[place] > 1)), len(lesion)]],
 #   fine-tuning with as many more steps, and pretraining on random pairs.
 # - What counts is what the pairs have in common: pictures of one thing taught much, views of one
 #   picture next to nothing, random pairs ruin the network.
-# - Before you pretrain, whiten: the same pairs, a closed form, a second.
+# - Before you pretrain, whiten: the same pairs, a closed form, less than a second.
 #
 # **Then:** each block at its own rate and time, [chapter 10.4](10_4_layerwise_schedules.ipynb).
