@@ -5,9 +5,9 @@
 # three, and do the three make one another better?
 #
 # **The promise.** In about a minute on two cores you build, in plain Keras, a network with three
-# outputs, train it though some labels are missing, and weigh its losses in two ways. You can draw a
-# boundary from a network that was made for classes. And you know which second task helps a first
-# one, and which only comes along. *(Section 1.8 of the course, number 7; no internet needed.)*
+# outputs, train it though some labels are missing, and weigh its losses in two ways. And you know
+# which second task helps a first one, and which only comes along. *(Section 1.8 of the course,
+# number 7; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -27,14 +27,15 @@ tlk.accelerate(quiet=True)
 # walk through it and take notes. Or one person walks through once, and all three read the same
 # notes. The notes are the [features](glossary.md#feature) of a **shared** network, the readers are
 # [heads](glossary.md#head), and this is **[multi-task learning](glossary.md#multi-task-learning)**
-# ([Caruana 1997](https://doi.org/10.1023/A:1007379606734)).
+# ([Caruana 1997](https://doi.org/10.1023/A:1007379606734)). It is for related questions about the
+# same pictures, above all where labels for one of them are few.
 #
-# That it saves two walks is plain. That the notes also get *better* because a painter reads them is
-# a hope, and we shall measure it.
+# That it saves two walks is plain. Whether the tasks also reinforce one another, so that the notes
+# get *better* for being read by three, is what we measure.
 #
-# The pictures are lesions: **synthetic, of no medical validity**. Each has a type out of seven,
-# benign or malignant, and a **mask**: which of its pixels are inside the boundary. Types need an
-# expert, so only 30 pictures of each have one. The other two labels are there for all pictures.
+# The pictures are lesions: **synthetic, of no medical validity**. Each has a type out of seven, is
+# benign or malignant, and has a **mask**: which of its pixels are inside the boundary. Only 30
+# pictures of each type have that label. The other two labels are there for all 610 pictures.
 
 # %%
 task = tlk.load_task(setting.task, image_size=setting.image_size)
@@ -45,7 +46,7 @@ kinds = [np.flatnonzero(types == kind) for kind in range(len(task.classes))]
 expert = [rng.choice(kind, setting.labels_per_class, replace=False) for kind in kinds]
 expert = np.concatenate(expert)
 
-# %%
+# %% tags=["plumbing"]
 others = np.setdiff1d(np.arange(len(types)), expert)
 chosen = np.concatenate([expert, rng.choice(others, 400, replace=False)])
 images, types, malignant, masks = (x[chosen] for x in (images, types, malignant, masks))
@@ -60,9 +61,9 @@ tlk.plots.strips(rows, columns=8, title="Synthetic lesions, and where they are")
 # %% [markdown]
 # ## By hand: maps at three depths
 #
-# A class can be read from a deep layer, which knows much of *what* and little of *where*: its map
-# is four by four. A boundary needs a shallow layer, too. `tlk.find_blocks` finds where a network
-# can be cut; between two cuts is a model of its own. The network stays frozen, so every
+# A deep layer knows much of *what* and little of *where*: its map is four by four. A boundary needs
+# a shallow layer, too. `tlk.find_blocks` finds where a network can be cut; between two cuts is a
+# model of its own. The network stays [frozen](glossary.md#freeze), so every
 # [map](glossary.md#feature-map) is computed once and kept.
 
 # %%
@@ -85,10 +86,10 @@ maps, new_maps = three_maps(images), three_maps(new)
 # %% [markdown]
 # ## By hand: one model, three outputs
 #
-# All tasks read the layer named `shared`. It is the only place where they can meet. Behind it, two
-# heads average over all places, and the third enlarges: to 16 by 16, where it gets the shallow map
-# to see edges, then to 64 by 64. (Bringing in the shallow map that way is the idea of the *U-Net*:
-# [Ronneberger, Fischer and Brox 2015](https://arxiv.org/abs/1505.04597).)
+# All tasks read the layer named `shared`; it is the only place where they can meet. Two heads
+# average over all places. The third enlarges to 16 by 16, where the shallow map is added so that it
+# sees edges, and then to 64 by 64. (That is the idea of the *U-Net*: [Ronneberger, Fischer and Brox
+# 2015](https://arxiv.org/abs/1505.04597).)
 
 
 # %%
@@ -119,11 +120,10 @@ def new_model(tasks):
 
 
 # %% [markdown]
-# A loss each, by name. Where a label is missing, its weight is 0; any number may stand in its
-# place. The weights of what is left are raised so that they are 1 on average. (A mask has a loss
-# for every row of its pixels, so its weights are a column, one for all rows of a picture. Without
-# `[:, None]` Keras would take them for weights of pixel columns: an error, or, with 64 pictures in
-# a batch, silence.)
+# Each output has a loss of its own, by name. Where a label is missing, its weight is 0, and the
+# other weights are raised so that they are 1 on average. (A mask has a loss for every row of
+# pixels, so its weights need `[:, None]`, one for all rows of a picture. Without it there is an
+# error or, in batches of 64, silence.)
 
 # %%
 right_or_wrong = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -147,15 +147,14 @@ def train(tasks, loss_weights=None, epochs=8):
 
 
 # %% [markdown]
-# A score each, too. **Balanced accuracy** for the type, since most lesions are moles. **AUC** for
-# malignant: how often, of a malignant and a benign picture, the malignant one gets the higher
-# answer; 50 % is chance. For the mask **[Dice and IoU](glossary.md#dice-and-iou)**: the pixels that
-# are inside both masks, out of the average size of the two (Dice), or out of all that are inside
-# either (IoU). Dice is the kinder of the two, but they never disagree on which of two masks is
-# better.
+# Each has a score of its own, too. **[Balanced accuracy](glossary.md#balanced-accuracy)** for the
+# type, since most lesions are moles. **AUC** for malignant: how often, of a malignant and a benign
+# picture, the malignant one gets the higher answer; 50 % is chance. For the mask **[Dice and
+# IoU](glossary.md#dice-and-iou)**, which say how well two masks overlap. In Keras they are
+# `keras.metrics.AUC` and `BinaryIoU`; Dice is 2 IoU / (1 + IoU).
 
 
-# %%
+# %% tags=["plumbing"]
 def scores(model):
     answers, found = model.predict(new_maps, verbose=0), {}
     if "type" in answers:
@@ -185,15 +184,14 @@ rows = {"new pictures": new, "true masks": 255 * np.squeeze(new_masks), "drawn":
 tlk.plots.strips(rows, columns=8, title="A network made for classes draws boundaries (synthetic)")
 
 # %% [markdown]
-# One network gives all three answers. (This IoU counts the pixels of all pictures together; the
-# stored results below take the mean over pictures.)
+# One network gives all three answers. (Here the pixels of all pictures are counted together; the
+# stored results below are means over pictures, from six times as many.)
 #
 # ## What does not meet does not help
 #
-# Are the notes better, then, for being read by three? Only what learns, and is shared, can carry
-# anything from one task to another. Put two heads right on the frozen maps, with nothing between
-# that learns, and train the type beside a `malignant` that counts 0, and one that counts 1. Then do
-# the same behind one shared layer:
+# Only what learns, and is shared, can carry anything from one task to another. Put two heads right
+# on the frozen maps, and train the type beside a `malignant` that counts 0, and one that counts 1.
+# Then do the same behind one shared layer that learns:
 
 
 # %%
@@ -209,7 +207,7 @@ def kernel_of_type(hidden, counts):
     return of_type.get_weights()[0]
 
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 rows = []
 for name, hidden in {"nothing that learns": False, "a layer that learns": True}.items():
     change = np.abs(kernel_of_type(hidden, 0.0) - kernel_of_type(hidden, 1.0)).max()
@@ -217,17 +215,16 @@ for name, hidden in {"nothing that learns": False, "a layer that learns": True}.
 tlk.table(rows, ["between frozen network and heads", "does malignant change the head of type?"])
 
 # %% [markdown]
-# On a frozen network, heads are simply heads: train each when and how you like, and let one pass
-# through the network feed them all. *Sharing* in the sense of this chapter begins with a part that
-# learns from several losses.
+# Heads right on a frozen network do not meet: train each when and how you like, and let one pass
+# through the network feed them all. *Sharing* begins with a part that learns from several losses.
 #
 # ## By hand: weights that are learned
 #
 # Whose loss counts how much? By default each counts 1. [Kendall, Gal and Cipolla
 # 2018](https://arxiv.org/abs/1705.07115) let the network learn it. Each task has a number *s*, and
 # its loss *L* becomes *exp(-s) L + s*. A task with a large loss, which is *uncertain*, gets a large
-# *s* and counts less; the *s* that is added keeps it from growing for ever, since a network could
-# else make every loss vanish. The numbers live in a layer that passes on what comes in:
+# *s* and counts less; the added *s* keeps it from growing for ever. The numbers live in a layer
+# that passes on what comes in:
 
 
 # %%
@@ -257,18 +254,17 @@ model.compile(keras.optimizers.Adam(2e-3), weighed)
 model.fit(maps, truth, 64, epochs=8, sample_weight=missing, verbose=0)
 results["one network, learned weights"] = scores(model)
 
-# %%
+# %% tags=["plumbing"]
 counts = np.exp(-10 * keras.ops.convert_to_numpy(learned.s))
 tlk.table(list(zip(TASKS, counts, strict=True)), ["task", "its loss counts, after 8 epochs"])
 
 # %% [markdown]
 # ## The experiment: do the tasks help one another?
 #
-# Stored are five [draws](glossary.md#draw) of the same model, with masks and `malignant` for all
-# 3,600 pictures and types for 30, or only 5, of each kind. All took 150 steps with the same
-# pictures in the same order: half of every batch has a type, the types equally often; the other
-# half has the labels that all pictures have. So the type sees exactly the same, whoever is beside
-# it.
+# Stored are five [draws](glossary.md#draw) of the same model, on the same frozen network, with
+# masks and `malignant` for all 3,600 pictures and types for 30, or only 5, of each kind. All took
+# 150 steps with the same pictures in the same order, and half of every batch has a type: so the
+# type learns from exactly the same, whoever is beside it.
 
 # %% tags=["plumbing"] alt="Bars of balanced accuracy for the type. With 30 types of each kind: alone 64 percent, mask beside it 64, malignant beside it 65, both 65. With 5: alone 44, mask beside it 44, malignant beside it 47."
 stored = tlk.results("multitask", part="heads", weighting="1:1:1")
@@ -293,18 +289,18 @@ tlk.table(gains, "points for the type, draw by draw", note=stored.note)
 
 # %% [markdown]
 # 3,600 masks do nothing for the type: less than a point in any draw with 30 types, and a tie with
-# 5. `malignant` for all pictures brings one point to 30 types, which is little beside the spread of
-# the scores, and three (one to six, in each of five draws) to 5 of each kind. That is no miracle of
-# sharing: `malignant` *follows* from the type, so its labels say something about pictures whose
-# type nobody gave. Where the border runs says next to nothing about what is inside. "Related" does
-# not mean "of the same picture". Ask: if I knew the answer to the second question, could I guess
-# the first one better?
+# 5. `malignant` brings one point to 30 types, less than the spread of the scores, and three points
+# to 5 of each kind (one to six, in each of five draws). That is no wonder: `malignant` *follows*
+# from the type, so its labels say something about pictures whose type nobody gave, and a border
+# says next to nothing about it. So before you add a task, ask: if I knew its answer, could I guess
+# the first one better? (What tasks do to each other when the network itself is fine-tuned was not
+# measured.)
 #
 # ## One network, or three?
 #
-# The other way round, what do all three lose or win by living together? And what does it cost?
-# Three networks of their own take longer to train; so there is a row for one network with half as
-# many steps more: nearly the time that the three took together.
+# What do all three win or lose by living together? Three models take longer to train, so one row
+# gives the shared one half as many steps more, nearly the time of the three. The seconds are those
+# of a busy core, to be compared with one another; `malignant` is AUC.
 
 # %% tags=["plumbing"]
 three = "type+malignant+mask"
@@ -334,20 +330,17 @@ shown = {way: measured(parts) for way, parts in ways.items()}
 tlk.table(shown, "test, %")
 
 # %% [markdown]
-# Type and malignant are ties. The mask alone is one point of Dice better, in every draw: in one
-# network it has to share 48 channels with two others. Longer training (three draws) does not change
-# that much. Learned weights give half of it back: the mask, whose loss is the smallest, comes to
-# count most, and the type pays nothing for it, within the spread.
+# Type and malignant are ties. The mask alone is one point of Dice better, in every draw, and longer
+# training (three draws) does not change that much: together it has to share 48 channels with two
+# others. Learned weights give half of it back, and the type pays nothing for it, within the spread.
 #
-# What does it save? (The seconds are those of a busy core: compare them with one another.) One
-# network trains in two thirds of the time of three, and 38,841 new numbers learn instead of
-# 108,377. On a *frozen* network that is all: its one pass can feed three models as well as one. As
-# soon as the network itself learns, three models are three networks, and each picture takes three
-# passes.
+# One model trains in two thirds of the time of three, and 38,841 numbers learn instead of 108,377.
+# On a *frozen* network that is all it saves, since its one pass can feed three models as well. Once
+# the network itself learns, three models are three networks, and each picture takes three passes.
 #
 # ## Where it fails: one task starves another
 #
-# Losses are added, so the larger one is heard. Say somebody wants better masks, and lets them count
+# Losses are added, so the largest is heard. Say somebody wants better masks, and lets them count
 # 100 times:
 
 # %% tags=["plumbing", "nbval-check-output"]
@@ -357,19 +350,19 @@ change = {name: starved[name] - shown["together"][name] for name in starved}
 tlk.table(lost | {"difference, draw by draw": change}, "test, %")
 
 # %% [markdown]
-# Dice wins one point, and is where the mask was alone. The type pays four to six points in four of
-# the five draws (and wins one in the fifth), malignant about two. No error is raised, and the total
-# loss looks fine: it is nearly all mask. So watch a score for every task, and compare each to a
-# model of its own. A 100 need not be typed in, either: a mask loss that is *summed* over 4,096
-# pixels instead of averaged is the same mistake, 41 times as large.
+# Dice wins one point, and is level with the mask alone. The type pays four to six points in four of
+# the five draws (and wins one in the fifth), malignant one to five. No error is raised, and the
+# total loss looks fine: it is nearly all mask. So watch a score for every task, beside a model of
+# its own. (A mask loss that is *summed* over 4,096 pixels instead of averaged is the same mistake,
+# 41 times as large.)
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: a mask without edges
 #
-# The mask head gets the shallow map of 16 by 16. How much of the mask is that worth? Build a mask
-# model that sees only `shared`, 8 by 8.
+# What is the shallow map of 16 by 16 worth to the mask? Build a mask model that sees only `shared`,
+# 8 by 8.
 
 # %% [markdown] tags=["hint"]
 # Take `shared_part()`; enlarge `shared` by 8 with `layers.UpSampling2D(8,
@@ -386,7 +379,7 @@ results["mask alone, without the shallow map"] = scores(coarse)
 tlk.table(results, "a single draw, %")
 
 # %% [markdown] tags=["answer"]
-# Some points of Dice, in a single draw: a map of 8 by 8 knows where the lesion is, and the shallow
+# Four points of Dice, in a single draw: a map of 8 by 8 knows where the lesion is, and the shallow
 # one knows where it ends.
 
 # %% [markdown] tags=["question"]
@@ -403,18 +396,18 @@ rows = {"all count 1": results["one network"], "mask counts 100": scores(train(T
 tlk.table(rows, "a single draw, %")
 
 # %% [markdown] tags=["answer"]
-# In most draws the type loses, as in most of the stored ones, though nothing was taken from it:
-# same labels, same steps. What it shares is pulled elsewhere.
+# In this single draw the type loses ten points and malignant five, though nothing was taken from
+# them: same labels, same steps. What they share is pulled elsewhere.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Several answers from one network are a dictionary of outputs, of losses, and of weights that are 0
-#   where a label is missing.
-# - A second task helps if its labels tell something about the first; else it comes along for
-#   little, or costs a little. Only what is shared *and* learns can carry anything.
+# - Several answers from one network are a dictionary of outputs, of losses, and of weights, which
+#   are 0 where a label is missing.
+# - A second task helps if its labels tell something about the first; else it comes along, or costs
+#   a little. Only what is shared *and* learns can carry anything.
 # - Watch each task's own score beside a model of its own: a task that counts too much starves the
 #   others in silence.
 #
-# **Then**: what if a second network, not a second task, is to teach the first? Back to the start:
-# [chapter 2](02_what_is_transfer_learning.ipynb) on what is carried over, and what is not.
+# **Then:** what a network can learn from pictures that have no label at all, [chapter
+# 8.8](08_08_self_supervised.ipynb).
