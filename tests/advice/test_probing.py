@@ -5,7 +5,8 @@ from scipy.optimize import minimize
 from small import easy_data, small_backbone, with_head
 
 import tlkeras as tlk
-from tlkeras.advice.probing import Probe, _outputs, _Taps, logme, probe
+from tlkeras.advice.linear import STRENGTHS, logme, strength
+from tlkeras.advice.probing import Probe, _outputs, _Taps, probe
 from tlkeras.blocks.find import find_blocks
 
 
@@ -195,3 +196,27 @@ def test_logme_is_the_evidence_at_its_best(count, channels):
 
     best = [-minimize(unlikely, [0, 0], (y == c,), "Nelder-Mead").fun for c in (True, False)]
     np.testing.assert_allclose(logme(x, y), np.mean(best), atol=2e-3)
+
+
+def test_the_strength_is_chosen_by_what_is_left_out_of_training():
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    clear = rng.normal(size=(120, 2)) + 8 * np.eye(3)[y][:, :2]
+    assert strength(clear, y) == STRENGTHS[-1]
+    assert strength(rng.normal(size=(120, 60)), y) == STRENGTHS[0]
+    assert strength(rng.normal(size=(3, 4)), np.arange(3)) == STRENGTHS[-1]
+    many = rng.normal(size=(2000, 4))
+    assert strength(many, np.where(np.arange(2000) < 2, 1, 0)) in STRENGTHS  # a rare class
+
+
+def test_the_choices_say_what_is_known_and_what_each_costs():
+    model, data = with_head(small_backbone()), easy_data(90)
+    found = probe(model, data, data)
+    whole, last = found.seconds
+    assert 0 <= last <= whole < 10
+    rows = found.choices.cells
+    assert [row[0] for row in rows][-2:] == ["train stack2, too", "train all blocks"]
+    assert rows[0][1] == f"{found.accuracies[-1]:.3f}" and rows[-1][1] == "not known"
+    assert float(rows[-1][2]) == pytest.approx(3 * whole, rel=0.06)
+    assert "cut after" in repr(found) or max(found.accuracies) == found.accuracies[-1]
+    assert "not known" in found._repr_html_()

@@ -1,5 +1,7 @@
 """Probe before you commit: how much a linear classifier reads off the outputs of every block."""
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,18 +9,18 @@ from typing import Any
 import keras
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
+from tlkeras.advice import linear
 from tlkeras.blocks import internals
 from tlkeras.blocks.find import Block, find_blocks
 from tlkeras.blocks.taps import tapped
 from tlkeras.display import plots
 from tlkeras.features.store import CHUNK
 from tlkeras.inputs import intake, order, reading
-from tlkeras.utils.tables import html_table, text_table
+from tlkeras.utils.tables import Table, html_table, text_table
 
 SURE = 1.96  # standard errors, either way: 95 %
+STEP = 3  # a training step, in forward passes of what learns
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,17 @@ class Probe:
         correct: (blocks, examples), which validation examples each classifier names rightly.
         logme: of each block, how likely a linear model makes the training labels, whatever its
             weights: comparable between blocks and networks on the same data, higher is better.
+        strengths: C of each classifier.
+        seconds: of one pass over training and validation data through all blocks, and of that the
+            part that the last block takes; measured here.
         advice: what that suggests.
     """
 
     blocks: tuple[str, ...]
     correct: np.ndarray = field(repr=False)
     logme: tuple[float, ...]
+    strengths: tuple[float, ...] = field(default=(), repr=False)
+    seconds: tuple[float, float] = field(default=(math.nan, math.nan), repr=False)
     _header = ("block", "accuracy of a linear probe", "95 % interval", "LogME")
 
     @property
@@ -56,6 +63,29 @@ class Probe:
     @property
     def advice(self) -> str:
         return _advice(self)
+
+    @property
+    def choices(self) -> Table:
+        """What could be done, the accuracy to expect where the probe knows it, and the time.
+
+        A step that trains a block is taken to cost three times its forward pass (forward, and the
+        gradients of outputs and of weights); what stays frozen below is computed once.
+
+        >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
+        >>> x, y = np.random.uniform(0, 255, (16, 32, 32, 3)), np.arange(16) % 2
+        >>> [row[0] for row in tlk.probe(backbone, (x, y), (x, y)).choices.cells][-2:]
+        ['train stack1, too', 'train all blocks']
+        """
+        once, (whole, last) = "once, then next to nothing", self.seconds
+        names, found = self.blocks, self.accuracies
+        best = int(np.argmax(found))
+        rows = [("the head alone", f"{found[-1]:.3f}", f"{_time(whole)} {once}")]
+        if best < len(names) - 1:
+            rows.append((f"cut after {names[best]}, a head on it", f"{found[best]:.3f}",
+                         f"under {_time(whole)} {once}"))  # fmt: skip
+        rows.append((f"train {names[-1]}, too", "not known", _time(STEP * last)))
+        rows.append(("train all blocks", "not known", _time(STEP * whole)))
+        return Table(rows, ("choice", "accuracy to expect", "seconds an epoch, here"))
 
     def plot(self) -> Figure:
         """Accuracy against depth: a Figure.
@@ -89,13 +119,17 @@ class Probe:
         ]
 
     def __repr__(self) -> str:
-        return f"{text_table(self._rows(), self._header)}\n{self.advice}"
+        shown = f"{text_table(self._rows(), self._header)}\n{self.advice}"
+        return shown if math.isnan(self.seconds[0]) else f"{shown}\n\n{self.choices!r}"
 
     def _repr_html_(self) -> str:
-        return f"{html_table(self._rows(), self._header)}<p>{self.advice}</p>"
+        shown = f"{html_table(self._rows(), self._header)}<p>{self.advice}</p>"
+        return shown if math.isnan(self.seconds[0]) else shown + self.choices._repr_html_()
 
 
-def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: float = 1.0) -> Probe:
+def probe(
+    model: keras.Model, data: Any, validation_data: Any, *, strength: float | None = None
+) -> Probe:
     """Fits a linear classifier on the pooled outputs of every block; one pass serves them all.
 
     Args:
@@ -104,7 +138,8 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
         data, validation_data: as for `fit_stages`; labels are one class for each example:
             numbers, names or one-hot rows.
         strength: C of scikit-learn's LogisticRegression, on outputs scaled to unit variance;
-            smaller regularises more. Choose it on validation data, never on test data.
+            smaller regularises more. None: of 0.01, 0.1 and 1 what does best in cross-validation
+            inside the training data (of at most 500 examples); 1 where a class has one example.
 
     Raises:
         ValueError: fewer than two classes, a model without a graph, or data that do not fit the
@@ -135,53 +170,15 @@ def probe(model: keras.Model, data: Any, validation_data: Any, *, strength: floa
     (outputs, labels), (tested, truth) = (_outputs(taps, part) for part in given)
     if len(np.unique(labels)) < 2:
         raise ValueError(f"Expected at least two classes; found {np.unique(labels).tolist()}.")
-    correct, evidence = [], []
+    correct, evidence, strengths = [], [], []
     for seen, new in zip(outputs, tested, strict=True):
-        evidence.append(logme(seen, labels))
-        scaler = StandardScaler().fit(seen)
-        classifier = LogisticRegression(C=strength, max_iter=1000)
-        classifier.fit(scaler.transform(seen), labels)
-        correct.append(classifier.predict(scaler.transform(new)) == truth)
-    return Probe(tuple(block.name for block in blocks), np.array(correct), tuple(evidence))
-
-
-def logme(features: np.ndarray, labels: np.ndarray) -> float:
-    """The log evidence of a Bayesian linear model for each class against the rest, per example.
-
-    Args:
-        features: (examples, channels). labels: one class for each example.
-
-    Source: You, Liu, Wang & Long 2021, "LogME: practical assessment of pre-trained models for
-    transfer learning", with the fixed point of its 2022 extension.
-
-    >>> x = np.random.default_rng(0).normal(size=(90, 5))
-    >>> y = (x[:, 0] > 0).astype(int)
-    >>> from tlkeras.advice.probing import logme
-    >>> logme(x, y) > logme(x[:, 1:], y)
-    True
-    """
-    left, scale, _ = np.linalg.svd(features.astype("float64"), full_matrices=False)
-    scale, count = scale**2, len(labels)
-    found = []
-    for one in np.unique(labels):
-        wanted = (labels == one).astype("float64")
-        seen = (left.T @ wanted) ** 2
-        unseen = max(float(wanted @ wanted - seen.sum()), 0.0)
-        ratio, evidence = 1.0, 0.0  # of the weights' precision to the noise's
-        for _ in range(100):
-            known = (scale / (scale + ratio)).sum()  # parameters that the data determine
-            size = (scale * seen / (scale + ratio) ** 2).sum()
-            missed = (seen / (1 + scale / ratio) ** 2).sum() + unseen
-            alpha, beta = known / (size + 1e-12), (count - known) / (missed + 1e-12)
-            evidence = 0.5 * (
-                len(scale) * np.log(alpha) + count * np.log(beta / (2 * np.pi))
-                - np.log(alpha + beta * scale).sum() - beta * missed - alpha * size
-            )  # fmt: skip
-            before, ratio = ratio, alpha / beta
-            if abs(ratio - before) <= 1e-4 * before:
-                break
-        found.append(evidence / count)
-    return float(np.mean(found))
+        evidence.append(linear.logme(seen, labels))
+        strengths.append(strength or linear.strength(seen, labels))
+        fitted = linear.classifier(strengths[-1]).fit(seen, labels)
+        correct.append(fitted.predict(new) == truth)
+    seconds = taps.seconds(next(chunks(given[0]))[0], len(labels) + len(truth))
+    names = tuple(block.name for block in blocks)
+    return Probe(names, np.array(correct), tuple(evidence), tuple(strengths), seconds)
 
 
 def _taken(model: keras.Model, data: Any) -> Any:
@@ -205,6 +202,23 @@ class _Taps:
         means = list(map(np.asarray, keras.tree.flatten(self.model.predict_on_batch(x))))
         return [np.concatenate([means[i] for i in places], axis=1) for places in self.places]
 
+    def seconds(self, x: Any, count: int) -> tuple[float, float]:
+        """Of a pass of `count` examples through all blocks, and through the last alone: from one
+        batch, run twice for the first run traces."""
+        below = {i for places in self.places[:-1] for i in places}
+        parts = [self.model]
+        if below:
+            parts.append(keras.Model(self.model.input, [self.model.outputs[i] for i in below]))
+        found = [0.0, 0.0]
+        for number, part in enumerate(parts):
+            for _ in range(2):
+                start = time.perf_counter()
+                part.predict_on_batch(x)
+                found[number] = time.perf_counter() - start
+        scale = count / len(keras.tree.flatten(x)[0])
+        whole, rest = (scale * second for second in found)
+        return whole, max(whole - rest, 0.0)
+
 
 def _outputs(taps: _Taps, data: Any) -> tuple[list[np.ndarray], np.ndarray]:
     """Pooled outputs of every block, (examples, channels) each, and the labels."""
@@ -213,6 +227,10 @@ def _outputs(taps: _Taps, data: Any) -> tuple[list[np.ndarray], np.ndarray]:
         found.append(taps(x))
         labels.append(class_numbers(y))
     return [np.concatenate(kept) for kept in zip(*found, strict=True)], np.concatenate(labels)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
 
 
 def class_numbers(labels: Any) -> np.ndarray:
