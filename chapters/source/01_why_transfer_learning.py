@@ -378,8 +378,9 @@ tlk.table(table, "frozen features of")
 # ImageNet, from scratch, and with pixels? All the numbers are in the first line plot.
 
 # %% [markdown] tags=["hint"]
-# `np.interp` reads a curve backwards: `np.interp(50, means, counts)`. Do it on the logarithm of
-# the counts. A line that ends below 50 has no answer: say so.
+# `rivals_on("lesions")` holds the plot: the scores of the draws, by line and by count of labels.
+# `np.interp(50, means, counts)` reads a curve backwards. Do it on the logarithm of the counts. A
+# line that ends below 50 has no answer: say so.
 
 # %% tags=["answer"]
 needed = []
@@ -398,8 +399,8 @@ tlk.table(needed, ["features", "labels of each kind for 50 %"])
 # %% [markdown] tags=["question"]
 # ### Exercise 2: one example of each
 #
-# Ten labelled digits, one of each: how many of the test digits does that read with the features of
-# `glyph_resnet`, and how many with pixels? Guess first.
+# Ten labelled digits, one of each: what share of the test digits does a classifier read that has
+# the features of `glyph_resnet`, and what share with pixels? Guess first.
 
 # %% [markdown] tags=["hint"]
 # `tlk.load_task("digits", labels_per_class=1)` draws them, `tlk.load_backbone("glyph_resnet")` is
@@ -433,8 +434,9 @@ tlk.table(read, "one labelled digit of each; read right in %", digits=0)
 # take twenty labels of each digit. What do you expect of pixels, and of the letters' features?
 
 # %% [markdown] tags=["hint"]
-# A positive and a negative have no pixel in common. The letters came in all colours, light on dark
-# and dark on light.
+# `tlk.load_task("digits", 20, SEED)`, then as in exercise 2: fit once, score twice. A positive and
+# a negative have no pixel in common; the letters came in all colours, light on dark and dark on
+# light.
 
 # %% tags=["answer"]
 few = tlk.load_task("digits", 20, SEED).arrays("train")[:2]

@@ -335,11 +335,12 @@ tlk.table(rows, ["right, %", "before", "all blocks", "head alone"], digits=0)
 # %% [markdown] tags=["question"]
 # ### Exercise 2: narrower without training
 #
-# From now on only sandals, sneakers and ankle boots come by, sharp ones. What do you win by
-# forbidding the network all other answers?
+# From now on only sandals, sneakers and ankle boots come by (classes 5, 7 and 9), sharp ones. What
+# does `namer` win if you forbid it all other answers?
 
 # %% [markdown] tags=["hint"]
-# `predict` gives a score for each answer. Take the largest among the columns 5, 7 and 9 only.
+# Choose the test images with `np.isin(truth, (5, 7, 9))`. `namer.predict` gives a score for each
+# answer: take the largest of all ten, and then the largest of the columns 5, 7 and 9 only.
 
 # %% tags=["answer"]
 shoes = np.array([5, 7, 9])
