@@ -4,11 +4,10 @@
 # **The question.** Pictures are cheap and labels are not. What can a network learn from pictures
 # alone, and how many labels does that save?
 #
-# **The promise.** In about a minute on two cores you teach a small network from random weights
-# without a label, by hand, in two ways; you see from one number whether it has *collapsed*; you use
-# what every clinic has without labels, several pictures of one thing; and you can say when all this
-# is worth the trouble, and when ImageNet is. *(Section 1.8 of the course, number 8; no internet
-# needed.)*
+# **The promise.** In about a minute on two cores you teach a small network without a label, by
+# hand, in two ways; you see from one number whether it has *collapsed*; you use what every clinic
+# has without labels, several pictures of one thing; and you know when ImageNet is the better start.
+# *(Section 1.8 of the course, number 8; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -26,16 +25,17 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The idea
 #
-# Shuffle two packs of photographs of strangers, two of each person, and ask a child to find the
-# pairs. Nobody says a name. To find them in spite of other clothes and other light, the child has
-# to look at the faces; and whoever can do that learns names fast.
+# Shuffle photographs of strangers, two of each, and ask a child to find the pairs. Nobody says a
+# name. To find them in spite of other clothes and other light, the child has to look at the faces;
+# and whoever can do that learns names fast.
 #
-# **[Self-supervised](glossary.md#self-supervised)** learning is a game like this one: the answers
-# come with the pictures. Two games are common. *Find the partner*: two
-# **[views](glossary.md#view)** of a picture belong together (SimCLR, [Chen and others
-# 2020](https://arxiv.org/abs/2002.05709)). *Fill in*: guess what is hidden (the masked autoencoder,
-# [He and others 2021](https://arxiv.org/abs/2111.06377)). Afterwards a few labels say what is
-# called what.
+# **[Self-supervised](glossary.md#self-supervised)** learning is such a game: the answers come with
+# the pictures. It is for those who have many pictures and few labels, as nearly everybody does. Two
+# games are common. *Find the partner*: two **[views](glossary.md#view)** of a picture belong
+# together (SimCLR, [Chen and others 2020](https://arxiv.org/abs/2002.05709)). *Fill in*: guess what
+# is hidden (the masked autoencoder, MAE, [He and others 2021](https://arxiv.org/abs/2111.06377)).
+# Then a few labels say what is called what, in a head or by [fine-tuning](08_02_fine_tuning.ipynb).
+# [Named systems](named_systems.md) has lines for SimCLR and DINO on chest X-rays.
 #
 # We have 3,600 pictures of skin lesions (synthetic, of no medical validity) without labels, and
 # labels for ten of each of seven kinds.
@@ -49,8 +49,8 @@ whole = tlk.load_task(setting.task, image_size=setting.image_size)
 
 # %% [markdown]
 # What a network knows is measured by a **[linear probe](glossary.md#linear-probe)**: its features
-# stay as they are, and a logistic regression learns from the 70 labels. Mean and spread of the
-# features need no label, so they come from unlabelled pictures.
+# stay as they are, and a logistic regression learns from the 70 labels. (Features are brought to
+# one scale by unlabelled pictures.)
 
 
 # %%
@@ -64,12 +64,12 @@ def probe(encoder):
 
 
 # %% [markdown]
-# The first rival is ImageNet's network, with the same pictures, enlarged. The network that we are
-# going to teach is far smaller: three convolutions, 128 features. (`momentum=0.9`: by default
-# [BatchNorm](glossary.md#batchnorm) takes some hundred steps to learn mean and spread for use after
-# training. Trainings as short as ours are over before, and read at chance.)
+# The rival is ImageNet's network, with the same pictures, enlarged. The network that we teach is
+# far smaller: three convolutions, 128 features. (`momentum=0.9`: with its default,
+# [BatchNorm](glossary.md#batchnorm) needs some hundred steps to learn its statistics, more than our
+# training has.)
 
-# %%
+# %% tags=["plumbing"]
 imagenet = keras.Sequential([
     keras.layers.Resizing(96, 96),
     tlk.load_backbone(setting.backbone, 96),
@@ -95,7 +95,7 @@ tlk.table(found, "one draw, ten labels a class")
 # ## By hand 1: find the partner
 #
 # First the **views**. They say what does *not* matter: where the lesion lies, how it is turned, how
-# bright the room was. What the views leave alone, the network may use.
+# bright the room was.
 
 # %% alt="Three rows of six small synthetic lesions: whole, and twice a part of each, turned, brighter or darker."
 views = keras.Sequential([
@@ -110,9 +110,10 @@ rows |= {name: views(unlabelled[:6], training=True) for name in ("one view", "an
 tlk.plots.strips(rows, title="Two views of each picture (synthetic)")
 
 # %% [markdown]
-# Then the **loss**, called NT-Xent. Of *n* pictures there are 2*n* views, each a list of numbers.
-# Take the cosine of every two: 1 if they point the same way. For each view ask "who is your
-# partner?" as if it were a question with 2*n* answers, and take the usual cross-entropy.
+# Then the **loss**, called NT-Xent. Of *n* pictures there are 2*n* views, each a vector. Take the
+# cosine of every two: 1 if they point the same way. For each view ask "who is your partner?", a
+# question with 2*n* answers, and take the usual cross-entropy. (A low
+# [temperature](glossary.md#temperature) makes the question sharper.)
 
 
 # %%
@@ -141,8 +142,8 @@ def others(_, pairs):
 
 # %% [markdown]
 # The model shows two views of each picture to one encoder, and what comes out to two Dense layers
-# that are thrown away afterwards: the loss wants views to be *equal*, and there what they differ in
-# may get lost without harm to the features. `fit` asks for labels; it gets zeros, which nobody
+# that are thrown away afterwards: the loss wants views to be *equal*, and what they differ in may
+# get lost there without harm to the features. The labels that `fit` asks for are zeros that nobody
 # reads.
 
 
@@ -164,8 +165,8 @@ found["find the partner"] = probe(encoder)
 # %% [markdown]
 # ## Collapse, on purpose
 #
-# Why all those others in the loss? Leave them out, and ask for one thing only, that partners be
-# equal. The best answer then is to say the same of every picture.
+# Why all the other pictures in the loss? Ask only that partners be equal. The best answer then is
+# to say the same of every picture.
 
 
 # %%
@@ -180,15 +181,16 @@ rows = [["who is your partner?", history["others"][-1]], ["be equal", collapsed[
 tlk.table(rows, ["loss", "cosine of different pictures, at the end"], digits=0)
 
 # %% [markdown]
-# Its loss falls beautifully, to the best that there is, and nothing is learned. So never judge such
-# a training by its loss: watch the others, and probe with a few labels.
+# Its loss falls to the best that there is, and nothing is learned. So never judge such a training
+# by its loss: watch the cosine of different pictures, and probe with a few labels.
 #
 # ## The same with tlkeras, and pictures of one lesion
 #
-# `contrastive.SimCLR` is the model above, with both cosines in its history, for any encoder.
-# KerasCV has the loss, too; it adds up the two directions, of which ours takes the mean:
+# `contrastive.SimCLR` is the model above, for any encoder, with the cosines of partners and of
+# others in its history. KerasCV has the loss, too; it adds up the two directions, of which ours
+# takes the mean:
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 import keras_cv
 
 first, second = np.random.default_rng(SEED).normal(size=(2, 8, 64)).astype("float32")
@@ -197,9 +199,9 @@ theirs = float(keras_cv.losses.SimCLRLoss(0.1)(first, second))
 tlk.table([["KerasCV's loss, divided by ours", theirs / ours]], ["", "times"], digits=3)
 
 # %% [markdown]
-# Two views of one picture are a guess of ours about what does not matter. A clinic knows better: it
-# has **several pictures of one lesion**, taken on other days, in other light, nearer or farther.
-# Who filed them knows that it is the same lesion, not which kind it is.
+# Views are a guess of ours about what does not matter. A clinic knows better: it has **several
+# pictures of one lesion**, in other light, nearer or farther. Who filed them knows that it is the
+# same lesion, not which kind it is.
 
 # %% alt="Two rows of six small synthetic lesions; below each another picture of the same lesion: turned, nearer or farther, in other light."
 lesion = np.arange(len(unlabelled))
@@ -223,8 +225,7 @@ found["find the other picture of the lesion"] = probe(encoder)
 # ## By hand 2: fill in what is hidden
 #
 # Cover three of four squares with grey and let one more layer, thrown away afterwards, paint them.
-# Only what was hidden counts: `sample_weight` is 1 there and 0 elsewhere. (He and others use a
-# transformer that leaves hidden squares out, which saves time; a convolution cannot.)
+# Only what was hidden counts: `sample_weight` is 1 there and 0 elsewhere.
 
 
 # %%
@@ -243,15 +244,15 @@ for _ in range(2):
     seen, hidden = hide(unlabelled, rng)  # other squares in each epoch
     painter.fit(seen, unlabelled / 127.5 - 1, batch_size=64, sample_weight=hidden, verbose=0)
 
-# %% alt="Three rows of six synthetic lesions: three of four squares grey; painted by the network, blurred, the lesion in its place; the whole picture."
+# %% tags=["plumbing"] alt="Three rows of six synthetic lesions: three of four squares grey; painted by the network, blurred, the lesion in its place; the whole picture."
 seen, hidden = hide(new[:6], rng)
 painted = 127.5 * (painter.predict(seen, verbose=0) + 1)
 rows = {"what it sees": seen, "what it paints": painted, "the picture": new[:6]}
 tlk.plots.strips(rows, title="Three of four squares were hidden (synthetic)")
 
 # %% [markdown]
-# Its BatchNorm has seen grey squares only. `adapt_batchnorm` gives it mean and spread of whole
-# pictures, for which no label is needed either.
+# Its BatchNorm has seen grey squares only; `adapt_batchnorm` gives it the statistics of whole
+# pictures.
 
 # %%
 tlk.flavors.domain.adapt_batchnorm(encoder, unlabelled)
@@ -259,13 +260,17 @@ found["fill in"] = probe(encoder)
 tlk.table(found, "one draw, ten labels a class; two epochs")
 
 # %% [markdown]
-# ## The experiment: three trainings each, five draws of labels
+# ## The experiment: what does each game teach?
 #
-# Stored are three trainings of each kind, each read with five draws of 5, 10 and 30 labels a class
-# and tested on 1,600 other pictures. All have the same network, the same 3,600 unlabelled pictures
-# and 19 to 31 seconds of one core. *Random pairs* are the control of *lesion pairs*: the lesions'
-# numbers are shuffled, so that partners show different lesions. *From scratch* learns from views of
-# the labelled pictures alone, the whole network with its last layer.
+# Stored are three trainings of each kind, each probed with five [draws](glossary.md#draw) of 5, 10
+# and 30 labels a class and tested on 1,600 other pictures. All have the same network, the same
+# 3,600 unlabelled pictures and 19 to 32 seconds of one core. *Random pairs* are the
+# [control](glossary.md#control) of *lesion pairs*: the lesions' numbers are shuffled, so that
+# partners show different lesions.
+#
+# *From scratch* trains the whole network on views of the labelled pictures alone. **It is no
+# matched control**: it had 200 steps, four seconds, where the others had about five times as long.
+# With as much time it may well be better: read its line as a lower limit.
 
 # %% tags=["plumbing"] alt="Five lines over 5, 10 and 30 labels a class. ImageNet: 39, 47, 63 percent; lesion pairs 35, 41, 50; views 27, 30, 42; from scratch 27, 28, 37; untrained 25, 26, 34."
 stored = tlk.results("selfsupervised", part=["probe", "scratch", "control"])
@@ -276,17 +281,16 @@ shown = {name: scores[name] for name in (*order[:3], "from scratch", "untrained"
 title = "Without labels, lesions teach more than views (synthetic)"
 tlk.plots.curves(shown, x="labels per class", title=title, log=True)
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 tlk.table(scores, "test (%)", note=stored.note)
 
 # %% [markdown]
-# Thirty labels read by views (42 %) are hardly better than ten read by lesion pairs (41 %). From
-# scratch is behind both at thirty; but it had 200 steps, four seconds, and with more it may do
-# better.
+# Ten labels on top of lesion pairs (41 %) do as much as thirty on top of views (42 %). What either
+# saves over training from scratch for as long, this table cannot say.
 #
-# Training by training and draw by draw, against the same first weights untaught:
+# Training by training and draw by draw, against the same first weights, untrained:
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 gained = {}
 for name in order[1:]:
     both = [(n, scores[name][n], scores["untrained"][n]) for n in (5, 10, 30)]
@@ -294,20 +298,18 @@ for name in order[1:]:
 tlk.table(gained, "points over untrained")
 
 # %% [markdown]
-# At ten labels lesion pairs bring 15 points, views four, and at five labels views bring one, less
-# than their spread: a tie. Lesion pairs are ahead of views in each of fifteen draws, at every
-# number of labels. Shuffled partners bring nothing at all: it is the *lesions* that teach, not that
-# there are two pictures. Filling in is a tie with not teaching at all, at every number of labels:
-# most of what it paints is skin, and which skin it is tells nothing. (The paper's networks are a
-# thousand times larger and see a million pictures, hundreds of times. With more time than ours, it
-# may come out otherwise.)
+# At ten labels lesion pairs bring 15 points and views four; at five labels views are a tie. Lesion
+# pairs are ahead of views in each of fifteen draws, at every number of labels. Shuffled partners
+# bring nothing: it is the *lesions* that teach, not that there are two pictures. Filling in brings
+# nothing either. (MAE's networks are a thousand times larger and see a million pictures, hundreds
+# of times: with more time than ours it may come out otherwise.)
 #
-# **A caveat.** Two pictures of one lesion have the same class, so the numbers of lesions do say
-# something about classes, though nobody has named one. Views know nothing of that kind.
+# **A caveat.** Two pictures of one lesion have the same class, so the lesions' numbers say
+# something about classes, though nobody has named one. Views do not.
 #
 # ## How much is a picture without a label worth?
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 fewer = tlk.results("selfsupervised", part="sizes")
 fewer = fewer.scores("unlabelled", "labels_per_class", scale=100)
 rows = {"none, untrained": scores["untrained"]}
@@ -317,11 +319,11 @@ tlk.table(rows, "unlabelled pictures; test (%)")
 
 # %% [markdown]
 # A hundred pictures bring a third to three quarters of the gain, six hundred all of it: the next
-# 3,000 are a tie. All had the same 280 steps, so what was short here is time, not
-# pictures. (Mean and spread for the probe come from all 3,600, which need no label.)
+# 3,000 are a tie. All had the same 280 steps; whether more pictures pay in a longer training was
+# not measured. (The probe's scale comes from all 3,600.)
 #
-# To count it in labels, ask how many the *untrained* network, read by the same probe, needs for
-# what lesion pairs reach with five:
+# To count it in labels, ask how many the *untrained* network needs, with the same probe, for what
+# lesion pairs reach with five:
 
 # %% tags=["plumbing", "nbval-check-output"]
 counts = (5, 10, 30)
@@ -332,14 +334,14 @@ rows += [["untrained", n, score] for n, score in zip(counts, untaught, strict=Tr
 tlk.table(rows, ["features", "labels a class", "test (%)"])
 
 # %% [markdown]
-# Thirty labels do what five do with lesion pairs: a tie. So 600 pictures without labels did the work
-# of 25 labels for each of seven classes, 175 in all: **three or four pictures for one label**. That
-# is the price here, not a law, and it is counted in labels for a poor network.
+# Thirty labels do what five do with lesion pairs: a tie. So 600 pictures without labels did the
+# work of 25 labels for each of seven classes, 175 in all: **three or four pictures for one label**.
+# That is the price here, not a law, and it is counted in labels for an untrained network.
 #
 # ## Where it fails: beside ImageNet
 #
 # With the same small pictures, enlarged, the frozen ImageNet network is ahead of everything that we
-# taught. In pictures of 96 pixels it sees more, and is further ahead:
+# taught. In pictures of 96 pixels it is further ahead:
 
 # %% tags=["plumbing", "nbval-check-output"]
 frozen = {"preset": "efficientnet_lite0", "task": "lesions", "method": "frozen"}
@@ -349,10 +351,10 @@ rows["ImageNet, 96 pixels"] = large.scores("labels_per_class", scale=100)
 tlk.table(rows, "test (%)")
 
 # %% [markdown]
-# So 3,600 pictures do not replace a million. Begin with a pretrained network. Teach from nothing
-# where none fits: other sensors than a camera (spectra, radar, sound), other shapes than pictures,
-# or a device too small for one. And nothing forces you to choose: the same game may go on *from*
-# ImageNet's weights (`SimCLR` takes any encoder).
+# So 3,600 pictures do not replace a million. Begin with a pretrained network, and teach one from
+# nothing where none fits: sensors other than cameras (spectra, radar, sound), or a device too small
+# for one. The same game may also go on *from* ImageNet's weights: [chapter
+# 10.3](10_3_domain_adaptive_pretraining.ipynb) does that, with its controls.
 #
 # ## What it costs
 
@@ -368,18 +370,17 @@ tlk.table(
 )
 
 # %% [markdown]
-# Twenty to thirty seconds of a busy core, once, for all tasks to come; SimCLR shows each picture
-# twice, and compares all of a batch, so memory grows with the batch. The projection and the painter
-# are thrown away. What is left is a fortieth of ImageNet's network.
+# Twenty to thirty seconds of a busy core, once, for all tasks to come. (ImageNet's network cost
+# nothing only because others have paid for it.) The network that is left has a thirty-sixth of the
+# weights of ImageNet's.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: what does the loss start at?
 #
-# `history["loss"]` begins near 4. What would a network have that guesses its partner, in batches of
-# 16, 64 and 256 pictures? Why do larger batches teach more, and why does nobody compare losses of
-# two batch sizes?
+# What loss has a network that guesses the partner, in batches of 16, 64 and 256 pictures? And why
+# are the losses of two batch sizes not to be compared?
 
 # %% [markdown] tags=["hint"]
 # Of 2*n* views, one is oneself. Cross-entropy of guessing among *k* is the logarithm of *k*.
@@ -390,8 +391,8 @@ tlk.table(
 )
 
 # %% [markdown] tags=["answer"]
-# Each picture has to be told from more others, some of them much alike: a harder question, of which
-# more is learned. Its loss is higher for that reason alone.
+# In a larger batch each picture has to be told from more others, a harder question: its loss is
+# higher for that reason alone.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: partners by patient
@@ -415,9 +416,9 @@ for name, groups in {"one lesion": lesions, "one patient": patient, "any two": 0
 tlk.table(rows, ["partners", "have one, %", "of the same kind, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# Lesions are right always, but three pictures of ten have no partner. By patient more have one, and
-# a quarter of the partners are of different kinds: the network is told to overlook what tells them
-# apart. What we have not measured is which is better; random pairs show where it ends.
+# Partners by lesion are always of one kind, but three pictures of ten have none. By patient more
+# have one, and a quarter of the partners are of different kinds: the network is told to overlook
+# what tells them apart. Which is better was not measured; random pairs show where it ends.
 
 # %% [markdown]
 # ## What to remember
@@ -425,8 +426,8 @@ tlk.table(rows, ["partners", "have one, %", "of the same kind, %"], digits=0)
 # - A game whose answers come with the pictures teaches a network without labels. What views or
 #   partners differ in is what it learns to overlook: choose them with care.
 # - Watch for collapse: a falling loss says nothing; the cosine of different pictures does.
-# - Several pictures of one thing teach more than changed copies of one. But where a pretrained
+# - Several pictures of one thing taught more than changed copies of one. But where a pretrained
 #   network fits, it comes first.
 #
-# **Then:** the lesions' pairs help ImageNet's features, too, in closed form and in no time:
-# [chapter 4](04_strategies.ipynb).
+# **Then:** networks that have learned from pictures *and* their captions, and can be asked by name,
+# [chapter 8.9](08_09_zero_and_few_shot.ipynb).
