@@ -10,22 +10,21 @@ block averaged over place, its strength chosen on (at most 400) validation image
 the image shrunk to 16 x 16.
 """
 
-import csv
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
+from itertools import product
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import Rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "layers.csv"
-HEADER = ("task", "network", "block", "seed", "score")
+ROWS = Rows("layers", ("task", "network", "block", "seed"), ("score",))
 BACKBONE, SIZE = "efficientnet_lite0", 64
 TASKS = ("lesions", "clothes", "digits")
 SEEDS = range(3)
@@ -92,36 +91,13 @@ def probe(name: str, kind: str, seed: int) -> Iterator[tuple[str, float]]:
         yield block, max(scores.values())[1]
 
 
-# --- all of it -----------------------------------------------------------------------------------
-
-
-def measured() -> Iterator[tuple]:
-    """(task, network, block, seed, score) of whatever is not stored yet."""
-    known = {(row["task"], row["network"], row["seed"]) for row in stored()}
-    for seed in SEEDS:
-        for name in TASKS:
-            for kind in ("pretrained", "untrained"):
-                if (name, kind, str(seed)) not in known:
-                    for block, value in list(probe(name, kind, seed)):
-                        yield name, kind, block, seed, value
-
-
-def stored() -> list[dict]:
-    if not STORE.exists():
-        return []
-    with STORE.open() as file:
-        return list(csv.DictReader(file))
-
-
 def main() -> None:
-    for row in measured():
-        new = not STORE.exists()
-        with STORE.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(HEADER)
-            writer.writerow((*row[:-1], f"{row[-1]:.4f}"))
-        print(*row[:-1], f"{row[-1]:.3f}", flush=True)
+    for seed, name, kind in product(SEEDS, TASKS, ("pretrained", "untrained")):
+        if not ROWS.where(task=name, network=kind, seed=seed):
+            ROWS.add_all(
+                ((name, kind, block, seed), {"score": value})
+                for block, value in probe(name, kind, seed)
+            )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ folder for temporary files.
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,11 +29,14 @@ import tlkeras as tlk
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
 from keras import layers
+from rows import Rows
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from trials import drawn
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "multitask.csv"
-KEY = ("part", "labels", "tasks", "weighting", "seed")
-HEADER = (*KEY, "type", "malignant", "dice", "iou", "seconds", "parameters")
+ROWS = Rows(
+    "multitask", ("part", "labels", "tasks", "weighting", "seed"),
+    ("type", "malignant", "dice", "iou", "seconds", "parameters"),
+)  # fmt: skip
 TASKS = ("type", "malignant", "mask")
 CUTS = ("block2", "block3", "block4-5")  # 16x16x24, 8x8x40, 4x4x112 numbers a picture
 SIDE, CLASSES, LABELS, FEW = 64, 7, 30, 5
@@ -200,20 +202,14 @@ def score(model, split) -> dict[str, float]:
     return found
 
 
-def known(labels: int, seed: int) -> np.ndarray:
-    """Places of `labels` training pictures of each type."""
-    rng, types = np.random.default_rng(seed), data("train")["label"]
-    members = [np.flatnonzero(types == c) for c in range(CLASSES)]
-    return np.concatenate([rng.choice(m, labels, replace=False) for m in members])
-
-
 def learn(tasks, labels, seed, weighting="1:1:1", steps=STEPS, scarce=False) -> dict:
     """On frozen maps. scarce: the pictures with a type are all there are."""
     rest = [] if scarce else [task for task in tasks if task != "type"]
     keras.utils.set_random_seed(seed)
     model, options = build(tasks, weighting)
     model.compile(keras.optimizers.Adam(RATE), **options)
-    batches = Batches(tasks, known(labels, seed), rest, steps, seed)
+    known = drawn(data("train")["label"], labels, seed)
+    batches = Batches(tasks, known, rest, steps, seed)
     clock = time.process_time()
     model.fit(batches, shuffle=False, verbose=0)
     seconds = time.process_time() - clock
@@ -231,6 +227,7 @@ def open_block(tasks, seed, heads_first) -> dict:
     block.set_weights(start)
     model, options = build(tasks, "1:1:1", opened=True)
     rest = [task for task in tasks if task != "type"]
+    known = drawn(data("train")["label"], LABELS, seed)
     clock = time.process_time()
     for stage in range(2):
         block.trainable = stage == 1 or not heads_first
@@ -239,7 +236,7 @@ def open_block(tasks, seed, heads_first) -> dict:
                 layer.trainable = False
         if stage == 0 or heads_first:
             model.compile(keras.optimizers.Adam(RATE), **options)
-        batches = Batches(tasks, known(LABELS, seed), rest, BLOCK_STEPS // 2, 100 * stage + seed)
+        batches = Batches(tasks, known, rest, BLOCK_STEPS // 2, 100 * stage + seed)
         model.fit(batches, shuffle=False, verbose=0)
     seconds = time.process_time() - clock
     return score(model, "test") | {"seconds": seconds, "parameters": count(model)}
@@ -248,47 +245,29 @@ def open_block(tasks, seed, heads_first) -> dict:
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def runs() -> Iterator[tuple[tuple, object]]:
-    """Key of a row, and what makes the rest of it."""
+def runs() -> Iterator[tuple]:
+    """Key of a row, and what makes the rest of it, a function and its arguments."""
     pairs = [("type",), ("malignant",), ("mask",), ("type", "malignant"), ("type", "mask"), TASKS]
     for seed in SEEDS:
         for tasks in pairs:
-            yield ("heads", LABELS, tasks, "1:1:1", seed), (learn, tasks, LABELS, seed)
+            yield ("heads", LABELS, tasks, "1:1:1", seed), learn, tasks, LABELS, seed
         for tasks in (("type",), ("type", "malignant"), ("type", "mask")):
-            yield ("heads", FEW, tasks, "1:1:1", seed), (learn, tasks, FEW, seed)
+            yield ("heads", FEW, tasks, "1:1:1", seed), learn, tasks, FEW, seed
         for weighting in ("uncertainty", "1:1:100"):
             key = ("heads", LABELS, TASKS, weighting, seed)
-            yield key, (learn, TASKS, LABELS, seed, weighting)
+            yield key, learn, TASKS, LABELS, seed, weighting
     for seed in SEEDS[:3]:
         key = ("equal cost", LABELS, TASKS, "1:1:1", seed)
-        yield key, (learn, TASKS, LABELS, seed, "1:1:1", LONGER)
+        yield key, learn, TASKS, LABELS, seed, "1:1:1", LONGER
     for seed in SEEDS[:3]:
         for name, first in (("all at once", False), ("heads first", True)):
-            key = (f"block: {name}", LABELS, TASKS, "1:1:1", seed)
-            yield key, (open_block, TASKS, seed, first)
+            yield (f"block: {name}", LABELS, TASKS, "1:1:1", seed), open_block, TASKS, seed, first
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    done: set[tuple[str, ...]] = set()
-    if STORE.exists():
-        with STORE.open() as file:
-            done = {tuple(row[key] for key in KEY) for row in csv.DictReader(file)}
-    for (part, labels, tasks, *rest), (function, *args) in runs():
-        key = (part, labels, "+".join(tasks), *rest)
-        if tuple(map(str, key)) not in done:
-            write(key, function(*args))
-
-
-def write(key: tuple, found: dict) -> None:
-    new = not STORE.exists()
-    shown = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in found.items()}
-    with STORE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, HEADER, lineterminator="\n", restval="")
-        if new:
-            writer.writeheader()
-        writer.writerow(dict(zip(KEY, key, strict=True)) | shown)
-    print(*key, *shown.values(), time.strftime("%H:%M:%S"), flush=True)
+    for (part, labels, tasks, *rest), *measured in runs():
+        ROWS.once((part, labels, "+".join(tasks), *rest), *measured)
 
 
 if __name__ == "__main__":

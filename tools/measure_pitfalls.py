@@ -10,21 +10,19 @@ seed draws labels and first weights. `fault`: what was done; "none 1" to
 those that were, separated by semicolons. `validation`: accuracy at the end.
 """
 
-import csv
 from collections.abc import Callable
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+import trials
+from rows import Rows
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "pitfalls.csv"
-KEY = ("task", "fault", "seed")
-HEADER = (*KEY, "wanted", "found", "validation")
+ROWS = Rows("pitfalls", ("task", "fault", "seed"), ("wanted", "found", "validation"))
 TASKS, SEEDS = ("digits", "glyphs/digits", "clothes"), range(2)
-BLINDS = 128 + 127 * np.sin(1.3 * np.arange(32))
 DROP = "accuracy dropped when layers were unfrozen"
 Data = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -34,7 +32,7 @@ def two_stage(rate: float = 3e-4, **options: Any) -> tlk.Plan:
 
 
 def behind_blinds(data: Data) -> Data:
-    return {k: (np.abs(x - BLINDS[:, None]).astype("float32"), y) for k, (x, y) in data.items()}
+    return {split: (trials.behind_blinds(x), y) for split, (x, y) in data.items()}
 
 
 def noisy(data: Data) -> Data:
@@ -98,7 +96,7 @@ FAULTS: dict[str, tuple[tlk.Plan, Callable[[Data], Data] | None, str]] = {
 }  # fmt: skip
 
 
-def one(task: str, fault: str, seed: int) -> list[Any]:
+def measure(task: str, fault: str, seed: int) -> dict[str, Any]:
     plan, change, wanted = FAULTS[fault]
     norms = "BatchNorm" in fault  # there ImageNet's network, whose momentum is 0.9 and not 0.99
     network, side = ("efficientnet_lite0", 64) if norms else ("glyph_resnet_small", 32)
@@ -116,31 +114,20 @@ def one(task: str, fault: str, seed: int) -> list[Any]:
     except ValueError as refusal:
         if "pixels" not in str(refusal):
             raise
-        return [task, fault, seed, wanted, "refused before training", ""]
+        return {"wanted": wanted, "found": "refused before training"}
     before = tlk.load_backbone(network, side)
     found = run.diagnose(data["train"], data["validation"], before=before)
     x, y = data["validation"]
     right = np.mean(np.argmax(model.predict(x, verbose=0), axis=1) == y)
-    return [task, fault, seed, wanted, "; ".join(f.symptom for f in found), f"{right:.4f}"]
+    said = "; ".join(finding.symptom for finding in found)
+    return {"wanted": wanted, "found": said, "validation": right}
 
 
 def main() -> None:
-    rows = list(csv.DictReader(STORE.open())) if STORE.exists() else []
-    done = {tuple(row[key] for key in KEY) for row in rows}
-    with STORE.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if not done:
-            writer.writerow(HEADER)
-        for seed in SEEDS:
-            for task in TASKS:
-                for fault in FAULTS:
-                    if task == "clothes" and fault == "none 2":
-                        continue  # letters do not fit clothes: a head alone is no healthy choice
-                    if (task, fault, str(seed)) not in done:
-                        row = one(task, fault, seed)
-                        writer.writerow(row)
-                        file.flush()
-                        print(*row, sep=" | ", flush=True)
+    for seed, task, fault in product(SEEDS, TASKS, FAULTS):
+        if task == "clothes" and fault == "none 2":
+            continue  # letters do not fit clothes: a head alone is no healthy choice
+        ROWS.once((task, fault, seed), measure, task, fault, seed)
 
 
 if __name__ == "__main__":

@@ -8,34 +8,35 @@ nothing is chosen by, and seconds of training.
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from itertools import product
 
 import numpy as np
+from rows import Row, Rows
 
 from tlkeras.cli.fit import SETTINGS
 from tlkeras.utils.tables import text_table
 
-FILE = Path(__file__).resolve().parents[1] / "data" / "results" / "recipes.csv"
-HEADER = ("recipe", "task", "labels_per_class", "seed", "accuracy", "seconds")
+ROWS = Rows("recipes", ("recipe", "task", "labels_per_class", "seed"), ("accuracy", "seconds"))
+TASK, LABELS = "digits", 30
 SEEDS = range(3)
 
 
-def measure(recipe: str, seed: int, task: str = "digits", labels: int = 30) -> tuple:
-    """A row: the command line in a process of its own."""
+def measure(recipe: str, task: str, labels: int, seed: int) -> dict[str, str]:
+    """By the command line, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tlkeras", "fit", task, "--recipe", recipe, "--json"]
         command += ["--labels-per-class", str(labels), "--seed", str(seed), "--out", folder]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout)
-    return recipe, task, labels, seed, round(found["test_accuracy"], 4), found["train_seconds"]
+    accuracy = round(found["test_accuracy"], 4)
+    return {"accuracy": str(accuracy), "seconds": str(found["train_seconds"])}
 
 
-def show(rows: list[dict]) -> None:
+def show(rows: list[Row]) -> None:
     found = []
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
         mine = [row for row in rows if row["recipe"] == recipe]
@@ -50,12 +51,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--table", action="store_true", help="only show what is stored")
     if not parser.parse_args().table:
-        with FILE.open("w", newline="") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(HEADER)
-            for recipe in SETTINGS:
-                for seed in SEEDS:
-                    rows.writerow(measure(recipe, seed))
-                    file.flush()
-    with FILE.open(newline="") as file:
-        show(list(csv.DictReader(file)))
+        for recipe, seed in product(SETTINGS, SEEDS):
+            key = (recipe, TASK, LABELS, seed)
+            ROWS.once(key, measure, *key)
+    show(ROWS.stored)
