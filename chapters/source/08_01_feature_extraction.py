@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 8.1 · Feature extraction: look once, keep what was seen
 #
-# **The question.** The simplest flavour asks a trained network for nothing but a list of numbers for
-# every picture. Of which network, from which depth, with which classifier on top? And does it work
-# for text?
+# **The question.** The simplest flavour asks a trained network for nothing but a list of numbers
+# for every picture. Of which network, from which depth, with which classifier on top? And does it
+# work for text?
 #
 # **The promise.** In about a minute on two cores you take features out of a CNN, of a vision
-# transformer and of words, once and for all, in plain Keras; you choose depth and classifier with
-# measured reasons; and you know when frozen features are not enough. *(Section 1.8 of the course,
-# number 1; no internet needed.)*
+# transformer and of words, in plain Keras; you choose depth and classifier with measured reasons;
+# and you know when frozen features are not enough. *(Section 1.8 of the course, number 1; no
+# internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -25,10 +25,11 @@ tlk.accelerate(quiet=True)
 #
 # A librarian reads a book once and writes a card: author, subject, period. From then on readers
 # search the cards, and the book stays on its shelf. A **[backbone](glossary.md#backbone)** is the
-# librarian, the **[features](glossary.md#feature)** of a picture are its card, and what you train is
-# a small classifier that reads cards. This is **[feature
-# extraction](glossary.md#feature-extraction)**; [Donahue and others
-# 2013](https://arxiv.org/abs/1310.1531) showed how far it goes.
+# librarian, the **[features](glossary.md#feature)** of a picture are its card, and what you train
+# is a small classifier that reads cards. This is **[feature
+# extraction](glossary.md#feature-extraction)** ([Donahue and others
+# 2013](https://arxiv.org/abs/1310.1531)): the first thing to try, and, with few labels and little
+# time, often the last.
 #
 # Our pictures are `lesions`, seven kinds of **synthetic** skin marks of no medical validity, 30
 # labelled ones of each kind.
@@ -42,9 +43,9 @@ task.show(rows=1, columns=7)
 # %% [markdown]
 # ## By hand: read once, keep the cards
 #
-# The network learned from photographs (ImageNet) and ends in 3 x 3 places with 1,280 numbers each.
-# Average over the places, and a picture is 1,280 numbers. `predict` is called once; from here on the
-# network is not needed.
+# The network learned from ImageNet's photographs and ends in 3 x 3 places with 1,280 numbers each.
+# Average over the places, and a picture is 1,280 numbers. After one `predict` the network is not
+# needed any more.
 
 # %%
 backbone = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -59,10 +60,10 @@ rows += [["features", features[0].size, features.nbytes / 1024]]
 tlk.table(rows, [f"{len(images)} examples", "numbers each", "KiB"], digits=0)
 
 # %% [markdown]
-# Any classifier will do. The plainest is a linear one: a **[linear
+# Any classifier will do. The plainest is a linear one, a **[linear
 # probe](glossary.md#linear-probe)**. Each feature is first brought to mean 0 and
-# [spread](glossary.md#spread) 1, for some are a hundred times larger than others; `C` says how
-# closely it follows the labels it has.
+# [spread](glossary.md#spread) 1, for their sizes differ; `C` says how closely it follows the
+# labels. The score is [balanced accuracy](glossary.md#balanced-accuracy): every kind counts alike.
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -82,11 +83,12 @@ print(f"{probed(features, labels, seen, truth):.0f} % balanced accuracy, a singl
 # %% [markdown]
 # ## Cached, and not
 #
-# Many guides do it otherwise: the frozen network stays in the model, and `fit` sends every picture
-# through it in every epoch. The answer is the same. Let a layer count what passes:
+# Many guides keep the frozen network in the model, and `fit` sends every picture through it in
+# every epoch. Is the head the same? A layer in front of the network counts what passes (its code is
+# folded).
 
 
-# %%
+# %% tags=["plumbing"]
 class Counter(keras.layers.Layer):
     def build(self, shape):
         self.seen = self.add_weight(shape=(), initializer="zeros", trainable=False)
@@ -102,7 +104,7 @@ loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 EPOCHS = 3
 
 
-# %%
+# %% tags=["plumbing"]
 def fitted(before_the_head, x):
     """The first weights and the order of the pictures follow from the seed."""
     counter.seen.assign(0)
@@ -114,7 +116,7 @@ def fitted(before_the_head, x):
     return head, int(counter.seen.numpy())
 
 
-# %%
+# %% tags=["plumbing"]
 in_fit, times = fitted([counted], images)
 counter.seen.assign(0)
 cards = counted.predict(images, batch_size=30, verbose=0)
@@ -128,14 +130,13 @@ note = f"Largest difference between the weights of the two heads: {apart:.2f}"
 tlk.table(rows, [f"{EPOCHS} epochs", "pictures through the network"], note=note)
 
 # %% [markdown]
-# Three epochs, a third of the work; a hundred epochs, a hundredth. Or try nine settings on the same
-# cards: still one reading. Two things must hold. What is frozen has to *do* the same every time
-# (dropout inside the backbone is on in `fit`; these networks have none), and the pictures have to be
-# the same: augmentation, which shows new ones all the time, comes further down.
+# It is, for a third of the work; in a hundred epochs, for a hundredth. Two things must hold. What
+# is frozen has to *do* the same every time (dropout inside the backbone is on in `fit`; these
+# networks have none), and the pictures have to be the same. Augmentation comes further down.
 #
 # ## The same with tlkeras
 #
-# `fit_stages` caches by itself, where that is exact, and says where. What is left is a whole Keras
+# `fit_stages` caches by itself where that is exact, and says where. What is left is a whole Keras
 # model that takes pictures.
 
 # %% tags=["nbval-check-output"]
@@ -147,11 +148,10 @@ print("features kept:", run.stages[0].cache)
 # %% [markdown]
 # ## Of which network, from which depth
 #
-# The same for a **vision transformer** (ViT, [Dosovitskiy and others
-# 2020](https://arxiv.org/abs/2010.11929)): it cuts a picture into 64 patches and puts out 96
-# numbers for each; averaged, 96 numbers a picture. Ours learned from printed letters (synthetic).
+# A **vision transformer** (ViT, [Dosovitskiy and others 2020](https://arxiv.org/abs/2010.11929))
+# cuts a picture into patches, here 64, and puts out numbers for each, here 96; averaged, a picture
+# is 96 numbers. Ours learned from printed letters (synthetic); it gets real handwritten digits.
 # KerasHub packs its six blocks into one layer, so to stop after the fourth, call them one by one.
-# The pictures are real handwritten digits:
 
 # %%
 vit = tlk.load_backbone("glyph_vit", 32)
@@ -169,10 +169,10 @@ x, x_new = (reader_4.predict(part, verbose=0) for part in (x, x_new))
 print(f"{x.shape[1]} numbers a digit; {probed(x, y, x_new, y_new):.0f} % right, a single draw")
 
 # %% [markdown]
-# Stored is every block of both networks for both tasks: 5 and 30 labels of each class, five draws,
-# `C` chosen on validation with other draws.
+# Stored is every block of both networks for both tasks: 5 and 30 labels of each class, five
+# [draws](glossary.md#draw), `C` chosen on validation with other draws.
 
-# %% tags=["plumbing"] alt="Line plot of balanced accuracy over the block, from the bottom up, four lines. Lesions: CNN from photographs rises from 26 to 65 percent; ViT from letters falls from 29 to 23. Digits: ViT from letters rises from 29 to 94 with its first block and to 96; CNN from photographs rises from 69 to 95 and falls to 89."
+# %% tags=["plumbing"] alt="Line plot of balanced accuracy over the block, from the bottom up, four lines. Lesions: CNN from photographs rises from 26 to 65 percent; ViT from letters rises from 17 to 29 with its first block and falls to 23. Digits: ViT from letters rises from 29 to 94 with its first block and to 96; CNN from photographs rises from 69 to 95 and falls to 89."
 stored = tlk.results("extraction")
 kinds = {"efficientnet_lite0": "CNN, photographs", "glyph_vit": "ViT, letters"}
 by_depth, rows = {}, []
@@ -193,22 +193,21 @@ tlk.plots.curves(
 tlk.table(rows, ["task", "network", "block", "5 labels", "30 labels"], note=stored.note)
 
 # %% [markdown]
-# **Which network** decides most: for lesions photographs are worth more than twice as much as
-# letters, which get *worse* from block to block; for digits letters are ahead. **Which depth** comes
-# next. The end of a network belongs to its own task: from photographs to lesions it is the best
-# place, to digits it is seven points behind the block before it. (The two networks differ in what
-# they learned from, in their build and in their size all at once, so this does not say whether CNNs
-# or transformers are better.)
+# **Which network** decides most: for lesions, photographs are worth twice as much as letters, whose
+# features get *worse* after the first block; for digits, letters are ahead, by six points with 5
+# labels and by one with 30. **Which depth** comes next: from photographs to digits the end of the
+# network is 7 to 16 points behind the block before it, and to lesions it is ahead with 30 labels (4
+# points in each draw) and behind with 5 (5 ± 2; ± is here the standard error of the mean
+# difference, draw by draw). (The two networks differ in source, build and size at once, so this
+# does not say whether CNNs or transformers are better.)
 #
 # `tlk.probe` measures all blocks of a network in one call, on your own data: exercise 2.
 #
 # ## With which classifier
 #
-# Three judges read the same cards. The **linear probe**; **[nearest
-# neighbours](glossary.md#nearest-neighbours)**, which learn nothing and take the labels of the most
-# similar cards; and a **small network** with one hidden
-# layer. Everything they have to be told (`C`; how many neighbours, and which distance; width and
-# rate) was chosen on validation with other draws.
+# Three judges: the **linear probe**; **[nearest neighbours](glossary.md#nearest-neighbours)**,
+# which learn nothing and take the labels of the most similar cards; and a **small network** with
+# one hidden layer. Their settings were chosen on validation with other draws.
 
 # %% tags=["plumbing"] alt="Bars of balanced accuracy of linear probe, nearest neighbours and small network. Lesions, 5 labels: 38, 35, 36 percent; 30 labels: 65, 53, 61. Digits, 5 labels: 90, 87, 89; 30 labels: 96, 96, 96."
 judges = {}
@@ -226,18 +225,17 @@ for where, found in judges.items():
 tlk.table(lead, "points ahead of the linear probe, draw by draw")
 
 # %% [markdown]
-# The linear probe is not behind anywhere. With five labels all three are near a tie, and so they are
-# for digits with thirty, whose cards lie in clear heaps. For lesions with thirty labels, neighbours
-# lose twelve points: of 1,280 features most say nothing about the kind of mark, and they count them
-# all alike, where a linear classifier learns to leave them out. The small network is four points
-# behind in these 300 steps; its rate was best at the highest that was tried, so it may not be at its
-# end. Begin with the linear probe.
+# The linear probe is behind nowhere; the half point on digits is a tie. Its lead with five labels
+# is one to three points, hardly more than the spread. For lesions with thirty labels, neighbours
+# lose twelve points. A likely reason: neighbours count all 1,280 features alike, a linear
+# classifier learns to leave out those that say nothing. The small network is four points behind
+# after 300 steps, at the highest rate that was tried, so it may not be at its end.
 #
 # ## Augmentation and cards
 #
 # A picture turned anew in every epoch cannot be cached. A *fixed* set of views can: a mark on skin
 # has no right way up, so write a card for each of its eight positions (four quarter turns, mirrored
-# or not). Eight readings, once, and eight times as many cards with the same labels:
+# or not).
 #
 # ```python
 # turned = [np.rot90(images, k, axes=(1, 2)) for k in range(4)]
@@ -251,14 +249,13 @@ views = stored.where(part="views")
 tlk.table(views.scores("what", "labels_per_class", scale=100), "lesions, labels of each class")
 
 # %% [markdown]
-# With 5 labels that is worth six points on average (in one draw of five nothing), with 30 labels two.
-# The cards are still written once.
+# Six points on average with 5 labels (± 2; in one draw of five nothing), two with 30 (± 0.6).
 #
 # ## Text: the words of a report
 #
-# Every lesion comes with a short report (synthetic, too). 3,600 are there, and for 210 of them we
-# use the label. What is the card of a text? The oldest one is a list of its words: how often each
-# occurs, the rare ones weighing more (**TF-IDF**).
+# Every lesion comes with a short report (synthetic, too): 3,600 are there, and of 210 we use the
+# label. The oldest card of a text is a list of its words: how often each occurs, the rare ones
+# weighing more (**TF-IDF**).
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -272,12 +269,12 @@ words, words_held = (counting.transform(part).toarray() for part in (reports, he
 print(f"{reports[0]}\n{words.shape[1]} different words")
 
 # %% [markdown]
-# To a list of words, *bleeds* and *blood* are as different as *bleeds* and *waxy*. A pretrained text
-# network knows better, since it has seen in which company words occur. **BioBERT** ([Lee and others
-# 2019](https://arxiv.org/abs/1901.08746)) has read the abstracts of PubMed. Offline we train our own
-# on the 3,600 reports, without a label. First by hand: count which words stand within four words of
-# each other, note how much more often than by chance, and keep the 64 directions in which words
-# differ most: a **[word vector](glossary.md#word-vector)** ([Levy and Goldberg
+# To such a list, *bleeds* and *blood* are as different as *bleeds* and *waxy*. A pretrained text
+# network knows better, from the company words keep; **BioBERT** ([Lee and others
+# 2019](https://arxiv.org/abs/1901.08746)) has read PubMed. Offline we train our own on the 3,600
+# reports, without a label: count which words stand within four words of each other, note how much
+# more often than by chance, and keep the 64 directions in which words differ most. That is a
+# **[word vector](glossary.md#word-vector)** ([Levy and Goldberg
 # 2014](https://papers.nips.cc/paper/2014/hash/feab05aa91085b7a8012516bc3533958-Abstract.html)).
 
 # %%
@@ -298,7 +295,7 @@ directions, sizes, _ = np.linalg.svd(surprise)
 vectors = directions[:, :64] * sizes[:64]
 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 names = counting.get_feature_names_out()
 rows = []
 for word in ("bleeds", "man", "milia", "face"):
@@ -315,11 +312,11 @@ rows += [["co-occurrence", probed(words @ vectors, kind, words_held @ vectors, a
 tlk.table(rows, ["a single draw", "validation, %"], digits=0)
 
 # %% [markdown]
-# The other way is a transformer. `BertBackbone` of KerasHub is BioBERT's architecture; here two
-# layers of 16, untrained, so that you see what goes in and what comes out. It takes numbers for
-# words (0 fills up), and gives numbers back for every word *in its sentence*.
+# The other way is a transformer. `BertBackbone` of KerasHub is BioBERT's architecture; here a tiny
+# one, untrained, to show what goes in (a number for each word) and what comes out (numbers for each
+# word *in its sentence*, to be averaged).
 
-# %%
+# %% tags=["plumbing"]
 import keras_hub
 
 
@@ -350,9 +347,8 @@ print(f"{cards_of(reports).shape} numbers; {right:.0f} % from an untrained one, 
 
 # %% [markdown]
 # Online the same lines make cards with BioBERT; they were **not run here**, where there is no
-# internet. KerasHub reads a network of Hugging Face from `model.safetensors`; a repository that has
-# only PyTorch's file has to be saved anew by `transformers` first, into a folder whose name then
-# takes the handle's place.
+# internet. KerasHub reads `model.safetensors`; where there is only PyTorch's file, save it anew by
+# `transformers` into a folder and give its name for the handle.
 #
 # ```python
 # handle = "hf://dmis-lab/biobert-v1.1"
@@ -360,33 +356,33 @@ print(f"{cards_of(reports).shape} numbers; {right:.0f} % from an untrained one, 
 # tokens = keras_hub.models.BertTextClassifierPreprocessor.from_preset(handle, sequence_length=64)
 # ```
 #
-# Which card is the best? Five draws, strength and scaling chosen on validation for each.
+# Which card is the best? Five draws, `C` and scaling chosen on validation for each; *random* are 64
+# random numbers for each word.
 
 # %% tags=["nbval-check-output"]
 texts = stored.where(part="text").scores("network", "labels_per_class", scale=100)
 tlk.table(texts, "reports, labels of each class", note="BERT: two layers of 64. Spread over draws.")
 
 # %% [markdown]
-# Words themselves are the best card, or tied for it. With five labels the word vectors are a tie
-# with them, and four points ahead of random vectors, which is what was learned without labels. With
-# thirty they are three points behind: squeezing 202 words into 64 numbers loses more than it brings.
-# And the transformer is no better for having been trained (ten epochs, one run), with thirty labels
-# five points worse. A likely reason, not measured here: its last layer has learned to guess words,
-# not to sum up a report. Averages of the real BERT's last layer made poor sentence cards, too
-# ([Reimers and Gurevych 2019](https://arxiv.org/abs/1908.10084)); it was made to be fine-tuned.
+# The list of words is best. With five labels the word vectors are less than a point behind, and
+# four points ahead of random ones, which is what was learned without labels. With thirty they are
+# three points behind. The transformer is no better for having been trained (ten epochs, one run),
+# with thirty labels five points worse. Averages of the real BERT make poor sentence cards, too
+# ([Reimers and Gurevych 2019](https://arxiv.org/abs/1908.10084)): it learned to guess words, not to
+# sum up a text.
 #
-# All this holds for short reports made of few phrases: where words are many and seen seldom, as in
-# real ones, a network that has read a library starts from far more. Run the plain card beside it.
+# All this holds for short reports of few phrases. Where words are many and rare, a network that has
+# read a library starts from more; run the plain list beside it.
 #
 # ## Where it fails
 #
 # A card holds what the librarian found worth noting. If that is not what you ask for, no classifier
-# can read it off. Two cases, 30 labels, stored by other chapters: the ViT that knows printed letters
-# gets digits behind synthetic blinds, which turn bright and dark around in stripes (`adapters`); and
-# a CNN that knows letters gets lesions (`tasks`). *Frozen* and *random* are linear probes, on the
-# network and on the same network untrained; *fine-tuned* and *scratch* train all of them.
+# can read it off. Two cases, 30 labels: the ViT that knows printed letters gets digits behind
+# synthetic stripes that turn bright and dark around; and a CNN that knows letters gets lesions.
+# *Frozen* and *random* are linear probes, on the network and on the same network untrained;
+# *fine-tuned* and *scratch* train all of it.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 behind = tlk.results("adapters", part="draws", network="glyph_vit", task="blinds")
 behind = behind.where(method=["head", "full"])
 far = tlk.results("tasks", preset="glyph_resnet_small", task="lesions", labels_per_class=30)
@@ -400,10 +396,11 @@ for name in ("frozen", "random", "fine-tuned", "scratch"):
 tlk.table(rows, ["30 labels", "what", "test, %"])
 
 # %% [markdown]
-# Behind blinds the frozen features miss every fourth digit, and fine-tuning wins 16 points: the
-# network itself has to change ([chapter 10.1](10_1_adapters.ipynb) does it with few numbers). For lesions it is worse: features of letters
-# are twelve points *behind* those of the same network that has learned nothing, and fine-tuning does
-# not repair it. There the source is wrong, and another one is the answer, not another classifier.
+# Behind the stripes the frozen features miss every fourth digit, and fine-tuning wins 16 points (±
+# 1): the network itself has to change ([chapter 10.1](10_1_adapters.ipynb) does it with few
+# numbers). For lesions, features of letters are twelve points (± 1.4) *behind* those of the same
+# network that has learned nothing, and fine-tuning does not repair it. There another source is the
+# answer, not another classifier.
 #
 # ## What it costs
 
@@ -418,16 +415,17 @@ header = ["210 pictures of lesions", "through the network", "seconds of one core
 tlk.table(rows, header)
 
 # %% [markdown]
-# (Of one run each.) The first look costs nearly all; after that a judge is trained in a blink, so
-# that you can choose among many. Neighbours keep every card they have, the others a fixed number,
-# however many labels come. In memory a card of 1,280 numbers is 5 KiB, the picture 108.
+# (One run each.) The first look costs nearly all; after that a classifier takes a blink, so you can
+# choose among many. Neighbours keep every card they have, the others a fixed number. In memory a
+# card of 1,280 numbers is 5 KiB, the picture 108.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: the nearest card, by hand
 #
-# One nearest neighbour takes three lines of NumPy. Find for every new picture the labelled one whose `features` point in the most similar direction (cosine), and take its label.
+# One nearest neighbour takes three lines of NumPy. Find for every new picture the labelled one
+# whose `features` point in the most similar direction (cosine), and take its label.
 
 # %% [markdown] tags=["hint"]
 # Divide every row of `features` and of `seen` by its length, `np.linalg.norm(..., axis=1,
@@ -478,9 +476,8 @@ rows += [["0 to 1", probed(dark, labels, dark_seen, truth)]]
 tlk.table(rows, ["pixels", "validation, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# Nothing complains, and about half of what the probe could read is gone: to the network every
-# picture is nearly black. Features fail silently. Look at one card before you write thousands, and
-# at a probe before you train anything large.
+# Nothing complains, and the probe reads about half as much: to the network every picture is nearly
+# black. Features fail silently. Probe before you train anything large.
 
 # %% [markdown]
 # ## What to remember
