@@ -26,16 +26,26 @@ from tlkeras.blocks.find import find_blocks
 from tlkeras.utils.tables import text_table
 
 LARGE = (
-    "NASNetLarge",
-    "EfficientNetV2L",
-    "EfficientNetV2M",
-    "EfficientNetB7",
-    "EfficientNetB6",
-    "EfficientNetB5",
-    "ConvNeXtXLarge",
-    "ConvNeXtLarge",
-    "ConvNeXtBase",
-)
+    "NASNetLarge", "EfficientNetV2L", "EfficientNetV2M", "EfficientNetB7", "EfficientNetB6",
+    "EfficientNetB5", "ConvNeXtXLarge", "ConvNeXtLarge", "ConvNeXtBase",
+)  # fmt: skip
+SHAPE = (64, 64, 3)
+IMAGE = {"image_shape": SHAPE}
+TRANSFORMER = {"num_layers": 3, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+PATCHES = TRANSFORMER | IMAGE | {"patch_size": 16}
+TEXT = TRANSFORMER | {"vocabulary_size": 50, "max_sequence_length": 12}
+VIT = {"patch_size": 16, "num_layers": 4, "num_heads": 2, "hidden_dim": 8, **IMAGE}
+VITDET = {
+    "image_shape": (128, 128, 3), "patch_size": 16, "hidden_size": 8, "num_layers": 3,
+    "num_heads": 2, "intermediate_dim": 16, "num_output_channels": 8, "window_size": 2,
+    "global_attention_layer_indices": [2],
+}  # fmt: skip
+MIT = IMAGE | {
+    "layerwise_depths": [2, 2, 2, 2], "num_layers": 4, "layerwise_num_heads": [1, 2, 5, 8],
+    "layerwise_sr_ratios": [8, 4, 2, 1], "max_drop_path_rate": 0.1,
+    "hidden_dims": [8, 16, 20, 32], "layerwise_patch_sizes": [7, 3, 3, 3],
+    "layerwise_strides": [4, 2, 2, 2],
+}  # fmt: skip
 
 
 def applications(fast):
@@ -61,281 +71,138 @@ def hub():
     import keras_hub
 
     m = keras_hub.models
-    image = {"image_shape": (64, 64, 3)}
-    text = {
-        "vocabulary_size": 50,
-        "num_layers": 3,
-        "num_heads": 2,
-        "hidden_dim": 8,
-        "intermediate_dim": 16,
-        "max_sequence_length": 12,
-    }
-
-    def resnet(**more):
-        return m.ResNetBackbone(
-            **{
-                "input_conv_filters": [64],
-                "input_conv_kernel_sizes": [7],
-                "stackwise_num_filters": [64, 64, 64],
-                "stackwise_num_blocks": [2, 2, 2],
-                "stackwise_num_strides": [1, 2, 2],
-                "block_type": "basic_block",
-                **more,
-            }
-        )
-
-    def clip():
-        vision = m.CLIPVisionEncoder(
-            patch_size=16,
-            hidden_dim=8,
-            num_layers=3,
-            num_heads=2,
-            intermediate_dim=16,
-            image_shape=(64, 64, 3),
-        )
-        words = m.CLIPTextEncoder(
-            vocabulary_size=50,
-            embedding_dim=8,
-            hidden_dim=8,
-            num_layers=3,
-            num_heads=2,
-            intermediate_dim=16,
-            max_sequence_length=12,
-        )
-        return m.CLIPBackbone(vision, words, projection_dim=8)
-
-    def sam():
-        vision = m.ViTDetBackbone(
-            image_shape=(128, 128, 3),
-            patch_size=16,
-            hidden_size=8,
-            num_layers=3,
-            num_heads=2,
-            intermediate_dim=16,
-            num_output_channels=8,
-            window_size=2,
-            global_attention_layer_indices=[2],
-        )
-        return m.SAMBackbone(
-            image_encoder=vision,
-            prompt_encoder=keras_hub.layers.SAMPromptEncoder(
-                hidden_size=8,
-                image_embedding_size=(8, 8),
-                input_image_size=(128, 128),
-                mask_in_channels=8,
-            ),
-            mask_decoder=keras_hub.layers.SAMMaskDecoder(
-                num_layers=2,
-                hidden_size=8,
-                intermediate_dim=16,
-                num_heads=2,
-                embedding_dim=8,
-                num_multimask_outputs=3,
-                iou_head_depth=2,
-                iou_head_hidden_dim=8,
-            ),
-        )
-
-    vit = {"patch_size": 16, "num_layers": 4, "num_heads": 2, "hidden_dim": 8, **image}
-    yield "ResNet v1", resnet
-    yield "ResNet v2", lambda: resnet(use_pre_activation=True)
+    yield from hub_convolutions(m)
+    yield from hub_transformers(m, keras_hub.layers)
+    yield "ResNet classifier", lambda: m.ImageClassifier(backbone=resnet(m), num_classes=5)
     yield (
-        "ResNet D",
-        lambda: resnet(
-            input_conv_filters=[32, 32, 64],
-            input_conv_kernel_sizes=[3, 3, 3],
-            block_type="bottleneck_block_vd",
+        "ViT classifier",
+        lambda: m.ViTImageClassifier(
+            backbone=m.ViTBackbone(mlp_dim=16, **VIT), pooling="token", num_classes=5
         ),
     )
     yield (
-        "EfficientNet",
-        lambda: m.EfficientNetBackbone(
-            stackwise_width_coefficients=[1.0] * 6,
-            stackwise_depth_coefficients=[1.0] * 6,
-            stackwise_kernel_sizes=[3] * 6,
-            stackwise_num_repeats=[1, 2, 2, 2, 2, 1],
-            stackwise_input_filters=[32, 16, 32, 48, 96, 112],
-            stackwise_output_filters=[16, 32, 48, 96, 112, 192],
-            stackwise_expansion_ratios=[1, 4, 4, 4, 6, 6],
-            stackwise_strides=[1, 2, 2, 2, 1, 2],
-            stackwise_squeeze_and_excite_ratios=[0, 0, 0, 0.25, 0.25, 0.25],
-            stackwise_block_types=["fused"] * 3 + ["unfused"] * 3,
+        "BERT classifier",
+        lambda: m.BertTextClassifier(backbone=m.BertBackbone(**TEXT), num_classes=5),
+    )
+    yield (
+        "MiT segmenter",
+        lambda: m.SegFormerImageSegmenter(
+            backbone=m.SegFormerBackbone(projection_filters=8, image_encoder=m.MiTBackbone(**MIT)),
+            num_classes=5,
         ),
     )
+
+
+def resnet(m, **more):
+    options = {
+        "input_conv_filters": [64], "input_conv_kernel_sizes": [7],
+        "stackwise_num_filters": [64, 64, 64], "stackwise_num_blocks": [2, 2, 2],
+        "stackwise_num_strides": [1, 2, 2], "block_type": "basic_block",
+    }  # fmt: skip
+    return m.ResNetBackbone(**options | more)
+
+
+def hub_convolutions(m):
+    yield "ResNet v1", lambda: resnet(m)
+    yield "ResNet v2", lambda: resnet(m, use_pre_activation=True)
+    yield "ResNet D", lambda: resnet(
+        m, input_conv_filters=[32, 32, 64], input_conv_kernel_sizes=[3, 3, 3],
+        block_type="bottleneck_block_vd",
+    )  # fmt: skip
+    yield "EfficientNet", lambda: m.EfficientNetBackbone(
+        stackwise_width_coefficients=[1.0] * 6, stackwise_depth_coefficients=[1.0] * 6,
+        stackwise_kernel_sizes=[3] * 6, stackwise_num_repeats=[1, 2, 2, 2, 2, 1],
+        stackwise_input_filters=[32, 16, 32, 48, 96, 112],
+        stackwise_output_filters=[16, 32, 48, 96, 112, 192],
+        stackwise_expansion_ratios=[1, 4, 4, 4, 6, 6], stackwise_strides=[1, 2, 2, 2, 1, 2],
+        stackwise_squeeze_and_excite_ratios=[0, 0, 0, 0.25, 0.25, 0.25],
+        stackwise_block_types=["fused"] * 3 + ["unfused"] * 3,
+    )  # fmt: skip
     yield "DenseNet (KerasHub)", lambda: m.DenseNetBackbone(stackwise_num_repeats=[2, 3, 2, 2])
-    yield (
-        "MobileNet (KerasHub)",
-        lambda: m.MobileNetBackbone(
-            stackwise_expansion=[[40, 56], [64, 144, 144], [72, 72], [144, 288, 288]],
-            stackwise_num_blocks=[2, 3, 2, 3],
-            stackwise_num_filters=[[16, 16], [24, 24, 24], [24, 24], [48, 48, 48]],
-            stackwise_kernel_size=[[3, 3], [5, 5, 5], [5, 5], [5, 5, 5]],
-            stackwise_num_strides=[[2, 1], [2, 1, 1], [1, 1], [2, 1, 1]],
-            stackwise_se_ratio=[[None, None], [0.25] * 3, [0.3, 0.3], [0.3, 0.25, 0.25]],
-            stackwise_activation=[
-                ["relu", "relu"],
-                ["hard_swish"] * 3,
-                ["hard_swish"] * 2,
-                ["hard_swish"] * 3,
-            ],
-            stackwise_padding=[[1, 1], [2, 2, 2], [2, 2], [2, 2, 2]],
-            output_num_filters=288,
-            input_activation="hard_swish",
-            output_activation="hard_swish",
-            input_num_filters=16,
-            image_shape=(64, 64, 3),
-            depthwise_filters=8,
-            depthwise_stride=2,
-            depthwise_residual=False,
-            squeeze_and_excite=0.5,
-            last_layer_filter=96,
-        ),
-    )
-    yield "VGG", lambda: m.VGGBackbone([2, 2, 3, 3, 3], [4, 8, 8, 8, 8], image_shape=(64, 64, 3))
+    yield "MobileNet (KerasHub)", lambda: m.MobileNetBackbone(
+        stackwise_expansion=[[40, 56], [64, 144, 144], [72, 72], [144, 288, 288]],
+        stackwise_num_blocks=[2, 3, 2, 3],
+        stackwise_num_filters=[[16, 16], [24, 24, 24], [24, 24], [48, 48, 48]],
+        stackwise_kernel_size=[[3, 3], [5, 5, 5], [5, 5], [5, 5, 5]],
+        stackwise_num_strides=[[2, 1], [2, 1, 1], [1, 1], [2, 1, 1]],
+        stackwise_se_ratio=[[None, None], [0.25] * 3, [0.3, 0.3], [0.3, 0.25, 0.25]],
+        stackwise_activation=[
+            ["relu", "relu"], ["hard_swish"] * 3, ["hard_swish"] * 2, ["hard_swish"] * 3
+        ],
+        stackwise_padding=[[1, 1], [2, 2, 2], [2, 2], [2, 2, 2]],
+        output_num_filters=288, input_activation="hard_swish", output_activation="hard_swish",
+        input_num_filters=16, depthwise_filters=8, depthwise_stride=2, depthwise_residual=False,
+        squeeze_and_excite=0.5, last_layer_filter=96, **IMAGE,
+    )  # fmt: skip
+    yield "VGG", lambda: m.VGGBackbone([2, 2, 3, 3, 3], [4, 8, 8, 8, 8], **IMAGE)
     yield (
         "Xception (KerasHub)",
         lambda: m.XceptionBackbone(
             stackwise_conv_filters=[[8, 16], [16, 32], [64, 64]],
             stackwise_pooling=[True, True, False],
-            image_shape=(64, 64, 3),
+            **IMAGE,
         ),
     )
-    yield (
-        "CSPNet",
-        lambda: m.CSPNetBackbone(
-            stem_filters=16,
-            stem_kernel_size=3,
-            stem_strides=2,
-            stem_padding="same",
-            stackwise_num_filters=[16, 16, 32, 32],
-            stackwise_depth=[1, 2, 2, 1],
-            stackwise_strides=[1, 2, 2, 2],
-            block_type="dark_block",
-            stage_type="dark",
-            bottle_ratio=[0.5],
-            image_shape=(64, 64, 3),
-        ),
-    )
-    yield (
-        "HGNetV2",
-        lambda: m.HGNetV2Backbone(
-            depths=[1, 1, 2, 1],
-            embedding_size=8,
-            hidden_sizes=[16, 16, 16, 16],
-            stem_channels=[3, 8, 8],
-            hidden_act="relu",
-            use_learnable_affine_block=False,
-            stackwise_stage_filters=[
-                [8, 8, 16, 1, 2, 3],
-                [16, 8, 16, 1, 2, 3],
-                [16, 8, 16, 2, 2, 3],
-                [16, 8, 16, 1, 2, 3],
-            ],
-            apply_downsample=[False, True, True, True],
-            use_lightweight_conv_block=[False, False, True, True],
-            image_shape=(64, 64, 3),
-        ),
-    )
-    yield (
-        "MiT",
-        lambda: m.MiTBackbone(
-            layerwise_depths=[2, 2, 2, 2],
-            num_layers=4,
-            layerwise_num_heads=[1, 2, 5, 8],
-            layerwise_sr_ratios=[8, 4, 2, 1],
-            max_drop_path_rate=0.1,
-            hidden_dims=[8, 16, 20, 32],
-            layerwise_patch_sizes=[7, 3, 3, 3],
-            layerwise_strides=[4, 2, 2, 2],
-            **image,
-        ),
-    )
+    yield "CSPNet", lambda: m.CSPNetBackbone(
+        stem_filters=16, stem_kernel_size=3, stem_strides=2, stem_padding="same",
+        stackwise_num_filters=[16, 16, 32, 32], stackwise_depth=[1, 2, 2, 1],
+        stackwise_strides=[1, 2, 2, 2], block_type="dark_block", stage_type="dark",
+        bottle_ratio=[0.5], **IMAGE,
+    )  # fmt: skip
+    yield "HGNetV2", lambda: m.HGNetV2Backbone(
+        depths=[1, 1, 2, 1], embedding_size=8, hidden_sizes=[16, 16, 16, 16],
+        stem_channels=[3, 8, 8], hidden_act="relu", use_learnable_affine_block=False,
+        stackwise_stage_filters=[
+            [8, 8, 16, 1, 2, 3], [16, 8, 16, 1, 2, 3], [16, 8, 16, 2, 2, 3], [16, 8, 16, 1, 2, 3]
+        ],
+        apply_downsample=[False, True, True, True],
+        use_lightweight_conv_block=[False, False, True, True], **IMAGE,
+    )  # fmt: skip
+
+
+def hub_transformers(m, layers):
+    yield "MiT", lambda: m.MiTBackbone(**MIT)
     yield (
         "Swin",
         lambda: m.SwinTransformerBackbone(
-            image_shape=(64, 64, 3),
-            embed_dim=8,
-            depths=[2, 2, 2],
-            num_heads=[1, 2, 4],
-            window_size=4,
+            embed_dim=8, depths=[2, 2, 2], num_heads=[1, 2, 4], window_size=4, **IMAGE
         ),
     )
-    yield "ViT", lambda: m.ViTBackbone(mlp_dim=16, **vit)
-    yield "DeiT", lambda: m.DeiTBackbone(intermediate_dim=16, **vit)
+    yield "ViT", lambda: m.ViTBackbone(mlp_dim=16, **VIT)
+    yield "DeiT", lambda: m.DeiTBackbone(intermediate_dim=16, **VIT)
+    yield "ViTDet", lambda: m.ViTDetBackbone(**VITDET)
+    yield "SigLIP vision", lambda: m.SigLIPVisionEncoder(**PATCHES)
+    words = TEXT | {"embedding_dim": 8}
     yield (
-        "ViTDet",
-        lambda: m.ViTDetBackbone(
-            image_shape=(128, 128, 3),
-            patch_size=16,
-            hidden_size=8,
-            num_layers=3,
-            num_heads=2,
-            intermediate_dim=16,
-            num_output_channels=8,
-            window_size=2,
-            global_attention_layer_indices=[2],
+        "CLIP",
+        lambda: m.CLIPBackbone(
+            m.CLIPVisionEncoder(**PATCHES), m.CLIPTextEncoder(**words), projection_dim=8
         ),
     )
-    yield (
-        "SigLIP vision",
-        lambda: m.SigLIPVisionEncoder(
-            patch_size=16,
-            hidden_dim=8,
-            num_layers=3,
-            num_heads=2,
-            intermediate_dim=16,
-            image_shape=(64, 64, 3),
+    yield "SAM", lambda: m.SAMBackbone(
+        image_encoder=m.ViTDetBackbone(**VITDET),
+        prompt_encoder=layers.SAMPromptEncoder(
+            hidden_size=8, image_embedding_size=(8, 8), input_image_size=(128, 128),
+            mask_in_channels=8,
         ),
-    )
-    yield "CLIP", clip
-    yield "SAM", sam
-    yield "BERT", lambda: m.BertBackbone(**text)
-    yield "DistilBERT", lambda: m.DistilBertBackbone(**text)
-    yield "RoBERTa", lambda: m.RobertaBackbone(**text)
-    yield "ALBERT", lambda: m.AlbertBackbone(embedding_dim=4, **{**text, "num_layers": 2})
-    yield "DeBERTa", lambda: m.DebertaV3Backbone(bucket_size=8, **text)
-    yield "GPT2", lambda: m.GPT2Backbone(**text)
+        mask_decoder=layers.SAMMaskDecoder(
+            num_layers=2, hidden_size=8, intermediate_dim=16, num_heads=2, embedding_dim=8,
+            num_multimask_outputs=3, iou_head_depth=2, iou_head_hidden_dim=8,
+        ),
+    )  # fmt: skip
+    yield "BERT", lambda: m.BertBackbone(**TEXT)
+    yield "DistilBERT", lambda: m.DistilBertBackbone(**TEXT)
+    yield "RoBERTa", lambda: m.RobertaBackbone(**TEXT)
+    yield "ALBERT", lambda: m.AlbertBackbone(embedding_dim=4, **TEXT | {"num_layers": 2})
+    yield "DeBERTa", lambda: m.DebertaV3Backbone(bucket_size=8, **TEXT)
+    yield "GPT2", lambda: m.GPT2Backbone(**TEXT)
     yield (
         "Whisper",
         lambda: m.WhisperBackbone(
             vocabulary_size=50,
-            num_layers=3,
-            num_heads=2,
-            hidden_dim=8,
-            intermediate_dim=16,
             max_encoder_sequence_length=12,
             max_decoder_sequence_length=10,
-        ),
-    )
-    yield "ResNet classifier", lambda: m.ImageClassifier(backbone=resnet(), num_classes=5)
-    yield (
-        "ViT classifier",
-        lambda: m.ViTImageClassifier(
-            backbone=m.ViTBackbone(mlp_dim=16, **vit), pooling="token", num_classes=5
-        ),
-    )
-    yield (
-        "BERT classifier",
-        lambda: m.BertTextClassifier(backbone=m.BertBackbone(**text), num_classes=5),
-    )
-    yield (
-        "MiT segmenter",
-        lambda: m.SegFormerImageSegmenter(
-            backbone=m.SegFormerBackbone(
-                projection_filters=8,
-                image_encoder=m.MiTBackbone(
-                    layerwise_depths=[2, 2, 2, 2],
-                    num_layers=4,
-                    layerwise_num_heads=[1, 2, 5, 8],
-                    layerwise_sr_ratios=[8, 4, 2, 1],
-                    max_drop_path_rate=0.1,
-                    hidden_dims=[8, 16, 20, 32],
-                    layerwise_patch_sizes=[7, 3, 3, 3],
-                    layerwise_strides=[4, 2, 2, 2],
-                    **image,
-                ),
-            ),
-            num_classes=5,
+            **TRANSFORMER,
         ),
     )
 
@@ -343,39 +210,25 @@ def hub():
 def cv():
     import keras_cv
 
-    m, shape = keras_cv.models, (64, 64, 3)
+    m, options = keras_cv.models, {"include_rescaling": True, "input_shape": SHAPE}
     yield (
         "DenseNet (KerasCV)",
-        lambda: m.DenseNetBackbone(
-            stackwise_num_repeats=[2, 3, 2, 2], include_rescaling=True, input_shape=shape
-        ),
+        lambda: m.DenseNetBackbone(stackwise_num_repeats=[2, 3, 2, 2], **options),
     )
-    yield (
-        "EfficientNetV2 (KerasCV)",
-        lambda: m.EfficientNetV2Backbone(
-            stackwise_kernel_sizes=[3] * 6,
-            stackwise_num_repeats=[1, 2, 2, 2, 2, 2],
-            stackwise_input_filters=[24, 24, 48, 64, 128, 160],
-            stackwise_output_filters=[24, 48, 64, 128, 160, 256],
-            stackwise_expansion_ratios=[1, 4, 4, 4, 6, 6],
-            stackwise_squeeze_and_excite_ratios=[0.0, 0.0, 0, 0.25, 0.25, 0.25],
-            stackwise_strides=[1, 2, 2, 2, 1, 2],
-            stackwise_conv_types=["fused"] * 3 + ["unfused"] * 3,
-            width_coefficient=1.0,
-            depth_coefficient=1.0,
-            include_rescaling=True,
-            input_shape=shape,
-        ),
-    )
-    yield (
-        "CSPDarkNet (KerasCV)",
-        lambda: m.CSPDarkNetBackbone(
-            stackwise_channels=[8, 8, 16, 16],
-            stackwise_depth=[1, 2, 2, 1],
-            include_rescaling=False,
-            input_shape=shape,
-        ),
-    )
+    yield "EfficientNetV2 (KerasCV)", lambda: m.EfficientNetV2Backbone(
+        stackwise_kernel_sizes=[3] * 6, stackwise_num_repeats=[1, 2, 2, 2, 2, 2],
+        stackwise_input_filters=[24, 24, 48, 64, 128, 160],
+        stackwise_output_filters=[24, 48, 64, 128, 160, 256],
+        stackwise_expansion_ratios=[1, 4, 4, 4, 6, 6],
+        stackwise_squeeze_and_excite_ratios=[0.0, 0.0, 0, 0.25, 0.25, 0.25],
+        stackwise_strides=[1, 2, 2, 2, 1, 2],
+        stackwise_conv_types=["fused"] * 3 + ["unfused"] * 3,
+        width_coefficient=1.0, depth_coefficient=1.0, **options,
+    )  # fmt: skip
+    yield "CSPDarkNet (KerasCV)", lambda: m.CSPDarkNetBackbone(
+        stackwise_channels=[8, 8, 16, 16], stackwise_depth=[1, 2, 2, 1],
+        include_rescaling=False, input_shape=SHAPE,
+    )  # fmt: skip
     yield (
         "MobileNetV3 (KerasCV)",
         lambda: m.MobileNetV3Backbone(
@@ -385,8 +238,7 @@ def cv():
             stackwise_stride=[2, 2, 1, 2, 1, 1],
             stackwise_se_ratio=[0.25, None, None, 0.25, 0.25, 0.25],
             stackwise_activation=["relu"] * 3 + ["hard_swish"] * 3,
-            include_rescaling=True,
-            input_shape=shape,
+            **options,
         ),
     )
 
