@@ -5,14 +5,12 @@ And README's figure, clothes_labels.png: ImageNet's features against pixels, fro
 python tools/draw_tasks.py
 """
 
-from pathlib import Path
-
 import tlkeras as tlk
 from tlkeras.display import plots
 
 import numpy as np  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
+from rows import RESULTS as OUT
 
-OUT = Path(__file__).resolve().parents[1] / "data" / "results"
 SHOWN = {  # what is drawn, and how it is loaded
     "clothes": ("clothes", {"image_size": 64}),
     "digits": ("digits", {}),
