@@ -84,8 +84,7 @@ print(f"{probed(features, labels, seen, truth):.0f} % balanced accuracy, a singl
 # ## Cached, and not
 #
 # Many guides keep the frozen network in the model, and `fit` sends every picture through it in
-# every epoch. Is the head the same? A layer in front of the network counts what passes (its code is
-# folded).
+# every epoch. Is the head the same? A layer in front of the network counts what passes.
 
 
 # %% tags=["plumbing"]

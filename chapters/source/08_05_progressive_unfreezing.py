@@ -165,7 +165,7 @@ tlk.table(rows, ["order", "digits (%)", "letters kept (%)", "seconds"], digits=0
 # the control that opens all blocks together after 40 steps of the head, and *gradual* opens one
 # every 40 steps. Mean ± [spread](glossary.md#spread) of five [draws](glossary.md#draw).
 
-# %% tags=["plumbing"] alt="Two groups of six bars, at a rate of 1e-3. Digits read: at once with one rate 88, with decay 86; head first 90 and 85; gradual 85 and 79. Letters kept: at once 3 and 49; head first 13 and 57; gradual 23 and 59."
+# %% tags=["plumbing"] alt="Two groups of six bars, at a rate of 1e-3. Digits read: at once with one rate 88, with decay 86; head first 90 and 85; gradual 85 and 80. Letters kept: at once 3 and 49; head first 13 and 57; gradual 23 and 59."
 ORDERS, RULES = ("at once", "head first", "gradual"), ("one rate", "decay")
 stored = tlk.results("rates", target="blinds", schedule="constant")
 
