@@ -4,22 +4,21 @@
 # **The question.** Training went wrong, and nothing said so. What was it?
 #
 # **The promise.** In about a minute on two cores you make five well-known mistakes on purpose, see
-# each on its curve, check for it in a few lines of plain Keras, and mend it. Afterwards you can
-# read a bad curve, and have a doctor that reads it with you. *(Section 1.9 of the course; no
-# internet needed.)*
+# each on its curve, check for it in a few lines, and mend it. Afterwards you can read a bad curve,
+# and have a doctor that reads it with you. *(Section 1.9 of the course; no internet needed.)*
 #
 # ## The idea
 #
 # A mechanic listens to the engine before she opens it. A training run has its sounds, too: two
-# losses that part, a step in the accuracy where a layer was unfrozen, a curve that goes flat too
-# low. Five of them, and what they usually mean:
+# losses that part, a drop where a layer was unfrozen, a curve that goes flat too low. Five of them,
+# and what they usually mean:
 #
 # | you see | probably | then |
 # |---|---|---|
-# | training loss falls, validation does not improve | **overfitting**: the images are learned by heart | more regularisation or dropout, fewer unfrozen layers |
+# | training loss falls, validation does not improve | **[overfitting](glossary.md#overfitting)**: the images are learned by heart | more regularisation or dropout, fewer unfrozen layers |
 # | accuracy drops when layers are unfrozen | the rate is too high for pretrained layers | a lower one for them; the head's may stay higher |
-# | training is unstable with small batches | **BatchNorm** takes its statistics from too few images | freeze BatchNorm, or use GroupNorm or LayerNorm |
-# | the model no longer knows what it knew | **forgetting**: pretrained weights are overwritten | unfreeze step by step, or a lower rate |
+# | training is unstable with small batches | **[BatchNorm](glossary.md#batchnorm)** takes its statistics from too few images | freeze BatchNorm, or use GroupNorm or LayerNorm |
+# | the model no longer knows what it knew | **[forgetting](glossary.md#catastrophic-forgetting)**: pretrained weights are overwritten | unfreeze step by step, or a lower rate |
 # | the head alone does not improve | the data are too far from the source | unfreeze more |
 #
 # ImageNet's network and ten labelled photographs of each kind of clothes will do for four of them.
@@ -53,16 +52,16 @@ def fit(*stages):
 # %% [markdown]
 # ## 1. It learns by heart
 #
-# The head first, then the last block with it, for many epochs: 2.7 million numbers learn from a
-# hundred images.
+# The [head](glossary.md#head) first, then the last [block](glossary.md#block) with it, for many
+# epochs: 2.7 million numbers learn from a hundred images.
 
-# %% alt="Two panels. Training loss falls to zero; validation loss stays above 1.2 and rises to almost 2. Training accuracy reaches 1, validation accuracy stays at about 0.7."
+# %% alt="Two panels. Training loss falls to zero; validation loss is least in epoch 4, rises to almost 2 in epoch 11 and ends at 1.3. Training accuracy reaches 1, validation accuracy stays at about 0.7."
 by_heart = fit(tlk.Stage("tune", last, learning_rate=2e-4, epochs=8))
 by_heart.plot()
 
 # %% [markdown]
-# In plain Keras the check is one line on what `fit` returns: in which epoch was validation at its
-# best, and what did training do afterwards?
+# The check, on what `fit` returns: in which epoch was validation at its best, and what did training
+# do afterwards?
 
 # %%
 loss, val_loss = (np.array(by_heart.history[name]) for name in ("loss", "val_loss"))
@@ -71,13 +70,18 @@ print(f"best validation loss {val_loss[best]:.2f} in epoch {best + 1} of {len(lo
       f"training {loss[best]:.2f} -> {loss[-1]:.2f}, validation -> {val_loss[-1]:.2f}")  # fmt: skip
 
 # %% [markdown]
-# `fit_stages` has kept the weights of the best epoch, so no harm was done; with `fit` you would have
-# the last ones (the plain cure is `keras.callbacks.EarlyStopping(restore_best_weights=True)`). More
-# epochs cannot help. What can: fewer layers, augmentation, dropout, or more images.
+# The best epoch is one of the head's: the block that was unfrozen then fits the hundred images
+# better, and no others. (Validation accuracy goes up and down by less than 200 images can tell.) So
+# in this single run the cure is to *freeze more*, and to stop in time: `fit_stages` ends each stage
+# at its epoch of least validation loss, as
+# `keras.callbacks.EarlyStopping(restore_best_weights=True)` does in `fit`. Others are more images,
+# and augmentation, dropout and weight decay, as in recipes B and C of [chapter
+# 7](07_choosing_layers.ipynb).
 #
 # ## 2. It breaks when layers are unfrozen
 #
-# The same at 1e-2, a rate for heads; one epoch, in batches of two.
+# The same at 1e-2, a [learning rate](glossary.md#learning-rate) for heads; one epoch, in batches of
+# two.
 
 # %% alt="Two panels. In the one epoch of the second stage the loss jumps from below 1.5 to 25 in validation and 36 in training, and accuracy falls from 0.7 to 0.1."
 tune = tlk.Stage("tune", last, learning_rate=1e-2, epochs=1, batch_size=2)  # 50 steps
@@ -85,9 +89,9 @@ hot = fit(tune)
 hot.plot()
 
 # %% [markdown]
-# One step of AdamW moves a weight by about the rate, whatever the gradient; a typical weight
-# here is 0.08 (chapter 07). At 1e-2 a few steps replace what ImageNet taught. The doctor says which stage it
-# was, and a finding holds the plan that would mend it:
+# One step of AdamW moves a weight by about the rate, whatever the gradient, and a typical weight
+# here is 0.08 ([chapter 7](07_choosing_layers.ipynb)): at 1e-2 a few steps replace what ImageNet
+# taught. `run.diagnose()` says which stage it was, and a finding holds the plan that would mend it:
 
 # %%
 hot.diagnose()
@@ -114,7 +118,7 @@ print("at 3e-5 by less than 15:", first_epoch(gentle)[0] - first_epoch(gentle)[1
 #
 # A [BatchNorm](glossary.md#batchnorm) layer that trains normalises every batch by the batch's own
 # mean and variance, and keeps a running average for later use. Of two images these are mostly
-# noise. The rate is the gentle one, and so is all else; only `batchnorm="train"` is new.
+# noise. All is as in the gentle run, but for `batchnorm="train"`.
 
 # %% alt="Two panels. As the second stage begins with BatchNorm in training, the loss more than doubles and accuracy falls from 0.7 to 0.2 in validation, and below that in training."
 noisy = fit(tune.replace(learning_rate=3e-5, batchnorm="train"))
@@ -124,9 +128,9 @@ noisy.plot()
 noisy.diagnose()
 
 # %% [markdown]
-# From the curve alone this looks like symptom 2. What tells them apart is the gentle run above: there
-# BatchNorm was held, and nothing else differs. In plain Keras that is `layer.trainable = False` on every
-# `BatchNormalization`, before `compile`; here it is the default mode, `"frozen"`.
+# From the curve alone this looks like symptom 2. What tells them apart is the gentle run, in which
+# BatchNorm was held and nothing else differs. In plain Keras that is `layer.trainable = False` on
+# every `BatchNormalization`, before `compile`; here it is the default, `"frozen"`.
 
 # %%
 rows = [
@@ -140,10 +144,11 @@ gap = first_epoch(gentle)[1] - first_epoch(noisy)[1]
 print("frozen BatchNorm is ahead by more than 20 points:", gap > 20)
 
 # %% [markdown]
-# Where BatchNorm must learn (from scratch, say) and only small batches fit, swap it:
-# **GroupNorm** normalises within each image, so a batch of one is as good as any
-# ([Wu & He 2018](https://arxiv.org/abs/1803.08494)). The swap is for networks that are still to be
-# trained: pretrained weights expect the statistics that it throws away.
+# Where BatchNorm must learn (from scratch, say) and only small batches fit, swap it: **GroupNorm**
+# normalises within each image, so a batch of one is as good as any ([Wu & He
+# 2018](https://arxiv.org/abs/1803.08494)); LayerNorm takes all channels as one group. The swap is
+# for networks that are still to be trained: pretrained weights expect the statistics that it throws
+# away.
 
 # %%
 backbone = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -153,8 +158,8 @@ print(f"{len(backbone.layers[-1].weights) - len(swapped.layers[-1].weights)} sta
 # %% [markdown]
 # ## 4. It forgets
 #
-# Does the network still know what it knew? Ask it: put ImageNet's old head back on the tuned
-# backbone, and show it a photograph of a palace.
+# Does the network still know what it knew? Put ImageNet's old head back on the tuned backbone, and
+# show it a photograph of a palace.
 
 # %%
 from keras_hub.utils import decode_imagenet_predictions
@@ -193,9 +198,11 @@ print("a palace when tuned at 3e-5:", guesses["tuned at 3e-5"] == "palace")
 print("still one when tuned at 1e-2:", guesses["tuned at 1e-2"] == "palace")
 
 # %% [markdown]
-# Nobody asked for palaces; is it a loss? It is: what makes a palace a palace, edges, curves, textures,
-# is what clothes are recognised by, too. At 1e-2 both are gone. Where the old task still matters, measure it before and after, as here; chapter
-# 06 does it on a hundred classes of letters, over five draws.
+# Nobody asked for palaces; is it a loss? It is: edges, curves and textures make clothes, too, and
+# at 1e-2 these are at chance as well. The lower rate is one cure; the other is to unfreeze step by
+# step ([chapter 8.5](08_05_progressive_unfreezing.ipynb)). One photograph is an example, not a
+# measurement: where the old task matters, measure it before and after, as [chapter
+# 6](06_unfreezing.ipynb) does on a hundred classes of letters, over five draws.
 #
 # ## 5. The head alone is not enough
 #
@@ -207,7 +214,7 @@ digits = tlk.load_task("digits", 30, SEED, 32)
 stripes = (128 + 127 * np.sin(1.3 * np.arange(32)))[:, None, None]
 behind = [(np.abs(x - stripes), y) for x, y in map(digits.arrays, ("train", "validation"))]
 
-# %% alt="Two panels for a head alone: validation accuracy rises to about 0.7 in thirty epochs, and in sixty more no further than 0.75 to 0.8; training accuracy is lower throughout, for it is measured with dropout."
+# %% alt="Two panels for a head alone: validation accuracy rises to about 0.7 in thirty epochs, and in sixty more goes up and down between 0.7 and 0.84; training accuracy is lower, for it is measured with dropout."
 keras.utils.set_random_seed(SEED)
 letters = tlk.add_head(tlk.load_backbone("glyph_resnet_small", 32), len(digits.classes))
 plateau = tlk.fit_stages(letters, tlk.recipes.head_only(90, 1e-2), *behind, seed=SEED, verbose=0)
@@ -218,7 +225,7 @@ plateau.diagnose()
 
 # %% [markdown]
 # Its cure is a longer plan: the same head stage, then the last block with it. The head is trained
-# already, so only the new stage is left to do.
+# already, so only the new stage is left. The table has the best epoch of each.
 
 # %%
 longer = plateau.diagnose()[0].apply(plateau.plan)
@@ -234,9 +241,9 @@ print("the last block adds more than three points:", reached[1] - reached[0] > 3
 # ## The same with tlkeras: a doctor
 #
 # `run.diagnose()` reads the curves for these and a few more: a loss that is no number, an end that
-# came too early. With data it sees more: a class that is never predicted, labels that do not belong
-# to their images, images of validation that were trained on. It is in every report of
-# `tlkeras fit`. A finding is a suspicion, with its evidence.
+# came too early. With data it sees more, for the price of predicting them: a class that is never
+# predicted, labels that do not belong to their images, images of validation that were trained on.
+# It is in every report of `tlkeras fit`. A finding is a suspicion, with its evidence.
 
 # %% [markdown]
 # How often is it right? Twelve faults were made on purpose, and four ways of training without one,
@@ -256,17 +263,18 @@ rows.append(["none, in four ways", "any symptom", f"{false} of {healthy}"])
 tlk.table(rows, ["what was done", "symptom looked for", "found"], note=stored.note)
 
 # %% [markdown]
-# 71 of 72 faults were found, and one healthy run of 22 was called unfinished. The thresholds were set
-# while looking at `digits`; `glyphs/digits` (synthetic) and `clothes` were kept for this table. A fault
-# often shows more than one symptom, and the table asks for the one that names it.
+# 71 of 72 faults were found, and one healthy run of 22 was called unfinished. The thresholds were
+# set while looking at `digits`; on the two other tasks, `glyphs/digits` (synthetic) and `clothes`,
+# it is 47 of 48, and one of 14. Two draws are few: read these as "nearly all" and "seldom". A fault
+# often shows more than one symptom; the table asks for the one that names it.
 #
 # ## Where it fails
 #
 # The doctor reads symptoms, not causes. A drop at unfreezing looks the same whether the rate or
 # BatchNorm did it; it goes by what the plan says. Faults that leave good curves are invisible: the
 # same person's photographs in training and validation, a caption in the corner that gives the class
-# away. And its thresholds are rules of thumb: on 200 validation images, a share is uncertain by five
-# points or so, and a drop of three may be chance. It errs on the side of silence there.
+# away. And its thresholds are rules of thumb: on 200 validation images a share is uncertain by six
+# points or so, and a drop of three may be chance. There it is silent.
 
 # %% [markdown]
 # ## Try it yourself
@@ -309,15 +317,16 @@ rows = [[name, 100 * s, 100 * h] for name, s, h in zip("AB", share, half, strict
 tlk.table(rows, ["model", "right (%)", "±"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# That nobody can tell: 70 ± 16 and 80 ± 14 lie within each other. To see a difference of ten points
-# it takes some 300 images, or the same question over several draws.
+# That nobody can tell: 70 ± 16 and 80 ± 14 overlap. To see a difference of ten points takes some
+# 300 images, or the same comparison over several draws.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Look at the step where layers were unfrozen, at the two losses, and at how high training gets:
-#   three looks tell the five pitfalls apart.
+# - Look at the two losses, at the epoch where layers were unfrozen, and at how high training gets.
+#   Where that does not decide, change one thing and run again.
 # - Small batches and BatchNorm do not go together: freeze it, or swap it before training.
-# - A cure is a changed plan that is trained again and compared, not a belief.
+# - A cure is a changed plan, trained again and compared.
 #
-# **Then:** chapter 11 turns the whole course into a table that answers "what do I try first?"
+# **Then:** small modules that learn in the place of a network, [chapter 10.1](10_1_adapters.ipynb);
+# or at once what to try first, [chapter 11](11_decision_guide.ipynb).
