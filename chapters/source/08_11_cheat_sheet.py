@@ -51,6 +51,10 @@ tlk.accelerate(quiet=True)
 
 # %% tags=["plumbing"]
 sheet = []
+more = "unlabelled pictures, too"
+NEEDS = {"domain adaptation": more, "self-supervision": more, "distillation": more,
+         "zero-shot": "names alone", "cross-modal": "reports, too",
+         "several tasks": "several labels each"}  # fmt: skip
 
 
 def rows_of(stored):
@@ -71,8 +75,9 @@ def enter(flavour, data, labels, stored, control, column="score", beside=None):
     without = np.array([100 * row[beside or column] for row in others])
     numbers = rows[0].get("parameters", np.nan)
     sheet.append({
-        "flavour": flavour, "data": data, "labels": labels, "score": score, "control": without,
-        "gain": score - without, "seconds": mean_of([row["seconds"] for row in rows]),
+        "flavour": flavour, "needs": NEEDS.get(flavour, "labelled pictures"), "data": data,
+        "labels": labels or "all", "score": score, "control": without, "gain": score - without,
+        "seconds": mean_of([row["seconds"] for row in rows]),
         "numbers": "-" if np.isnan(numbers) else int(numbers),
     })  # fmt: skip
 
@@ -112,7 +117,7 @@ clean = {"data": "clean"}
 enter(
     "zero-shot",
     "scenes, new pairs",
-    0,
+    "none",
     ("shots", clean | {"part": "prompts", "method": "a {}"}),
     ("shots", clean | {"part": "shots", "method": "linear", "labels_per_class": 4}),
     "unseen",
@@ -133,21 +138,21 @@ enter("another head", "lesions", 30, ("heads", heads | {"head": "convolution"}),
       ("heads", heads | {"head": "large MLP"}))  # fmt: skip
 
 # %%
-columns = ("flavour", "data", "labels", "control", "score", "gain", "seconds", "numbers")
-header = ["flavour", "data", "labels a class", "control, %", "with it, %", "gain", "seconds",
-          "numbers that learn"]  # fmt: skip
-tlk.table([[row[name] for name in columns] for row in sheet], header)
+names = {"flavour": "flavour", "needs": "you need", "data": "data", "labels": "labels a class",
+         "control": "control, %", "score": "with it, %", "gain": "gain", "seconds": "seconds",
+         "numbers": "numbers that learn"}  # fmt: skip
+table = tlk.table([[row[name] for name in names] for row in sheet], list(names.values()))
+tlk.filtered(table, "you need", "labels a class")
 
 # %% [markdown]
-# How to read a line. *Labels a class*: 0 is all of them, but for zero-shot, where it is none.
-# *Control*: feature extraction against the same network untrained; fine-tuning, adapters and
-# prompts against the head alone; domain adaptation against none; self-supervision against the
-# untrained network; zero-shot against a linear classifier with **four** labels of each pair;
-# cross-modal against the image alone; several tasks (type, and benign or malignant) against the
-# type alone; distillation against the same student taught by the 30 labels; the head, a
-# convolution, against a perceptron of its size. Spreads are standard deviations over draws.
-# *Seconds* are those of one core, of training alone, on a machine that was busy: orders of
-# magnitude.
+# How to read a line. *You need*: the data for it. *Control*: feature extraction against the same
+# network untrained; fine-tuning, adapters and prompts against the head alone; domain adaptation
+# against none; self-supervision against the untrained network; zero-shot against a linear
+# classifier with **four** labels of each pair; cross-modal against the image alone; several tasks
+# (type, and benign or malignant) against the type alone; distillation against the same student
+# taught by the 30 labels; the head, a convolution, against a perceptron of its size. Spreads are
+# standard deviations over draws. *Seconds* are those of one core, of training alone, on a machine
+# that was busy: orders of magnitude.
 #
 # **What the table cannot do** is rank the flavours: each line has data of its own, and they were
 # chosen so that the flavour *can* win. What it can say is which order of gain to expect where its
@@ -160,8 +165,11 @@ tlk.plots.bars({"": gains}, "points gained", "What each flavour gained over its 
 # %% [markdown]
 # ## Order by what you have
 #
-# The sheet is a list of dictionaries, so one line of Python filters it. Change the condition and
-# run the cell again. A gain counts here as one when it is more than twice its standard error.
+# In JupyterLab the table above has two lists to choose from, once its cell is run: what you have,
+# and how many labels. (They need ipywidgets, which `make lab` installs.) For any other question the
+# plain way: the sheet is a list of dictionaries, so one line of Python filters it. Change the
+# condition and run the cell again. A gain counts here as one when it is more than twice its
+# standard error.
 
 # %%
 quick = [row for row in sheet if row["seconds"] != "-" and row["seconds"] < 10]
@@ -244,7 +252,7 @@ grain = {"data": "grain"}
 enter(
     "zero-shot",
     "scenes under grain",
-    0,
+    "none",
     ("shots", grain | {"part": "prompts", "method": "a {}"}),
     ("shots", grain | {"part": "shots", "method": "linear", "labels_per_class": 4}),
     "unseen",
