@@ -25,11 +25,11 @@ tlk.accelerate(quiet=True)
 #
 # A librarian reads a book once and writes a card: author, subject, period. From then on readers
 # search the cards, and the book stays on its shelf. A **[backbone](glossary.md#backbone)** is the
-# librarian, the **[features](glossary.md#feature)** of a picture are its card, and what you train
-# is a small classifier that reads cards. This is **[feature
-# extraction](glossary.md#feature-extraction)** ([Donahue and others
-# 2013](https://arxiv.org/abs/1310.1531)): the first thing to try, and, with few labels and little
-# time, often the last.
+# librarian (a CNN such as ResNet or EfficientNet, a vision transformer, for text BioBERT), the
+# **[features](glossary.md#feature)** of a picture are its card, and what you train is a small
+# classifier that reads cards. This is **[feature extraction](glossary.md#feature-extraction)**
+# ([Donahue and others 2013](https://arxiv.org/abs/1310.1531)): the first thing to try, and, with
+# few labels and little time, often the last.
 #
 # Our pictures are `lesions`, seven kinds of **synthetic** skin marks of no medical validity, 30
 # labelled ones of each kind.
@@ -123,7 +123,7 @@ once = int(counter.seen.numpy())
 cached, more = fitted([keras.Input(cards.shape[1:])], cards)
 apart = float(np.abs(in_fit.kernel.numpy() - cached.kernel.numpy()).max())
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 rows = [["network inside fit", times], ["features once, head alone", once + more]]
 note = f"Largest difference between the weights of the two heads: {apart:.2f}"
 tlk.table(rows, [f"{EPOCHS} epochs", "pictures through the network"], note=note)
@@ -243,7 +243,7 @@ tlk.table(lead, "points ahead of the linear probe, draw by draw")
 # labels = np.tile(labels, 8)
 # ```
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 views = stored.where(part="views")
 tlk.table(views.scores("what", "labels_per_class", scale=100), "lesions, labels of each class")
 
@@ -358,7 +358,7 @@ print(f"{cards_of(reports).shape} numbers; {right:.0f} % from an untrained one, 
 # Which card is the best? Five draws, `C` and scaling chosen on validation for each; *random* are 64
 # random numbers for each word.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 texts = stored.where(part="text").scores("network", "labels_per_class", scale=100)
 tlk.table(texts, "reports, labels of each class", note="BERT: two layers of 64. Spread over draws.")
 
