@@ -126,6 +126,8 @@ def test_labels_and_numbers(tmp_path):
     assert found.worst[0].truth == "a, b" and found.worst[0].said == "a, b, light"
     with pytest.raises(ValueError, match="one class for each"):
         found.plot()
+    with pytest.raises(ValueError, match="Expected 3 labels or numbers for each"):
+        tlk.interpret(model, (x, y[:, 0]))
     run = run_of(bright(1), "mse", tmp_path, ("age",))
     found = tlk.interpret(run, (x, 60 * levels / 255 - 29))
     assert found.scores["mean absolute error"] == pytest.approx(1, rel=1e-3)

@@ -42,6 +42,7 @@ def test_files_folders_and_arrays_are_one(run, photos):
     pixels = np.stack([pictures.decode(photos / "deep" / f"{n}.png", (8, 8)) for n in range(8)])
     again = tlk.predict(run, pixels).probabilities
     np.testing.assert_allclose(again, found.probabilities, rtol=1e-5)
+    assert tlk.predict(run, [files[1], files[0], files[1]]).names == ["light", "dark", "light"]
     assert tlk.predict(run, np.full((40, 20, 3), 230)).names == ["light"]
     assert "light 1.000" in repr(found) and found.images_per_second > 0
     assert tlk.predict(tlk.load_run(run).model, pixels).names == ["0", "1"] * 4

@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import platform
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,9 +58,11 @@ def test_a_folder_that_cannot_be_written_is_a_problem(monkeypatch, tmp_path):
 
 def test_a_full_disk_is_a_problem(monkeypatch, tmp_path):
     monkeypatch.setenv("TLKERAS_DATA_DIR", str(tmp_path / "new"))
-    folder, disk = doctor._data_dir(free=lambda place: 2**29)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=2**29))
+    folder, disk = doctor._data_dir()
     assert folder.ok and not disk.ok and disk.found == "0.5 GiB free"
-    assert all(check.ok for check in doctor._data_dir(free=lambda place: 2**31))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=2**31))
+    assert all(check.ok for check in doctor._data_dir())
 
 
 def test_presets_are_compared_with_their_cards(monkeypatch, tmp_path):

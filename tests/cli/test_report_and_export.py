@@ -40,6 +40,14 @@ def test_a_run_is_judged_on_other_images(photos, run, capsys):
     assert f"Accuracy {accuracy:.1%} on {result['images']} test images" in text
 
 
+def test_a_run_that_predicts_numbers_is_judged_by_numbers(photos, tmp_path, capsys):
+    run_of(bright(1), "mse", tmp_path, ("label",))
+    rows = [f"{path.name},{number}" for number, path in enumerate(Path("photos").rglob("*.png"))]
+    Path("photos", "labels.csv").write_text("\n".join(["file,label", *rows]))
+    assert main.main(["report", "run", "--data", "photos"]) == 0
+    assert capsys.readouterr().out.startswith("mean absolute error ")
+
+
 def test_it_says_where_the_report_is_and_makes_one_that_is_gone(run, capsys):
     (run / "report.html").unlink()
     assert main.main(["report", "run"]) == 0

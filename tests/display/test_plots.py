@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 from small import easy_data
 
 from tlkeras.blocks.find import find_blocks
@@ -26,6 +27,13 @@ def test_the_history_names_its_stages_and_lines():
     )
     assert [axis.get_ylabel() for axis in figure.axes] == ["loss", "accuracy"]
     assert {"head", "tune", "training", "validation"} <= texts(figure)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_broke_off_or_diverged_has_a_picture():
+    assert plots.history({}).axes[0].get_title(loc="left") == "no epoch was completed"
+    diverged = {"stage": ["head"], "epoch": [1], "loss": [np.nan], "accuracy": [0.3]}
+    plots.history(diverged).draw_without_rendering()
 
 
 def test_the_block_map_fills_what_learns(model):

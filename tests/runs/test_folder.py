@@ -113,6 +113,11 @@ def test_what_fails_leaves_nothing(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_of_no_epoch_is_kept_too(run, tmp_path):
+    again = tlk.load_run(tlk.Run(run.model, run.plan).save(tmp_path / "run"))
+    assert again.history == {} and again.plot().axes
+
+
 def test_a_folder_that_is_no_run_is_left_alone(run, folder, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "README.md").write_text("mine")

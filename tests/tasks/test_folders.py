@@ -473,6 +473,11 @@ def test_a_folder_that_cannot_be_used_says_why(tmp_path, make, error, says):
         tlk.load_task(tmp_path)
 
 
+def test_a_folder_at_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos(tmp_path / "home").parent))
+    assert tlk.load_task("~/home").name == "home"
+
+
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         tlk.load_task(tmp_path / "nowhere")

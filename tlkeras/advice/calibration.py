@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+from scipy.special import softmax  # type: ignore[import-untyped]
 
 BINS = 15
 TINY = 1e-12
@@ -63,9 +64,7 @@ def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def heated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities of the scores divided by a temperature."""
-    scores = np.log(probabilities.astype("float64") + TINY) / temperature
-    raised = np.exp(scores - scores.max(-1, keepdims=True))
-    return raised / raised.sum(-1, keepdims=True)
+    return softmax(np.log(probabilities.astype("float64") + TINY) / temperature, axis=-1)
 
 
 def _bins(

@@ -112,7 +112,8 @@ def compare(
     columns = [set(run.history) - {"stage", "epoch"} for run in named.values()]
     shared = [
         name for name in next(iter(named.values())).history
-        if all(name in found for found in columns) and _is_number(named, name)
+        if all(name in found for found in columns)
+        and all(np.ndim(value) == 0 for run in named.values() for value in run.history[name])
     ]  # fmt: skip
     judged = [name for name in shared if name.startswith("val_") and name != "val_loss"]
     wanted = [metric] if metric else [*judged, "val_loss", "loss"]
@@ -135,10 +136,6 @@ def _named(runs: Any) -> dict[str, Run]:
             raise ValueError(f"Expected a name for each run; found {name!r} twice. Give a dict.")
         found[name] = run
     return found
-
-
-def _is_number(runs: Mapping[str, Run], name: str) -> bool:
-    return all(np.ndim(value) == 0 for run in runs.values() for value in run.history[name])
 
 
 def _ended(run: Run, metric: str) -> str:

@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,11 +107,11 @@ def export(
 
 def _target(run: Any, path: str | os.PathLike | None, chosen: Format) -> Path:
     if path is not None:
-        return Path(path)
+        return Path(path).expanduser()
     folder = run if isinstance(run, str | os.PathLike) else getattr(run, "folder", None)
     if folder is None:
         raise ValueError("Expected a path to write to, for this run has no folder; found none.")
-    return Path(folder) / chosen.file
+    return Path(folder).expanduser() / chosen.file
 
 
 def _require(packages: tuple[str, ...]) -> None:
@@ -186,7 +186,7 @@ def _replace(made: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _silence(verbose: int) -> Any:
+def _silence(verbose: int) -> Iterator[None]:
     """Hides what converters write."""
     if verbose:
         yield

@@ -215,7 +215,13 @@ def _outputs(asked: Asked, data: Any, kept: Kept | None) -> Judged:
 def _truth(y: np.ndarray, given: np.ndarray, kind: str) -> np.ndarray:
     """Labels as the kind has them: class numbers, rows of 0 and 1, or rows of numbers."""
     if kind != CLASS:
-        return y.reshape(len(y), -1)
+        rows = y.reshape(len(y), -1)
+        if rows.shape != given.shape:
+            raise ValueError(
+                f"Expected {given.shape[1]} labels or numbers for each example, for so many "
+                f"outputs; found {rows.shape[1]}."
+            )
+        return rows
     numbers = class_numbers(y).astype(int)
     if numbers.min() < 0 or numbers.max() >= given.shape[1]:
         raise ValueError(

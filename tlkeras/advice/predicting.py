@@ -96,16 +96,18 @@ class Predictor(Asked):
         for names, waiting in _ahead(
             lambda path: pictures.decode(path, size, white), files, self.batch_size
         ):
-            read: dict[str, np.ndarray] = {}
+            read: list[str] = []
+            decoded: list[np.ndarray] = []
             unreadable: dict[str, str] = {}
             for name, image in zip(names, waiting, strict=True):
                 try:
-                    read[str(name)] = image.result()
+                    decoded.append(image.result())
+                    read.append(str(name))
                 except ValueError as error:
                     unreadable[str(name)] = str(error)
             given = np.zeros((0, len(self.classes)), "float32")
             if read:
-                given = self._asked(np.stack(list(read.values())), len(files))
+                given = self._asked(np.stack(decoded), len(files))
             yield self._made(given, tuple(read), unreadable)
 
     def _made(
@@ -163,7 +165,7 @@ def files_of(given: Sequence[str | os.PathLike]) -> list[Path]:
     from tlkeras.tasks import finding
 
     found: list[Path] = []
-    for path in map(Path, given):
+    for path in (Path(one).expanduser() for one in given):
         if path.is_dir():
             inside = finding.pictures(path, finding.Passed(path))
             if not inside:

@@ -71,7 +71,8 @@ class Predictions:
         >>> len(open("out.csv").readlines())
         4
         """
-        with Path(path).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        path = Path(path).expanduser()
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file).writerows([self.header(), *self.lines()])
 
     def header(self) -> list[str]:
@@ -85,7 +86,7 @@ class Predictions:
     def lines(self) -> Iterator[list[str]]:
         """The other lines: one for each example, and for each file that could not be read."""
         labels = self.names
-        for row, source in enumerate(self.files or map(str, range(len(self)))):
+        for row, source in enumerate(self._sources()):
             cells = [";".join(labels[row])] if self.kind == LABELS else []
             for name, value in self.ranked(row):
                 cells += [f"{value:.6g}"] if self.kind == NUMBER else [name, f"{value:.6f}"]
@@ -96,13 +97,14 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.probabilities)
 
+    def _sources(self) -> tuple[str, ...]:
+        return self.files or tuple(map(str, range(len(self))))
+
     def _rows(self) -> list[tuple]:
-        sources = self.files or tuple(map(str, range(len(self))))
-        rows = []
-        for row in range(min(len(self), SHOWN)):
-            ranked = self.ranked(row)
-            rows.append((sources[row], "  ".join(f"{name} {p:.3f}" for name, p in ranked)))
-        return rows
+        return [
+            (source, "  ".join(f"{name} {value:.3f}" for name, value in self.ranked(row)))
+            for row, source in enumerate(self._sources()[:SHOWN])
+        ]
 
     def _said(self) -> list[str]:
         more = [f"... {len(self) - SHOWN:,} more"] if len(self) > SHOWN else []

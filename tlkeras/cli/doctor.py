@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def _devices() -> Iterator[Check]:
     yield Check("devices", True, f"{find_device(backend)[0]}; Keras runs on {backend}", REINSTALL)
 
 
-def _data_dir(free: Callable = lambda place: shutil.disk_usage(place).free) -> Iterator[Check]:
+def _data_dir() -> Iterator[Check]:
     place = paths.cache_dir()
     remedy = "choose another folder: set the environment variable TLKERAS_DATA_DIR"
     try:
@@ -97,9 +97,9 @@ def _data_dir(free: Callable = lambda place: shutil.disk_usage(place).free) -> I
         yield Check("data folder", False, f"cannot write to {place}: {error.strerror}", remedy)
         return
     yield Check("data folder", True, str(place))
-    left = free(place)
-    enough = left >= FREE_BYTES
-    yield Check("disk", enough, f"{left / 2**30:.1f} GiB free", f"free 1 GiB, or {remedy}")
+    free = shutil.disk_usage(place).free
+    found = f"{free / 2**30:.1f} GiB free"
+    yield Check("disk", free >= FREE_BYTES, found, f"free 1 GiB, or {remedy}")
 
 
 def _presets() -> Iterator[Check]:

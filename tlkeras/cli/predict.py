@@ -6,7 +6,6 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -36,17 +35,17 @@ def run(options: argparse.Namespace) -> int:
         files = files_of(options.files)
         predictor = Predictor(options.folder, options.top, options.tta, options.batch_size)
     with predictor, contextlib.ExitStack() as opened:
-        write = _table(opened.enter_context(_open(options.csv))) if options.csv else None
+        rows = csv.writer(opened.enter_context(_open(options.csv))) if options.csv else None
         start, count = time.perf_counter(), 0
         shown, broken = list[dict](), dict[str, str]()
-        for part in predictor.stream(files):
+        for number, part in enumerate(predictor.stream(files)):
             found = _told(part)
             count, broken = count + len(part), broken | part.unreadable
-            if write:
-                write(part)
+            if rows:
+                rows.writerows([*([] if number else [part.header()]), *part.lines()])
             if options.json:
                 shown += found
-            elif not write:
+            elif not rows:
                 print(*map(_line, found), sep="\n", flush=True)
     seconds = time.perf_counter() - start
     for name, why in broken.items():
@@ -65,18 +64,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _open(path: Path) -> TextIO:
     return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
-
-
-def _table(file: TextIO) -> Callable[["Predictions"], None]:
-    """Writes batches as lines of a CSV file."""
-    rows, started = csv.writer(file), False
-
-    def write(part: "Predictions") -> None:
-        nonlocal started
-        rows.writerows([*([] if started else [part.header()]), *part.lines()])
-        started = True
-
-    return write
 
 
 def _told(part: "Predictions") -> list[dict[str, Any]]:

@@ -27,8 +27,9 @@ def run(options: argparse.Namespace) -> int:
         path = options.out or run.folder / "report.html"
         found = run.record.get("interpretation")
         if options.data:
-            size = run.image_size
-            judged = tlk.interpret(run, tlk.load_task(options.data, image_size=size))
+            numbers = run.output == "numbers"
+            task = tlk.load_task(options.data, image_size=run.image_size, regression=numbers)
+            judged = tlk.interpret(run, task)
             found = judged.record
             run.save_report(path, interpretation=judged, classes=None)
         elif options.out or not path.exists():

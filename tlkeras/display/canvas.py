@@ -68,7 +68,7 @@ def name_lines(
     back = axis.transScale.inverted().transform
     (_, low), (_, high) = scale([(1, y) for y in axis.get_ylim()])
     points = axis.get_window_extent().height * 72 / figure.dpi
-    ends = sorted(ends, reverse=True)
+    ends = sorted((end for end in ends if np.isfinite(end[0])), reverse=True)
     heights = [1.3 * fontsize * (1 + label.count("\n")) / points for _, label, _ in ends]
     wanted = [float((scale((1, y))[1] - low) / (high - low)) for y, _, _ in ends]
     for place, (_, label, colour) in zip(apart(wanted, heights), ends, strict=True):

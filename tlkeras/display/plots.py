@@ -50,6 +50,10 @@ def history(run_history: dict[str, list]) -> Figure:
     >>> [axis.get_ylabel() for axis in figure.axes]
     ['loss', 'accuracy']
     """
+    if not run_history.get("epoch"):
+        with canvas() as (figure, axis):
+            axis.set(xlabel="epoch", ylabel="loss", title="no epoch was completed")
+        return figure
     epochs, stages = run_history["epoch"], run_history["stage"]
     others = [n for n in run_history if n not in ("stage", "epoch", "loss", "learning_rate")]
     numbers = [n for n in others if not any(isinstance(v, list) for v in run_history[n])]
@@ -66,8 +70,8 @@ def history(run_history: dict[str, list]) -> Figure:
                 if name in run_history:
                     axis.plot(epochs, run_history[name], style, marker="o", markersize=3)
                     ends.append((run_history[name][-1], label, axis.lines[-1].get_color()))
-            name_lines(axis, epochs[-1], ends)
             axis.set(xlabel="epoch", ylabel=measure, xlim=(0.5, epochs[-1] + 0.5))
+            name_lines(axis, epochs[-1], ends)
             axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
 

@@ -70,7 +70,7 @@ def save_report(
     """What `Run.save_report` does; see there."""
     _, record = described(run, classes, task, known)
     examples = getattr(known.get("interpretation"), "examples", {})
-    return report.write(Path(path), record, run.plan, run.model, examples)
+    return report.write(Path(path).expanduser(), record, run.plan, run.model, examples)
 
 
 def described(
@@ -117,7 +117,7 @@ def _move(made: Path, folder: Path) -> None:
 
 
 def _write_history(run: Any, folder: Path) -> None:
-    with (folder / "history.csv").open("w", newline="") as file:
+    with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(run.history)
         rows.writerows(zip(*run.history.values(), strict=True))

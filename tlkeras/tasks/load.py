@@ -88,10 +88,10 @@ def load_task(
     elif first in online.names():
         builders.refuse_domain(name, domain)
         found = online.load(name, cache, size, is_online)
-    elif Path(name).is_dir() or not _could_be_a_name(name):
+    elif (folder := Path(name).expanduser()).is_dir() or not _could_be_a_name(name):
         builders.refuse_domain(name, domain)
-        found = folders.load(Path(name), size, regression, skip_unreadable, cache, verbose)
-        name = Path(name).resolve().name
+        found = folders.load(folder, size, regression, skip_unreadable, cache, verbose)
+        name = folder.resolve().name
     else:
         raise ValueError(_unknown(name))
     if labels_per_class is not None:
