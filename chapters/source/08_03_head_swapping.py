@@ -234,21 +234,6 @@ tlk.table({name: scores[name] for name in CONTROLS}, "head, 30 labels", digits=0
 # single layer: its lead was all *where*. The flattened MLP knows every place, too, and reads 61. So
 # it takes the right build: places as neighbours, not as 4,032 separate numbers.
 #
-# ## What it costs
-#
-# The frozen network is the dear part, and it is the same for all heads. What differs is small: the
-# seconds of 400 steps on one core, and the optimizer's memory, two numbers for each that learns.
-
-# %% tags=["plumbing"]
-tlk.table(
-    [[name, took[name], f"{2 * 4 * size[name][0] / 1024:,.0f} KiB"] for name in MAIN],
-    ["head", "seconds", "optimizer"],
-)
-
-# %% [markdown]
-# (The core was shared: the same convolution took 3 s in one draw and 17 in another, so read no
-# order of heads into the seconds.)
-#
 # ## Where it fails
 #
 # A head on the map takes its input as it comes, and the channels of a map differ in size. The same
@@ -266,6 +251,21 @@ tlk.table(raw, "the map that the GRU reads")
 # All this is with 30 labels a class; other numbers were not measured. With five, a head of 140,000
 # numbers would have 35 pictures to learn from: begin with the plain one, and keep it as the
 # control.
+#
+# ## What it costs
+#
+# The frozen network is the dear part, and it is the same for all heads. What differs is small: the
+# seconds of 400 steps on one core, and the optimizer's memory, two numbers for each that learns.
+
+# %% tags=["plumbing"]
+tlk.table(
+    [[name, took[name], f"{2 * 4 * size[name][0] / 1024:,.0f} KiB"] for name in MAIN],
+    ["head", "seconds", "optimizer"],
+)
+
+# %% [markdown]
+# (The core was shared: the same convolution took 3 s in one draw and 17 in another, so read no
+# order of heads into the seconds.)
 #
 # ## Try it yourself
 
