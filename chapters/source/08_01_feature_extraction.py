@@ -195,8 +195,8 @@ tlk.table(rows, ["task", "network", "block", "5 labels", "30 labels"], note=stor
 # **Which network** decides most: for lesions, photographs are worth twice as much as letters, whose
 # features get *worse* after the first block; for digits, letters are ahead, by six points with 5
 # labels and by one with 30. **Which depth** comes next: from photographs to digits the end of the
-# network is 7 to 16 points behind the block before it, and to lesions it is ahead with 30 labels (4
-# points in each draw) and behind with 5 (5 ± 2; ± is here the standard error of the mean
+# network is 7 to 16 points behind the block before it, and to lesions it is ahead with 30 labels (3
+# to 5 points) and behind with 5 (5 ± 2; ± is here the standard error of the mean
 # difference, draw by draw). (The two networks differ in source, build and size at once, so this
 # does not say whether CNNs or transformers are better.)
 #
