@@ -20,16 +20,17 @@ setting = tlk.setting("02")
 # ## The bicycle
 #
 # Who rides a bicycle and is given a motorbike does not start from nothing. Keeping upright and
-# steering come along; clutch, gears and throttle are new. **Transfer learning** is that, for
-# networks: what was learned on a *source* task, where data were plenty, is used on a *target*
-# task, where they are few, and only the rest is learned anew.
+# steering come along; clutch, gears and throttle are new. **[Transfer
+# learning](glossary.md#transfer-learning)** is that, for networks: what was learned on a *source*
+# task, where data were plenty, is used on a *target* task, where they are few, and only the rest is
+# learned anew.
 #
 # It works because knowledge is **reusable**. The bicycle here is `efficientnet_lite0`, which has
-# learned from **ImageNet**: 1.28 million photographs of a thousand kinds of things (all of
-# ImageNet has more than 14 million). Whatever it needed to tell bananas from buses, edges, shapes,
-# colours, is of use for many other pictures. The alternative is to learn it all from your own few
-# hundred labels, which is like learning a language from one page of its dictionary. Where every
-# label takes an expert, in medicine or in farming, there are no more.
+# learned from **ImageNet**: 1.28 million photographs of a thousand kinds of things (all of ImageNet
+# has more than 14 million). What it needed to tell bananas from buses, edges, shapes and colours,
+# is of use for many other pictures: X-rays of broken bones, leaves of sick plants. Where every
+# label takes an expert there are only a few hundred, and to learn everything from those is like
+# learning a language from one page of its dictionary.
 #
 # Our target is `lesions`: seven kinds of marks on skin, thirty labelled images of each. They are
 # **synthetic**, drawn by a program, of no medical validity. Three questions come first: *what*,
@@ -42,9 +43,10 @@ task.show(rows=1, columns=7)
 # %% [markdown]
 # ## What can I transfer?
 #
-# All of the network, or its early part only? Ask the network. Cut it after one of its **blocks**,
-# average what comes out over the image, and see how much of the answer a *linear* classifier can
-# read off there: a **linear probe**. By hand, at one place:
+# All of the network, or its early part only? Ask the network. Cut it after one of its
+# **[blocks](glossary.md#block)**, average what comes out over the image, and see how much of the
+# answer a *linear* classifier can read off there: a **[linear probe](glossary.md#linear-probe)**.
+# By hand, at one place:
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -64,7 +66,8 @@ reader = keras.Model(below.input, pooled)
 # %% [markdown]
 # We are choosing, and test images are not for choosing, so we look at **validation** images: at
 # most twenty of each kind, for some kinds are fifty times as frequent as others. The score is
-# **balanced accuracy**, the share found in each kind, averaged over the kinds.
+# **[balanced accuracy](glossary.md#balanced-accuracy)**, the share found in each kind, averaged
+# over the kinds.
 
 # %% tags=["plumbing"]
 images, labels = task.arrays("train")[:2]
@@ -96,7 +99,7 @@ tlk.probe(network, (images, labels), (held, truth), strength=0.01)
 # is real: `clothes`, ten kinds of clothes, shoes and bags in photographs from the pages of a shop.
 
 
-# %%
+# %% tags=["plumbing"]
 def by_depth(target, start):
     """Scores in % of stored probes, by block."""
     found = tlk.results("questions", experiment="probe", target=target, start=start)
@@ -116,7 +119,7 @@ with tlk.plots.canvas(1, 2, size=(6.5, 3.4), sharey=True) as (figure, axes):
     axes[0].legend(["ImageNet", "the same, untrained"], frameon=False, loc="upper left")
 figure
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 table = {}
 for target in ("lesions", "clothes"):
     depth = by_depth(target, "ImageNet")
@@ -128,16 +131,16 @@ tlk.table(table, "read off after")
 # %% [markdown]
 # So: most of it, but not the last block. On clothes the block before serves better by more than
 # four points; on lesions the two are a tie. The last block has gone on towards cats and buses,
-# while the stem alone, edges and spots, is not enough for either. And the untrained network says
-# why a control belongs beside every score: on clothes its last block comes within about four
-# points of the trained one, so shape alone does much there; on lesions it does little.
+# while the stem alone, edges and spots, is not enough for either. And a control belongs beside
+# every score: on clothes the untrained network comes within about four points at the last block, so
+# being built as it is does much there; on lesions it does little.
 #
 # ## When should I not?
 #
-# Now another source. `glyph_resnet` has learned to name printed letters in any font, any colour
-# and any light, and what it knows is worth much on handwriting. Is it worth anything on lesions?
-# Here it is beside rivals that know nothing: itself untrained, the bare pixels, and **six
-# numbers**: mean and spread of an image's red, green and blue.
+# Now another source. `glyph_resnet` has learned to name printed letters in any font, any colour and
+# any light, which is worth much on handwriting. And on lesions? Here it is beside rivals that know
+# nothing: itself untrained, and **six numbers**, the mean and spread of an image's red, green and
+# blue.
 
 
 # %%
@@ -170,7 +173,7 @@ tlk.table([(name, probe(*seen)) for name, seen in views.items()], ["features", "
 # One draw; the stored probes have five, every block, and all test images. For each start its best
 # block, which flatters whoever has more blocks to choose from, and beside it the last one.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 starts = ("ImageNet", "letters", "letters, untrained", "pixels", "colour")  # six numbers of it
 rows = []
 for start in starts:
@@ -179,17 +182,17 @@ for start in starts:
 tlk.table(rows, ["lesions, 30 labels", "best block", "last block"])
 
 # %% [markdown]
-# Letters' last block is below its own network untrained, below the pixels, and below six numbers:
-# what it has learned made it *worse*. That is **negative transfer**: with knowledge transferred
-# you do worse on the target than without it, on the same labels and the same images. A low score
-# alone is no negative transfer.
+# Letters' last block is below its own network untrained, below the pixels, and below six numbers
+# (*colour*, in the table): what it has learned made it *worse*. That is **[negative
+# transfer](glossary.md#negative-transfer)**: with knowledge transferred you do worse than without
+# it, on the same labels and the same images. A low score alone is no negative transfer.
 #
 # ### Why?
 #
 # A suspicion: letters come in all colours, so naming them paid the network for overlooking colour;
-# and these lesions differ in colour. If that is right, the colour of an image is missing from its
-# features. Look for it: how much of the **tint** of new images, their mean colour with the
-# brightness taken out, does a linear fit find there?
+# and these lesions differ in colour. Then the colour of an image should be missing from its
+# features. How much of the **tint** of new images, their mean colour with the brightness taken out,
+# does a linear fit find there?
 
 # %%
 from sklearn.linear_model import Ridge
@@ -213,14 +216,13 @@ tlk.table([(name, tint_found(*seen)) for name, seen in views.items()], ["feature
 # share swings with its random weights: none, 45 and 72 % in three runs of this chapter. The stored
 # fits have 630 images; there its last block shows 57 %, and the letters' none.
 #
-# Is that so for letters in general, or for this one network? The course has five networks: three
-# that learned letters, one that learned photographs, and `scene_clip`, which learned coloured
-# shapes with captions such as *a red ring* and so was paid for **seeing** colour. The table has
-# the number of blocks in which more than half of the tint is found, and what the training was
-# worth on lesions: frozen features of the network less those of the same network untrained, thirty
-# labels, each at its best block.
+# Is that so for letters in general, or for this one network? Of the course's five networks three
+# learned letters, one photographs, and `scene_clip` learned coloured shapes with captions such as
+# *a red ring*, and so was paid for **seeing** colour. The table has the number of blocks in which
+# more than half of the tint is found, and how many points the network is ahead of itself untrained
+# on lesions, each at its best block.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 rows = []
 for name in ("glyph_resnet", "glyph_resnet_small", "glyph_vit", "scene_clip", "efficientnet_lite0"):
     shares = [row["score"] for row in tlk.results("questions", experiment="tint", start=name)]
@@ -234,17 +236,15 @@ tlk.table(rows, header)
 
 # %% [markdown]
 # All three networks of letters lose colour on the way up, whether they are made of convolutions or
-# of attention, and what they learned is worth nothing on lesions, or costs twelve points. The two
-# that keep it through most of their blocks gain eighteen points and more (in the last block of
-# ImageNet's network a linear fit finds it no more). That early layers see edges *and colours* is
-# true of networks that needed both: what is general in a network depends on what its source asked
-# for.
+# of attention (`glyph_vit`), and what they learned is worth two points on lesions or costs twelve
+# and more. The two that keep it through most of their blocks gain eighteen points and more. What is
+# general in a network depends on what its source asked for.
 #
 # A suspicion that fits is not yet an explanation. If colour is the reason, then on **grey**
 # lesions, where nobody has any colour to use, the letters must lose nothing, and their rivals must
 # fall back.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 rows = []
 for start in starts:
     with_colour, without = (by_depth(f"lesions{end}", start) for end in ("", ", grey"))
@@ -259,10 +259,10 @@ tlk.table(rows, ["lesions, best block", "in colour", "in grey"])
 # ### Can training mend it?
 #
 # A frozen network cannot bring colour back, one that is trained might. So all of the letters'
-# network was trained for twenty epochs, always by the same plan, from its learned weights or from
-# random ones, eight draws each.
+# network was trained for twenty epochs by the same plan, from its learned weights or from random
+# ones, eight draws each.
 
-# %% alt="Bars of balanced accuracy after training the whole network on 30 labels. Lesions in colour: from random weights 44, from letters 39 %. Lesions in grey: from random weights 35, from letters 38 %."
+# %% tags=["plumbing"] alt="Bars of balanced accuracy after training the whole network on 30 labels. Lesions in colour: from random weights 44, from letters 39 %. Lesions in grey: from random weights 35, from letters 38 %."
 names = {"letters, untrained": "from random weights", "letters": "from letters"}
 trained = {
     target: {
@@ -283,9 +283,11 @@ tlk.plots.bars(trained, title="lesions (synthetic): letters cost in colour and h
 #
 # ## How do I transfer?
 #
-# **Feature extraction**: freeze the backbone, train a new last layer, the **head**.
-# **Fine-tuning**: then let some or all of the blocks below learn, too, at a small rate. Side by
-# side, in plain Keras, first the part that is the same: a frozen backbone and a new head.
+# **[Feature extraction](glossary.md#feature-extraction)**: freeze the network's **backbone**, all
+# but its last layer, and train a new last layer, the **head**.
+# **[Fine-tuning](glossary.md#fine-tuning)**: then let some or all of the blocks below learn, too,
+# at a small rate. Side by side, in plain Keras, first the part that is the same: a frozen backbone
+# and a new head.
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -307,8 +309,8 @@ extracted = right(model), sum(np.prod(w.shape) for w in model.trainable_weights)
 # %% [markdown]
 # That was feature extraction. Now fine-tuning of the last block, `block6-7`: its layers may learn,
 # except for BatchNorm, whose averages thirty images a class would only spoil (chapter 6). Then
-# **compile again**, for Keras reads the flags there, with a rate ten to a hundred times smaller.
-# We take the largest of these.
+# **compile again**, for Keras reads the flags there, with a rate ten to a hundred times smaller. We
+# take the largest of these, to see what can go wrong; a hundred times, 1e-4, is the safer start.
 
 # %%
 network.trainable = True
@@ -326,10 +328,10 @@ rows = [("feature extraction", *extracted), ("fine-tuning of block6-7", *tuned)]
 tlk.table(rows, ["one draw, one run", "validation", "numbers that learn"])
 
 # %% [markdown]
-# It got **worse**, and not by a bad draw: in three runs of this chapter the score fell by 24
-# points and more. Three rounds at a tenth of the head's rate were enough to spoil what the block
-# knew, faster than they taught it lesions. Of 1e-4 and 1e-3 validation chose 1e-4 for every
-# fine-tuned run that is stored below; chapter 6 takes rate and order apart. Feature extraction
+# It got **worse**, and not by a bad draw: in three runs of this chapter the score fell by 24 points
+# and more. Three rounds at a tenth of the head's rate spoiled what the block knew faster than they
+# taught it lesions. Of 1e-4 and 1e-3 validation chose 1e-4 for every fine-tuned run that is stored
+# below: in your own code begin there. Chapter 6 takes rate and order apart. Feature extraction
 # cannot go wrong in this way: what is frozen stays.
 #
 # The same with tlkeras is a plan of two stages. It computes what stays frozen once instead of in
@@ -348,7 +350,7 @@ tlk.fit_stages(model, plan, (images, labels), seed=SEED, verbose=0)
 # test images: frozen features read at the best block, and fine-tuning of **all** blocks after the
 # head (at ten labels, three and four draws).
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 rows = {}
 for target in ("lesions", "clothes"):
     for how in ("frozen", "fine-tuned"):
@@ -372,7 +374,7 @@ tlk.table(rows, "balanced accuracy, %", note=found.note)
 # if not, cut there, or tune what lies above: that is *how*. Hold it against what training found
 # for the letters' network:
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 rows = []
 for target in ("digits", "glyphs/styles", "lesions", "lesions, grey"):
     probes = {s: max(map(np.mean, by_depth(target, s).values())) for s in starts[1:]}

@@ -2,23 +2,25 @@
 # # 4 · Strategies: inductive, transductive, unsupervised
 #
 # **The question.** Source and target can differ in what is asked, in how the images look, and in
-# who has labels: which strategy fits which case? Afterwards you can train a new head on a few
-# labels, move a network to a camera for which nobody has labels, and use pictures without any class
-# labels, each time beside a control that shows what it is worth. *Section 1.4 of the course; about
-# a minute on two cores, no internet needed.*
+# who has labels: which strategy fits which case?
+#
+# **The promise.** In about a minute on two cores you train a new head on a few labels, move a
+# network to a camera for which nobody has labels, and use pictures without any class labels, each
+# time beside a control that shows what it is worth. *(Section 1.4 of the course; no internet
+# needed.)*
 
 # %% [markdown]
 # ## Two questions decide
 #
-# Somebody good at mathematics takes up physics: the formulas look familiar, and are asked for
-# something else. A spam filter that learned from English mail is to work on Spanish mail: the
-# question stays, the words change. And music can be sorted by rhythm and mood by someone whom
-# nobody told what jazz is. So ask: **what differs**, and **who has labels**?
+# Somebody good at mathematics takes up physics: the formulas look familiar, and serve another
+# question. A spam filter that learned from English mail is to work on Spanish mail: the question
+# stays, the words change. And music can be sorted by rhythm and mood by someone whom nobody told
+# what jazz is, or pop. So ask: **what differs**, and **who has labels**?
 #
 # | strategy | what differs | who has labels | in this chapter |
 # |---|---|---|---|
 # | inductive | the task | the target, a few | photographs of things, then of clothes |
-# | transductive | the look, or **domain** | the source | lesions by dermatoscope, then by phone |
+# | transductive | the look, or **[domain](glossary.md#domain-shift)** | the source | lesions by dermatoscope, then by phone |
 # | unsupervised | either | nobody | pictures of the same lesion, on either side |
 #
 # The names are those of [Pan and Yang's survey](https://doi.org/10.1109/TKDE.2009.191) of 2010. In
@@ -36,9 +38,9 @@ setting = tlk.setting("04")
 # %% [markdown]
 # ## Inductive: another task
 #
-# A clinic is in this place whose network knows medical scans in general, and is now to find
-# tumours. Our network knows photographs of a thousand things, and is now to tell clothes apart. The
-# features stay, the head is new, and a few labels say what is asked: five of each class.
+# A clinic has a network that knows medical scans in general, and wants one that finds tumours. Our
+# network knows photographs of a thousand things, and is to tell clothes apart. The features stay,
+# the head is new, and a few labels say what is asked: five of each class.
 
 # %% alt="Row of ten small grey product photographs on black, one of each class: T-shirt, trousers, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot."
 task = tlk.load_task(setting.task, image_size=setting.image_size)
@@ -66,9 +68,9 @@ def new_head(features, labels):
 
 # %% [markdown]
 # That is feature extraction in plain Keras: the network runs once over the images, and one `Dense`
-# layer learns from what it puts out. **The control** is the same network untrained, with the same
-# head, steps and images: whatever it reaches, nobody had to learn on ImageNet. Three draws of five
-# labels, and 400 test images.
+# layer learns from what it puts out. **The [control](glossary.md#control)** is the same network
+# untrained, with the same head, steps and images: whatever it reaches, nobody had to learn on
+# ImageNet. Three draws of five labels, and 400 test images.
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -83,7 +85,7 @@ for draw in range(3 * SEED, 3 * SEED + 3):
         right = np.argmax(head(tested[name]), axis=1) == truth
         inductive[name].append(100 * np.mean(right))
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 wins = np.sum(np.greater(inductive["pretrained"], inductive["untrained"]))
 tlk.table(
     [["pretrained against untrained", f"{wins} of 3"]], ["five labels a class", "draws it wins"]
@@ -93,9 +95,10 @@ tlk.table(
 tlk.plots.bars(inductive, x="right on clothes (%)", title="Five labels a class, the same head")
 
 # %% [markdown]
-# With `tlkeras` it is two lines; it checks what it is given, and remembers what the frozen network
-# put out, so that an epoch of the head takes no time. Nothing here was adapted but the head;
-# chapter 6 unfreezes more.
+# With `tlkeras` it is two lines. It checks what it is given and computes the outputs of the frozen
+# network once, so that an epoch of the head takes no time. ([Chapter
+# 1](01_why_transfer_learning.ipynb) runs these lines.) Nothing is adapted but the head; chapter 6
+# unfreezes more.
 #
 # ```python
 # model = tlk.add_head(backbone, classes=len(task.classes))
@@ -105,10 +108,10 @@ tlk.plots.bars(inductive, x="right on clothes (%)", title="Five labels a class, 
 # ## Transductive: another domain
 #
 # Now the task stays, *which of seven lesions is this?*, and the camera changes. The source,
-# pictures through a dermatoscope, has labels. The target, pictures by phone, of other patients, has
-# none: a village doctor sends photographs, and nobody has looked at them yet. (The lesions are
-# **synthetic**, drawn by a program, of no medical validity: they are here because we know exactly
-# what changes.)
+# pictures through a dermatoscope, has labels, plenty of them. The target, pictures by phone, of
+# other patients, has none: a village doctor sends photographs, and nobody has looked at them yet.
+# (The lesions are **synthetic**, drawn by a program, of no medical validity: they are here because
+# we know exactly what changes.)
 
 # %%
 source = tlk.load_task("lesions", image_size=64)
@@ -132,10 +135,9 @@ tlk.plots.strips({"dermatoscope": seen[::20], "phone": phone[::20]},
 
 # %% [markdown]
 # The features are those of two middle blocks, averaged over place: `get_layer(...).output` is any
-# layer's output in plain Keras, and chapter 5 shows why the middle. The head is scikit-learn's
-# logistic regression: the same `Dense` layer with weight decay, trained to the end in no time. Its
-# strength, C, was chosen on validation images of the *source*; here the target has no labels to
-# choose by.
+# layer's output in plain Keras. The head is scikit-learn's logistic regression: the same `Dense`
+# layer with weight decay, trained to the end in no time. Its strength, C, was chosen on validation
+# images of the *source*; the target has no labels to choose by.
 
 # %%
 scale, network = tlk.load_backbone("efficientnet_lite0", image_size=64).layers[1:]
@@ -209,12 +211,12 @@ for few, labels in five_draws(source, 10):
 tlk.table(adapted, "ten labels a class, on the dermatoscope")
 
 # %% [markdown]
-# This is a small run: ten labels, and a gain of a few points, inside the spread of the draws. The
-# stored one has thirty, all images, and more: **AdaBN** ([Li and others
-# 2016](https://arxiv.org/abs/1603.04779)) takes the statistics of every BatchNorm layer inside the
-# network anew in each domain; the **ceiling** has thirty *target* labels a class.
+# This is a small run: ten labels, and a gain of a point or two, a tie. The stored one has thirty,
+# all images, and more: **AdaBN** ([Li and others 2016](https://arxiv.org/abs/1603.04779)) takes the
+# statistics of every BatchNorm layer inside the network anew in each domain; the **ceiling** has
+# thirty *target* labels a class.
 
-# %% alt="Bars of balanced accuracy on the phone, 30 source labels a class: as it is 53 percent, AdaBN 52, own statistics 57, CORAL 56, target labels 59."
+# %% tags=["plumbing"] alt="Bars of balanced accuracy on the phone, 30 source labels a class: as it is 53 percent, AdaBN 52, own statistics 57, CORAL 56, target labels 59."
 stored = tlk.results("strategies", strategy="transductive")
 to_phone = stored.where(source="dermatoscope", target="phone")
 simple = ["as it is", "AdaBN", "own statistics", "CORAL", "target labels"]
@@ -239,11 +241,12 @@ to_phone.where(method=simple).mean_by("method", scale=100, digits=0)
 #
 # ## Where it fails
 #
-# Braver methods believe what the source's head says about the target. **Self-training** takes its
-# surest answers for labels. **Class centres** takes the mean of what it calls *melanoma* as the new
-# centre of melanomas, and so on, five times ([Liang, Hu and Feng
-# 2020](https://arxiv.org/abs/2002.08546)). Below they meet two pairs: the lesions, and digits,
-# printed (synthetic) to handwritten (real), read by a network of letters.
+# Braver methods believe what the source's head says about the target.
+# **[Self-training](glossary.md#pseudo-label)** takes its surest answers for labels. **Class
+# centres** takes the mean of what it calls *melanoma* as the new centre of melanomas, and so on,
+# five times ([Liang, Hu and Feng 2020](https://arxiv.org/abs/2002.08546)). Below they meet two
+# pairs: the lesions, and digits, printed (synthetic) to handwritten (real), read by a network of
+# letters.
 
 
 # %% tags=["plumbing"]
@@ -291,8 +294,8 @@ tlk.plots.strips({f"lesion {n}": seen[lesion == n] for n in several}, columns=3,
 # %% [markdown]
 # In what do two pictures of one lesion differ? In light, angle, hairs, distance: in whatever does
 # not matter. So measure how features differ *within* lesions, and shrink those directions: divide
-# by the root of that covariance. This is **whitening**, ten lines and no training. A classifier
-# that is given few labels then cannot mistake light for disease.
+# by the root of that covariance. This is **[whitening](glossary.md#whitening)**, ten lines and no
+# training. A classifier that is given few labels then cannot mistake light for disease.
 
 
 # %%
@@ -334,7 +337,7 @@ for number, (few, labels) in enumerate(five_draws(target, 5)):
 # %% alt="Bars of balanced accuracy on the phone with five labels a class: as they are 34 percent, whitened by the lesions of the dermatoscope 41, by any two images 31, by the lesions of ten phone patients 39."
 tlk.plots.bars(whitened, title="Five labels a class on the phone (synthetic lesions)")
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 better = {
     control: np.sum(np.greater(whitened["one lesion"], whitened[control]))
     for control in ("as they are", "any two images")
@@ -362,7 +365,7 @@ unsupervised.where(patients=0).mean_by("method", "labels_per_class", scale=100, 
 # The phone's patients come with several pictures, too. How many of them make the dermatoscope
 # superfluous?
 
-# %% alt="Line plot of balanced accuracy with five labels a class against unlabelled phone patients, 10 to 1,000. Phone alone rises from 42 to 53 percent and crosses the source alone, a level line at 46, between 30 and 100 patients; source and phone together rise from 46 to 51."
+# %% tags=["plumbing"] alt="Line plot of balanced accuracy with five labels a class against unlabelled phone patients, 10 to 1,000. Phone alone rises from 42 to 53 percent and crosses the source alone, a level line at 46, between 30 and 100 patients; source and phone together rise from 46 to 51."
 five = unsupervised.where(labels_per_class=5)
 own = five.where(method=["target alone", "source and target"])
 lines = own.scores("method", "patients", scale=100)

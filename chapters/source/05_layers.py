@@ -2,10 +2,11 @@
 # # 5 · Layers: what each part of a network knows
 #
 # **The question.** A network is a stack of layers, and transfer learning keeps some of them and
-# throws others away: what does each know, and which are of use to *your* task? Afterwards you can
-# take out the output of any layer in plain Keras, look at it, and measure with a linear probe on
-# which block to build. *Section 1.5 of the course; about a minute on two cores, no internet
-# needed.*
+# throws others away: what does each know, and which are of use to *your* task?
+#
+# **The promise.** In a minute on two cores you take out the output of any layer in plain Keras,
+# look at it, and measure with a linear probe on which block to build. *(Section 1.5 of the course;
+# no internet needed.)*
 
 # %% [markdown]
 # ## A feature factory
@@ -15,10 +16,11 @@
 #
 # Input → [ **bottom**, or stem → **middle** → **top** ] → [ **head** ] → decision
 #
-# Bottom, middle and top together are the **backbone**, the pretrained feature extractor. The head
-# is the part for one task, and is exchanged with the task: one for breeds of dogs, one for diseases
-# of plants. `tlk.find_blocks` reads these parts off a network; ours has learned 1,000 kinds of
-# things from 1.28 million photographs of ImageNet.
+# Bottom, middle and top together are the **[backbone](glossary.md#backbone)**, the pretrained
+# feature extractor. The **[head](glossary.md#head)** is the part for one task, and is exchanged
+# with the task: one for breeds of dogs, one for diseases of plants, one for handwritten numbers.
+# `tlk.find_blocks` reads these parts off a network; ours has learned 1,000 kinds of things from
+# 1.28 million photographs of ImageNet.
 
 # %%
 import tlkeras as tlk
@@ -51,11 +53,11 @@ maps = look.predict(scale(photographs), verbose=0)
 print(photographs.shape, "->", maps.shape, "(photographs, height, width, maps)")
 
 # %% [markdown]
-# Two photographs go in, and forty **maps** of each come out, an eighth as high and wide. With
-# `tlkeras`, the outputs of all blocks are one list: a block's `cut` is the tensor that leaves it.
-# (`layer.output` belongs to the first call of a layer. This network's stem and top were called
-# twice when it was put together, and Keras says *not connected*; a `cut` is always the right
-# tensor.)
+# Two photographs go in, and forty **[maps](glossary.md#feature-map)** of each come out, an eighth
+# as high and wide. With `tlkeras`, the outputs of all blocks are one list: a block's `cut` is the
+# tensor that leaves it. (`layer.output` belongs to the first call of a layer. This network's stem
+# and top were called twice when it was put together, and Keras says *not connected*; a `cut` is
+# always the right tensor.)
 
 # %%
 blocks = tlk.find_blocks(network)
@@ -163,7 +165,7 @@ depth = {name: dict(enumerate(shares, 1)) for name, shares in silent.items()}
 tlk.plots.curves(depth, x="activation, from the bottom up", y="silent maps (%)",
                  title="Two photographs: more maps are silent the higher up")  # fmt: skip
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 last = {name: shares[-1].mean() for name, shares in silent.items()}
 tlk.table([["ImageNet, about", last["ImageNet"]],
            ["untrained, no more than", 10 * np.ceil(last["untrained"] / 10)]],
@@ -176,10 +178,10 @@ tlk.table([["ImageNet, about", last["ImageNet"]],
 #
 # ## Ask every block a question
 #
-# What a block knows is what can be read off it. A **linear probe** (Alain and Bengio 2016,
-# [arXiv:1610.01644](https://arxiv.org/abs/1610.01644)) averages its maps over place and fits a
-# linear classifier, such as a new head is: 30 labelled images a class. By hand, for three
-# questions: which garment, which lesion (synthetic), which handwritten digit.
+# What a block knows is what can be read off it. A **[linear probe](glossary.md#linear-probe)**
+# (Alain and Bengio 2016, [arXiv:1610.01644](https://arxiv.org/abs/1610.01644)) averages its maps
+# over place and fits a linear classifier, such as a new head is: 30 labelled images a class. By
+# hand, for three questions: which garment, which lesion (synthetic), which handwritten digit.
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -234,10 +236,11 @@ figure
 # ## The table, measured
 #
 # Now the table of section 1.5. Its last columns are measured: by how many points the pretrained
-# part is read better than **the same part untrained**, with the same images. Whatever is above zero
-# was learned from photographs of other things, and is of use here.
+# part is read better than **the same part untrained**, at its end (block2, block4-5, block6-7),
+# with the same images. Whatever is above zero was learned from photographs of other things, and is
+# of use here.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 says = {
     "bottom (stem)": ("edges, corners, textures", "highly reusable", "block2"),
     "middle": ("shapes, parts (an ear, a wheel)", "somewhat reusable", "block4-5"),
@@ -255,8 +258,9 @@ tlk.table(rows, ["part", "it learns", "the section says", *live], digits=0, note
 
 # %% [markdown]
 # Clothes go as the section says: what photographs taught is worth 15 points at the bottom, 12 in
-# the middle, 7 at the top. For lesions the middle is worth most, and "usually not reusable" is too
-# strong for the top. The head gives 1,000 answers, and no lesion is among them.
+# the middle, 7 at the top (with a spread of 5). For lesions middle and top are a tie and worth more
+# than the bottom: "usually not reusable" is too strong there. The head gives 1,000 answers, and no
+# lesion is among them.
 #
 # > Only the very top and the head have to be retrained.
 #
@@ -270,7 +274,7 @@ tlk.table(rows, ["part", "it learns", "the section says", *live], digits=0, note
 # Reusable means reusable for what the source had to see, and another source may have seen it:
 # printed letters, say.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 digits = tlk.results("tasks", task="digits", labels_per_class=30, method=["pixels", "frozen"])
 read = {
     "pixels": digits.where(method="pixels"),
@@ -334,11 +338,12 @@ print("the shape:", right.predict(np.zeros((1, 96, 96, 3)), verbose=0).shape)
 # %% [markdown] tags=["question"]
 # ### Exercise 3: probe before you commit
 # `tlk.probe` fits the probe of every block in one call and says what to do. Ask it for the task of
-# this chapter, on its validation images. Would you follow its advice?
+# this chapter, on 400 of its validation images. Is the middle ahead of the top?
 
 # %% [markdown] tags=["hint"]
-# `tlk.probe(backbone, task.arrays("train"), task.arrays("validation"), strength=0.01)`. With n
-# validation images and a share p right, the standard error is the root of p (1 - p) / n.
+# `tlk.probe(backbone, task.arrays("train"), (x, y), strength=0.01)`, where `x` and `y` are the
+# first 400 images and labels of `task.arrays("validation")`. With n images and a share p right, the
+# standard error is the root of p (1 - p) / n.
 
 # %% tags=["answer"]
 x, y = (part[:400] for part in task.arrays("validation"))
@@ -348,10 +353,10 @@ print(found)
 print(f"standard error of the best: {100 * (best * (1 - best) / len(y)) ** 0.5:.1f} points")
 
 # %% [markdown] tags=["answer"]
-# The middle and the top differ by a few points at most, and each score has a standard error of 2:
-# on 400 images a difference below about four points is a tie, whatever the advice says. The stored
-# probes, three draws and 1,000 test images each, do put the middle ahead, 81 to 76. So take a
-# probe's advice where it is clear, as against the stem, and more images where it is not.
+# These 400 images do not tell: each score has a standard error of two points, and the two differ by
+# less. The stored probes, three draws and 1,000 test images each, do put the middle ahead (81 and
+# 76 %). So take a probe's advice where it is clear, as against the stem, and more images where it
+# is not.
 
 # %% [markdown]
 # ## What to remember
