@@ -16,22 +16,22 @@ of one core for the method's own steps, without tracing; `parameters` those that
 what AdamW remembers of them and `saved` what must be kept of a task, both in KiB.
 """
 
-import csv
 import functools
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
 from measure_depths import load as load_at_32
-from sklearn.metrics import balanced_accuracy_score
+from rows import Rows
+from trials import accuracy, drawn, fit, new_head
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "adapters.csv"
-KEY = ("part", "network", "task", "labels_per_class", "method", "rate", "seed")
-HEADER = (*KEY, "validation", "score", "seconds", "parameters", "optimizer", "saved")
+ROWS = Rows(
+    "adapters", ("part", "network", "task", "labels_per_class", "method", "rate", "seed"),
+    ("validation", "score", "seconds", "parameters", "optimizer", "saved"),
+)  # fmt: skip
 CASES = {  # network, task, labels a class
     ("glyph_vit", "blinds", 30): ("head", "last block", "LoRA", "bottleneck", "full"),
     ("efficientnet_lite0", "clothes", 30): ("head", "last block", "LoRA", "full"),
@@ -49,10 +49,8 @@ def load(task: str, labels: int, seed: int) -> Data:
     """The splits with a draw of training images."""
     splits = whole(task)
     x, y = splits["train"]
-    rng = np.random.default_rng(seed)
-    classes = range(int(y.max()) + 1)
-    chosen = [rng.choice(np.flatnonzero(y == c), labels, replace=False) for c in classes]
-    return splits | {"train": (x[np.concatenate(chosen)], y[np.concatenate(chosen)])}
+    some = drawn(y, labels, seed)
+    return splits | {"train": (x[some], y[some])}
 
 
 @functools.cache
@@ -120,30 +118,18 @@ class Learner:
     def train(self, x: np.ndarray, y: np.ndarray, seed: int, rate: float) -> float:
         """CPU seconds of the method's own steps."""
         keras.utils.set_random_seed(seed)
-        head = keras.layers.Dense(self.model.output_shape[-1])
-        head.build((None, self.start[-2].shape[0]))
+        head = new_head(self.start)
         self.model.set_weights(self.start)
-        self.model.layers[-1].set_weights(head.get_weights())
-        rng, features = np.random.default_rng(seed), _predict(self.features, x)
-        self._fit(self.head, features, y, HEAD_RATE, HEAD_STEPS, rng)
+        self.model.layers[-1].set_weights(head)
+        rng, features = np.random.default_rng(seed), self.features.predict(x, 100, verbose=0)
+        fit(self.head, features, y, HEAD_RATE, HEAD_STEPS, BATCH, rng)
         clock = time.process_time()
         part, seen = (self.head, features) if self.method == "head" else (self.model, x)
-        self._fit(part, seen, y, rate, STEPS, rng)
+        fit(part, seen, y, rate, STEPS, BATCH, rng)
         return time.process_time() - clock
 
-    def _fit(self, part, x, y, rate: float, steps: int, rng) -> None:
-        def set_rate(step, logs=None):  # cosine decay
-            part.optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / steps)) / 2
-
-        for variable in part.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        passes = range(-(-steps * BATCH // len(y)))
-        order = np.concatenate([rng.permutation(len(y)) for _ in passes])[: steps * BATCH]
-        schedule = keras.callbacks.LambdaCallback(on_train_batch_begin=set_rate)
-        part.fit(x[order], y[order], BATCH, verbose=0, shuffle=False, callbacks=[schedule])
-
     def score(self, x: np.ndarray, y: np.ndarray) -> float:
-        return float(balanced_accuracy_score(y, _predict(self.model, x).argmax(axis=-1)))
+        return accuracy(self.model, x, y)
 
     def sizes(self) -> tuple[int, int, int]:
         """Parameters that learn; KiB of AdamW's memory, and of what learned."""
@@ -151,39 +137,6 @@ class Learner:
         remembered = sum(np.prod(v.shape) * 4 for v in part.optimizer.variables)
         learned = sum(int(np.prod(v.shape)) for v in self.learning)
         return learned, round(remembered / 1024), round(4 * learned / 1024)
-
-
-def _predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    return model.predict(x, batch_size=100, verbose=0)
-
-
-class Bench:
-    def __init__(self):
-        self.rows = {}
-        if STORE.exists():
-            with STORE.open() as file:
-                self.rows = {tuple(row[k] for k in KEY): row for row in csv.DictReader(file)}
-
-    def measure(
-        self, learner: Callable, part: str, case: tuple, method: str, rate: float, seed: int
-    ) -> dict:
-        """A run, unless it is stored; `learner` makes what trains."""
-        key = (part, *map(str, case), method, f"{rate:g}", str(seed))
-        if key not in self.rows:
-            data, learner = load(*case[1:], seed), learner()
-            seconds = learner.train(*data["train"], seed, rate)
-            split = "validation" if part == "rates" else "test"
-            score = f"{learner.score(*data[split]):.4f}"
-            scores = (score, "") if part == "rates" else ("", score)
-            cells = (*scores, f"{seconds:.2f}", *learner.sizes())
-            row = dict(zip(HEADER, (*key, *map(str, cells)), strict=True))
-            new = not STORE.exists()
-            with STORE.open("a", newline="") as file:
-                lines = csv.writer(file, lineterminator="\n")
-                lines.writerows([HEADER, row.values()] if new else [row.values()])
-            print(*row.values(), flush=True)
-            self.rows[key] = row
-        return self.rows[key]
 
 
 def ready(case: tuple, method: str) -> Learner:
@@ -194,19 +147,29 @@ def ready(case: tuple, method: str) -> Learner:
     return learner
 
 
+def measure(make: Callable[[], Learner], case: tuple, rate: float, seed: int, split: str) -> dict:
+    data, learner = load(*case[1:], seed), make()
+    seconds = learner.train(*data["train"], seed, rate)
+    column = "validation" if split == "validation" else "score"
+    sizes = dict(zip(("parameters", "optimizer", "saved"), learner.sizes(), strict=True))
+    return {column: learner.score(*data[split]), "seconds": f"{seconds:.2f}"} | sizes
+
+
 def main() -> None:
-    bench = Bench()
     for case, methods in CASES.items():
         for method in methods:
-            learner = functools.cache(functools.partial(ready, case, method))
+            make = functools.cache(functools.partial(ready, case, method))
             rows, best = [], {}
             for rate in RATES:
-                rows.append(bench.measure(learner, "rates", case, method, rate, RATE_SEED))
+                key = ("rates", *case, method, rate, RATE_SEED)
+                rows.append(ROWS.once(key, measure, make, case, rate, RATE_SEED, "validation"))
                 best = max(rows, key=lambda row: float(row["validation"]))
                 if len(rows) > rows.index(best) + 2:
                     break  # two in a row are worse
+            rate = float(best["rate"])
             for seed in SEEDS:
-                bench.measure(learner, "draws", case, method, float(best["rate"]), seed)
+                key = ("draws", *case, method, rate, seed)
+                ROWS.once(key, measure, make, case, rate, seed, "test")
 
 
 if __name__ == "__main__":

@@ -15,22 +15,21 @@ class counts as much as any other. AdamW, cosine decay, batches of 16, BatchNorm
 the share of each class that is found; `seconds` those of training without tracing.
 """
 
-import csv
 import itertools
 import time
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import Rows
 from sklearn.metrics import recall_score
+from trials import class_weights, fit, new_head
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "finetuning.csv"
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-KEY = ("images", "learns", "weights", "seed")
-HEADER = (
-    *KEY, "validation", "score", "accuracy", "seconds", "parameters", *CLASSES,
+ROWS = Rows(
+    "finetuning", ("images", "learns", "weights", "seed"),
+    ("validation", "score", "accuracy", "seconds", "parameters", *CLASSES),
 )  # fmt: skip
 RATES = {"head": 3e-3, "last block": 1e-4}
 IMAGES, STEPS, BATCH, SEEDS = (300, 3600), 200, 16, range(5)
@@ -58,30 +57,15 @@ class Learner:
             self.traced.add(learns)
             self.train(x[:32], y[:32], learns, True, seed, steps=2)
         keras.utils.set_random_seed(seed)
-        head = keras.layers.Dense(len(CLASSES))
-        head.build((None, self.start[-2].shape[0]))
-        self.model.set_weights([*self.start[:-2], *head.get_weights()])
+        self.model.set_weights([*self.start[:-2], *new_head(self.start)])
         rng, clock = np.random.default_rng(seed), time.perf_counter()
+        balanced = class_weights(y, len(CLASSES))
+        balanced = balanced if weights else dict.fromkeys(balanced, 1.0)
         for stage in ("head", learns):
-            self._fit(stage, x, y, weights, steps, rng)
+            inputs = predict(self.last_block, x) if stage == "head" else x
+            part, rate = self.parts[stage], RATES[stage]
+            fit(part, inputs, y, rate, steps, BATCH, rng, class_weight=balanced)
         return time.perf_counter() - clock
-
-    def _fit(self, learns, x, y, weights, steps, rng) -> None:
-        part, rate = self.parts[learns], RATES[learns]
-
-        def set_rate(step, logs=None):  # cosine decay
-            part.optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / steps)) / 2
-
-        for variable in part.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        passes = range(-(-steps * BATCH // len(y)))
-        drawn = np.concatenate([rng.permutation(len(y)) for _ in passes])[: steps * BATCH]
-        inputs = predict(self.last_block, x) if learns == "head" else x
-        counts = np.maximum(np.bincount(y, minlength=len(CLASSES)), 1)
-        balanced = dict(enumerate(len(y) / len(CLASSES) / counts))
-        turning = keras.callbacks.LambdaCallback(on_train_batch_begin=set_rate)
-        part.fit(inputs[drawn], y[drawn], BATCH, verbose=0, shuffle=False, callbacks=[turning],
-                 class_weight=balanced if weights else dict.fromkeys(balanced, 1.0))  # fmt: skip
 
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
@@ -100,39 +84,30 @@ def draw(x: np.ndarray, y: np.ndarray, images: int, seed: int) -> tuple[np.ndarr
     return x[np.concatenate(chosen)], y[np.concatenate(chosen)]
 
 
+def measure(learner: Learner, data: dict, images: int, learns: str, weights: int, seed: int):
+    """data: what the learner is fed with, and labels."""
+    train = draw(*data["train"], images, seed)
+    seconds = learner.train(*train, learns, bool(weights), seed)
+    truth = {split: data[split][1] for split in ("validation", "test")}
+    found = {split: predict(learner.model, data[split][0]).argmax(-1) for split in truth}
+    recalls = {s: recall_score(truth[s], found[s], average=None) for s in truth}
+    measured = {
+        "validation": recalls["validation"].mean(), "score": recalls["test"].mean(),
+        "accuracy": np.mean(found["test"] == truth["test"]), "seconds": seconds,
+        **dict(zip(CLASSES, recalls["test"], strict=True)),
+    }  # fmt: skip
+    parameters = sum(w.numpy().size for w in learner.parts[learns].trainable_weights)
+    return {k: f"{v:.4g}" for k, v in measured.items()} | {"parameters": parameters}
+
+
 def main() -> None:
     tlk.accelerate()
-    known = set()
-    if STORE.exists():
-        with STORE.open() as file:
-            known = {tuple(row[k] for k in KEY) for row in csv.DictReader(file)}
     task = tlk.load_task("lesions", image_size=64)
     data = {split: task.arrays(split) for split in ("train", "validation", "test")}
     learner = Learner()
     data = {split: (predict(learner.below, x), y) for split, (x, y) in data.items()}  # once
     for seed, *run in itertools.product(SEEDS, IMAGES, RATES, (1, 0)):
-        images, learns, weights = run
-        key = tuple(map(str, (*run, seed)))
-        if key in known:
-            continue
-        seconds = learner.train(*draw(*data["train"], images, seed), learns, bool(weights), seed)
-        truth = {split: data[split][1] for split in ("validation", "test")}
-        found = {split: predict(learner.model, data[split][0]).argmax(-1) for split in truth}
-        recalls = {s: recall_score(truth[s], found[s], average=None) for s in truth}
-        measured = (
-            recalls["validation"].mean(), recalls["test"].mean(),
-            np.mean(found["test"] == truth["test"]), seconds,
-        )  # fmt: skip
-        row = [
-            *key,
-            *(f"{v:.4g}" for v in measured),
-            sum(w.numpy().size for w in learner.parts[learns].trainable_weights),
-        ]
-        row += [f"{v:.4g}" for v in recalls["test"]]
-        new = not STORE.exists()
-        with STORE.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([HEADER, row] if new else [row])
-        print(*row, time.strftime("%H:%M:%S"), flush=True)
+        ROWS.once((*run, seed), measure, learner, data, *run, seed)
 
 
 if __name__ == "__main__":

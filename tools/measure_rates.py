@@ -23,23 +23,24 @@ tracing; the rest how far each block of the backbone moved, in percent of its si
 """
 
 import argparse
-import csv
 import itertools
 import math
 import time
-from pathlib import Path
+from functools import cache
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
-from sklearn.metrics import balanced_accuracy_score
+from rows import Rows
 from sklearn.neighbors import NearestCentroid
+from trials import accuracy, behind_blinds, forget, in_passes, new_head
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "rates.csv"
 BLOCKS = ("stem", "stack0", "stack1")
-KEY = ("target", "order", "rule", "schedule", "rate", "seed")
-HEADER = (*KEY, "validation", "score", "letters", "finite", "seconds", *BLOCKS)
+ROWS = Rows(
+    "rates", ("target", "order", "rule", "schedule", "rate", "seed"),
+    ("validation", "score", "letters", "finite", "seconds", *BLOCKS),
+)  # fmt: skip
 SEEDS = range(5)
 BATCH, STAGE, STEPS, HEAD_RATE = 16, 40, 160, 1e-2
 RULES = {
@@ -47,7 +48,6 @@ RULES = {
     "two rates": dict.fromkeys(BLOCKS, 0.1) | {"head": 1.0},
     "decay": {"stem": 0.3**3, "stack0": 0.3**2, "stack1": 0.3, "head": 1.0},
 }
-BLINDS = 128 + 127 * np.sin(1.3 * np.arange(32))
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 PARTS = {
     "head": [("blinds", "digits"), ("head only",), ("one rate",), ("constant",), (HEAD_RATE,)],
@@ -106,9 +106,7 @@ class Learner:
     def train(self, x, y, order: str, rule: str, schedule: str, rate: float, seed: int) -> tuple:
         """Seconds it took, and the last loss."""
         keras.utils.set_random_seed(seed)
-        head = keras.layers.Dense(self.start[-1].shape[0])
-        head.build((None, self.start[-2].shape[0]))
-        self.model.set_weights([*self.start[:-2], *head.get_weights()])
+        self.model.set_weights([*self.start[:-2], *new_head(self.start)])
         stages = {  # depth, steps
             "head only": [(0, STEPS)],
             "at once": [(3, STEPS)],
@@ -131,11 +129,8 @@ class Learner:
             for name, knob in self.knobs.items():
                 knob.value.assign(base * rates[name] * shape(schedule, step, steps))
 
-        for variable in part.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        part.optimizer.learning_rate = 1.0
-        passes = range(-(-steps * BATCH // len(y)))
-        drawn = np.concatenate([rng.permutation(len(y)) for _ in passes])[: steps * BATCH]
+        forget(part.optimizer)
+        drawn = in_passes(len(y), steps * BATCH, rng)
         inputs = x if bottom is None else predict(bottom, x)
         turning = keras.callbacks.LambdaCallback(on_train_batch_begin=turn)
         told = part.fit(
@@ -178,25 +173,40 @@ class Letters:
         return self.head.score(rows, self.new[1]) if np.isfinite(rows).all() else 0.0
 
 
+@cache
 def load(target: str, seed: int) -> Data:
     task = tlk.load_task("digits", labels_per_class=30, seed=seed)
     data = {split: task.arrays(split) for split in ("train", "validation", "test")}
     if target == "digits":
         return data
-    return {s: (np.abs(x - BLINDS[:, None]).astype("float32"), y) for s, (x, y) in data.items()}
+    return {split: (behind_blinds(x), y) for split, (x, y) in data.items()}
 
 
-def measure(learner: Learner, data: Data, letters: Letters, key: tuple) -> dict:
-    _, order, rule, schedule, rate, seed = key
+@cache
+def kept_learner() -> Learner:
+    learner = Learner()
+    few = tuple(part[:64] for part in load("digits", 0)["train"])
+    learner.train(*few, "gradual", "one rate", "constant", 1e-3, 0)  # traced now
+    return learner
+
+
+@cache
+def letters(seed: int) -> Letters:
+    return Letters(kept_learner(), seed)
+
+
+def measure(
+    target: str, order: str, rule: str, schedule: str, rate: float, seed: int
+) -> dict[str, str]:
+    learner, old, data = kept_learner(), letters(seed), load(target, seed)
     seconds, loss = learner.train(*data["train"], order, rule, schedule, rate, seed)
-    scores = {}
-    for name, split in (("validation", "validation"), ("score", "test")):
-        x, y = data[split]
-        scores[name] = float(balanced_accuracy_score(y, predict(learner.model, x).argmax(-1)))
-    return scores | {
-        "letters": letters.score(), "finite": int(math.isfinite(loss)), "seconds": seconds,
+    found = {
+        "validation": accuracy(learner.model, *data["validation"]),
+        "score": accuracy(learner.model, *data["test"]),
+        "letters": old.score(), "finite": int(math.isfinite(loss)), "seconds": seconds,
         **{block: learner.drift(block) for block in BLOCKS},
     }  # fmt: skip
+    return {column: f"{value:.4g}" for column, value in found.items()}
 
 
 def main() -> None:
@@ -205,32 +215,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, choices=SEEDS, help="only this")
     only = parser.parse_args()
     tlk.accelerate()
-    known = set()
-    if STORE.exists():
-        with STORE.open() as file:
-            known = {tuple(row[k] for k in KEY) for row in csv.DictReader(file)}
-    learner, data, letters = None, {}, {}
     seeds = SEEDS if only.seed is None else [only.seed]
     for part, seed in itertools.product(PARTS if only.part is None else [only.part], seeds):
         for run in itertools.product(*PARTS[part], [seed]):
-            shown = tuple(f"{v:g}" if isinstance(v, float) else str(v) for v in run)
-            if shown in known:
-                continue
-            if learner is None:
-                learner = Learner()
-                few = tuple(v[:64] for v in load("digits", seed)["train"])
-                learner.train(*few, "gradual", "one rate", "constant", 1e-3, 0)  # traced now
-            if seed not in letters:
-                letters[seed] = Letters(learner, seed)
-            if (run[0], seed) not in data:
-                data[run[0], seed] = load(run[0], seed)
-            found = measure(learner, data[run[0], seed], letters[seed], run)
-            row = shown + tuple(f"{v:.4g}" for v in found.values())
-            new = not STORE.exists()
-            with STORE.open("a", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([HEADER, row] if new else [row])
-            print(*row, time.strftime("%H:%M:%S"), flush=True)
-            known.add(shown)
+            ROWS.once(run, measure, *run)
 
 
 if __name__ == "__main__":

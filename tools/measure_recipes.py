@@ -3,8 +3,9 @@
     python tools/measure_recipes.py            # about 10 minutes on 2 cores
     python tools/measure_recipes.py --table    # only shows what is stored
 
-Writes data/results/recipes.csv, a row a recipe, task and seed: accuracy on the test split, which
-nothing is chosen by, and seconds of training.
+Writes data/results/recipes.csv, a row a recipe, task and seed, as it goes; what is there is not
+measured again. Columns: accuracy on the test split, which nothing is chosen by, and seconds of
+training.
 """
 
 import argparse
