@@ -138,10 +138,13 @@ def test_a_model_is_returned_as_it_is(network):
     assert tlk.load_backbone(network) is network
 
 
-def test_a_model_of_another_size_is_refused():
+def test_a_model_of_another_size_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(2, 3)])
     with pytest.raises(ValueError, match=r"takes images of shape \(16, 16, 3\), not \(32, 32\)"):
         tlk.load_backbone(model, image_size=32)
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "flat.keras")
+    with pytest.raises(ValueError, match=r"takes images of shape \(4,\), not \(32, 32\)"):
+        tlk.load_backbone(tmp_path / "flat.keras", image_size=32)
 
 
 @pytest.mark.parametrize(

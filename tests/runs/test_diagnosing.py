@@ -62,6 +62,13 @@ def test_a_loss_that_is_no_number():
     assert found.apply(TWO).stages[0].learning_rate == pytest.approx(1e-4)
 
 
+def test_a_run_without_its_plan_says_so():
+    run = ran(HEAD, GOOD)
+    run.plan = None
+    with pytest.raises(ValueError, match="with its plan"):
+        run.diagnose()
+
+
 def test_losses_that_are_missing_or_no_numbers_are_no_symptom():
     bad = np.full(9, np.nan)
     assert not tlk.diagnose(ran(TWO, GOOD | {"val_loss": bad}, TUNED | {"val_loss": bad}))

@@ -11,6 +11,7 @@ import pytest
 from small import easy_data, small_backbone, with_head
 
 import tlkeras as tlk
+from tlkeras.utils import paths
 
 FILES = ["README.md", "history.csv", "history.png", "model.keras", "report.html", "run.json"]
 RATES = tlk.optimizers.layerwise_decay(0.5)
@@ -161,9 +162,7 @@ def test_a_damaged_folder_is_refused(folder, harm, says):
 def test_code_in_a_model_is_not_run(folder):
     x = keras.Input((4,))
     keras.Model(x, keras.layers.Lambda(lambda x: x * 2)(x)).save(folder / "model.keras")
-    from tlkeras.runs.folder import digest
-
-    spoil(folder, model_sha256=digest(folder / "model.keras"))
+    spoil(folder, model_sha256=paths.digest(folder / "model.keras"))
     with pytest.raises(ValueError, match="Cannot read the model .* arbitrary code"):
         tlk.load_run(folder)
 

@@ -76,13 +76,13 @@ def _slopes(above: keras.Model, maps: np.ndarray, wanted: np.ndarray) -> np.ndar
     SGD at rate 1 moves numbers that were 0 by exactly their slope.
     """
     moved = _Moved(above, maps.shape)
-    moved.compile(keras.optimizers.SGD(1.0), loss=_minus, jit_compile=False)
+    moved.compile(
+        keras.optimizers.SGD(1.0),
+        loss=lambda wanted, scores: -keras.ops.sum(wanted * scores, axis=-1),
+        jit_compile=False,
+    )
     moved.train_on_batch(maps, wanted)
     return keras.ops.convert_to_numpy(moved.offset) * len(maps)  # the loss is a mean
-
-
-def _minus(wanted: Any, scores: Any) -> Any:
-    return -keras.ops.sum(wanted * scores, axis=-1)
 
 
 class _Moved(keras.Model):

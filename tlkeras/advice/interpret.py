@@ -108,7 +108,7 @@ class Interpretation:
 
     def _repr_html_(self) -> str:
         said = html_table([(line,) for line in self._said()], ("",))
-        return said + html_table(self._rows(), self._header)
+        return said + (html_table(self._rows(), self._header) if self.record["classes"] else "")
 
 
 def interpret(

@@ -23,14 +23,11 @@ from tlkeras.backbones.presets import (
 from tlkeras.blocks.find import find_blocks
 from tlkeras.utils import paths
 
-PRETRAINED = "pretrained"
-TOWERS = ("image", "text")
-
 
 def load_backbone(
     source: str | os.PathLike | keras.Model,
     image_size: int | tuple[int, int] | None = None,
-    weights: str | None = PRETRAINED,
+    weights: str | None = "pretrained",
     *,
     tower: str | None = None,
     profile: str | None = None,
@@ -75,9 +72,9 @@ def load_backbone(
     Traceback (most recent call last):
     ConnectionError: 'MobileNetV2' is an online backbone: ... the profile is offline. ...
     """
-    if weights not in (PRETRAINED, "imagenet", None):
+    if weights not in ("pretrained", "imagenet", None):
         raise ValueError(f"weights must be 'pretrained' or None, not {weights!r}.")
-    if tower not in (None, *TOWERS):
+    if tower not in ("image", "text", None):
         raise ValueError(f"tower must be 'image', 'text' or None, not {tower!r}.")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if isinstance(source, keras.Model):
@@ -150,7 +147,8 @@ def _file(path: Path, size: Size, weights: str | None) -> keras.Model:
     model = keras.saving.load_model(path, compile=False)
     blocks = find_blocks(model)
     last = blocks[-1]
-    if last.role == "head" and any(isinstance(layer, keras.layers.Dense) for layer in last.layers):
+    dense = any(isinstance(layer, keras.layers.Dense) for layer in last.layers)
+    if last.role == "head" and dense and len(blocks) > 1:
         below, _ = blocks.split(blocks[-2].name)
         model = keras.Model(below.input, below.output, name=path.stem)
     return _model(model, size, weights)
@@ -158,7 +156,7 @@ def _file(path: Path, size: Size, weights: str | None) -> keras.Model:
 
 def _model(model: keras.Model, size: Size, weights: str | None) -> keras.Model:
     if size and any(
-        own not in (None, wanted) for own, wanted in zip(model.input_shape[1:3], size, strict=True)
+        own not in (None, wanted) for own, wanted in zip(model.input_shape[1:3], size, strict=False)
     ):
         raise ValueError(
             f"{model.name} takes images of shape {model.input_shape[1:]}, not {tuple(size)}: "

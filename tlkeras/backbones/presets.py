@@ -1,6 +1,5 @@
 """KerasHub presets: a network behind the scaling of its image converter, or one of its towers."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import keras
 
 from tlkeras.backbones import fetching
 from tlkeras.blocks.internals import all_layers, forget_calls, functional
+from tlkeras.utils import paths
 
 COMPOSITE = ("CBABlock", "FusedMBConvBlock", "MBConvBlock")  # of KerasHub's EfficientNets
 
@@ -28,8 +28,7 @@ def damaged_files(folder: Path) -> list[str]:
     return [
         name
         for name, expected in listed.items()
-        if not (folder / name).is_file()
-        or hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected
+        if not (folder / name).is_file() or paths.digest(folder / name) != expected
     ]
 
 

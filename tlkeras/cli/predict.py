@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
             if options.json:
                 shown += found
             elif not rows:
-                print(*map(_line, found), sep="\n", flush=True)
+                for told in found:
+                    ranked = "  ".join(f"{name} {value:.3f}" for name, value in told["ranked"])
+                    print(f"{told['file']}  {ranked}", flush=True)
     seconds = time.perf_counter() - start
     for name, why in broken.items():
         print(f"tlkeras: cannot read {name}: {why}", file=sys.stderr)
@@ -72,11 +74,6 @@ def _told(part: "Predictions") -> list[dict[str, Any]]:
         {"file": name, part.kind: said, "ranked": part.ranked(row)}
         for row, (name, said) in enumerate(zip(part.files, part.names, strict=True))
     ]
-
-
-def _line(told: dict[str, Any]) -> str:
-    ranked = "  ".join(f"{name} {value:.3f}" for name, value in told["ranked"])
-    return f"{told['file']}  {ranked}"
 
 
 def _last_line(result: dict[str, Any]) -> str:

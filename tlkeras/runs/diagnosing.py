@@ -60,7 +60,8 @@ def diagnose(
             `task.arrays` gives them. before: the backbone as it was loaded.
 
     Raises:
-        ValueError: labels that are no class numbers, or a backbone that is not in the model.
+        ValueError: labels that are no class numbers, a backbone that is not in the model, or a
+            run whose plan no folder holds.
 
     Source: section 1.9.
 

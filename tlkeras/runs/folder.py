@@ -8,7 +8,6 @@ report.html   the report, where one was made
 """
 
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from tlkeras.display.model_card import model_card
 from tlkeras.inputs import intake
 from tlkeras.inputs.objective import cross_entropy
 from tlkeras.runs.record import record_of
+from tlkeras.utils import paths
 
 EXPORTED = ("model.onnx", "model.tflite", "saved_model")  # later, by `tlk.export`
 WRITTEN = ("model.keras", "run.json", "README.md", "history.csv", "history.png", "report.html")
@@ -47,7 +47,7 @@ def save(
     try:
         with internals.Traces(internals.functional(run.model)):
             build().save(made / "model.keras")
-        record["model_sha256"] = digest(made / "model.keras")
+        record["model_sha256"] = paths.digest(made / "model.keras")
         text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
         (made / "run.json").write_text(text + "\n", encoding="utf-8")
         (made / "README.md").write_text(model_card(record), encoding="utf-8")
@@ -171,8 +171,3 @@ def _ended(net: keras.Model, kind: str) -> keras.Model:
         name += "_"
     last = keras.layers.Activation(kind, dtype="float32", name=name)
     return keras.Model(net.input, last(net.output), name=net.name)
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

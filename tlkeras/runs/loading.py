@@ -1,5 +1,6 @@
 """Reads a run from its folder."""
 
+import contextlib
 import importlib
 import json
 import math
@@ -12,9 +13,9 @@ import keras
 
 from tlkeras.freezing.flags import Learning
 from tlkeras.plans.plan import Plan
-from tlkeras.runs.folder import digest
 from tlkeras.runs.record import FORMAT
 from tlkeras.runs.run import Run, StageResult
+from tlkeras.utils import paths
 
 NEEDED = {
     *("model_sha256", "classes", "output", "image_size", "network", "data", "plan", "plan_text"),
@@ -74,7 +75,7 @@ def load_run(path: str | os.PathLike) -> SavedRun:
     record = read_record(folder)
     if not (folder / "model.keras").is_file():
         raise ValueError(f"Expected model.keras beside run.json in {folder}; found none.")
-    if digest(folder / "model.keras") != record["model_sha256"]:
+    if paths.digest(folder / "model.keras") != record["model_sha256"]:
         raise ValueError(
             f"Expected the model that run.json of {folder} describes; found another model.keras: "
             "it is damaged, or was written later. Save the run again."
@@ -87,8 +88,9 @@ def load_run(path: str | os.PathLike) -> SavedRun:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"Cannot read the model of {folder}: {reason}") from error
     try:
-        plan, stages = _plan(record), _stages(record)
-        history = _history(record)
+        plan = Plan.from_dict(record["plan"]) if record["plan"] else None  # None: it held functions
+        stages = [_stage(stored) for stored in record["stages"]]
+        history = {name: [_number(v) for v in column] for name, column in record["history"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"Expected run.json as tlkeras writes it in {folder}: {error}.") from error
     said = record["unsaved"], record.get("kept", "")
@@ -119,36 +121,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _stages(record: dict[str, Any]) -> list[StageResult]:
-    """The results of the stages; learning rates that were schedules are texts."""
-    found = []
-    for stored in record["stages"]:
-        rows = [tuple(row) for row in stored["learns"]["rows"]]
-        learns = Learning(rows, [], stored["learns"]["kept"])
-        metrics = {name: _number(value) for name, value in stored["metrics"].items()}
-        rate = _rate(stored["learning_rate"])
-        found.append(
-            StageResult(**stored | {"learns": learns, "metrics": metrics, "learning_rate": rate})
-        )
-    return found
-
-
-def _history(record: dict[str, Any]) -> dict[str, list]:
-    """A list a column."""
-    return {name: [_number(v) for v in column] for name, column in record["history"].items()}
-
-
-def _plan(record: dict[str, Any]) -> Plan | None:
-    """The plan, or None where a policy of it was a function."""
-    return Plan.from_dict(record["plan"]) if record["plan"] else None
+def _stage(stored: dict[str, Any]) -> StageResult:
+    """The result of a stage; a learning rate that was a schedule is a text."""
+    rows = [tuple(row) for row in stored["learns"]["rows"]]
+    learns = Learning(rows, [], stored["learns"]["kept"])
+    metrics = {name: _number(value) for name, value in stored["metrics"].items()}
+    rate = stored["learning_rate"]
+    with contextlib.suppress(ValueError):
+        rate = float(rate)
+    return StageResult(**stored | {"learns": learns, "metrics": metrics, "learning_rate": rate})
 
 
 def _number(value: Any) -> Any:
     return math.nan if value is None else value
-
-
-def _rate(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text

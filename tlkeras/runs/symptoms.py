@@ -60,7 +60,13 @@ class Curves:
 
 
 def curves(run: Any) -> list[Curves]:
-    """Those of every stage that was trained for an epoch or more."""
+    """Those of every stage that was trained for an epoch or more. Raises ValueError without a
+    plan."""
+    if run.plan is None:
+        raise ValueError(
+            "Expected a run with its plan; a policy of this one is a function, which no folder "
+            "holds. Its report has what was found when it was saved."
+        )
     history = run.history
     name = _metric(history)
     found = []

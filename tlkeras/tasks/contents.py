@@ -8,7 +8,7 @@ import numpy as np
 SPLITS = ("train", "validation", "test")
 MEMORY_LIMIT = 4 * 2**30  # bytes
 PHOTOGRAPHS = "efficientnet_lite0"  # the network to start from when a task has them
-CLASS, LABELS, NUMBER = KINDS = "class", "labels", "number"
+CLASS, LABELS, NUMBER = "class", "labels", "number"
 
 
 @dataclass(frozen=True)

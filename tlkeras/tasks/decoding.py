@@ -7,13 +7,13 @@ decoding, so it is done once, not once an epoch: training then reads pixels.
 import hashlib
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm.contrib.concurrent import thread_map  # type: ignore[import-untyped]
 
 from tlkeras.tasks import pictures
 
@@ -103,17 +103,15 @@ def read(
         images[place] = image  # here, so that what waits to be stored does not pile up
         return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest(), ""
 
-    found = list(in_parallel(one, range(len(paths)), "decoding", verbose))
+    found = in_parallel(one, range(len(paths)), "decoding", verbose)
     return images, [digest for digest, _ in found], [problem for _, problem in found]
 
 
 def in_parallel(
     work: Callable[[Given], Made], items: Sequence[Given], what: str, verbose: int = 1
-) -> Iterator[Made]:
+) -> list[Made]:
     """What `work` makes of each item, in order; with a bar in a terminal where it takes longer."""
-    with ThreadPoolExecutor() as pool:
-        made = pool.map(work, items)
-        yield from tqdm(
-            made, what, len(items), unit=" images", delay=1, leave=False,
-            disable=None if verbose else True,
-        )  # fmt: skip
+    return thread_map(
+        work, items, tqdm_class=tqdm, desc=what, unit=" images", delay=1, leave=False,
+        disable=None if verbose else True,
+    )  # fmt: skip

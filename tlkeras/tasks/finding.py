@@ -175,7 +175,7 @@ def scan(place: Path, passed: Passed) -> tuple[list[Path], list[Path]]:
     with os.scandir(place) as entries:
         for entry in entries:
             path = Path(entry.path)
-            if is_system(entry.name):
+            if entry.name.startswith(".") or entry.name.casefold() in SYSTEM:
                 passed.system.add(path)
             elif entry.is_file() or not path.exists():  # a broken link is an unreadable file
                 files.append(path)
@@ -186,10 +186,6 @@ def scan(place: Path, passed: Passed) -> tuple[list[Path], list[Path]]:
             else:
                 folders.append(path)
     return sorted(folders), sorted(files)
-
-
-def is_system(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in SYSTEM
 
 
 def is_picture(path: Path) -> bool:

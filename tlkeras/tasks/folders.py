@@ -53,11 +53,11 @@ class File:
 
 def load(
     folder: Path,
-    image_size: tuple[int, int] | None = None,
-    regression: bool = False,
-    skip_unreadable: bool = False,
-    cache: Path | None = None,
-    verbose: int = 1,
+    image_size: tuple[int, int] | None,
+    regression: bool,
+    skip_unreadable: bool,
+    cache: Path,
+    verbose: int,
 ) -> Contents:
     """Reads every image of a folder; see the top of this file for the layouts.
 
@@ -67,7 +67,7 @@ def load(
             images' own size if they share one of at most 224 pixels a side, else 128x128.
         regression: the labels in `labels.csv` are numbers to be predicted.
         skip_unreadable: what cannot be read, or is listed and not there, is left out.
-        cache: where a file of pixels is kept; None: the user's cache folder.
+        cache: where a file of pixels is kept.
         verbose: 0 shows no progress.
 
     Returns:
@@ -101,7 +101,7 @@ def load(
     size, white = image_size or _choose_size(files), pictures.white_of([f.header for f in files])
     report += overview.formats([file.path for file in files])
     report += overview.describe([f.header for f in files], size, white)
-    place = _place(len(files), size, cache or paths.cache_dir(), report)
+    place = _place(len(files), size, cache, report)
     splits: dict[str, dict[str, Any]] = {}
     digests = {}
     for split, its in found.items():
@@ -172,7 +172,7 @@ def _inspected(found: dict, left_out: list[str], verbose: int) -> dict[str, list
 
     def look(file: File) -> File:
         header = pictures.inspect(file.path)
-        digest = "" if header.problem else splitting.digest(file.path)
+        digest = "" if header.problem else paths.digest(file.path)
         return File(file.path, file.label, file.group, header, digest)
 
     everything = [(split, file) for split, files in found.items() for file in files]

@@ -60,12 +60,6 @@ class OnlineTask:
     md5: dict[int, str] = field(default_factory=dict)
 
     @property
-    def source(self) -> str:
-        """A page about the data."""
-        page = "https://www.tensorflow.org/datasets/catalog/" + self.name
-        return "https://medmnist.com" if self.md5 else page
-
-    @property
     def advice(self) -> str:
         """What to use without the internet."""
         local = " Its IDX files can be read from a folder: give it as data_dir." if self.idx else ""
@@ -74,7 +68,9 @@ class OnlineTask:
     def card(self) -> str:
         """Where the data come from and what they are good for (Markdown)."""
         counts = ", ".join(f"{split} {count:,}" for split, count in self.counts.items())
-        lines = [f"Source: {self.source}", f"Licence: {self.licence}", f"Cite: {self.citation}"]
+        catalog = f"https://www.tensorflow.org/datasets/catalog/{self.name}"
+        source = "https://medmnist.com" if self.md5 else catalog
+        lines = [f"Source: {source}", f"Licence: {self.licence}", f"Cite: {self.citation}"]
         lines += [f"Images: {counts}", f"Without the internet `{self.stand_in}` stands in."]
         lines += [f"Caution: {self.caution}"] if self.caution else []
         return "\n".join([f"# {self.name}", "", self.summary, "", *(f"- {x}" for x in lines), ""])
@@ -139,16 +135,13 @@ def _load_idx(task: OnlineTask, folder: Path) -> Contents:
                 f"The {part} images and labels in {folder} are not those of {task.name}: other "
                 "data sets have files of these names, too. Get both files again."
             )
+    (images, labels), (test_images, test_labels) = parts["train"], parts["test"]
     count = task.counts["train"]
-    cuts = {
-        "train": ("train", slice(count)),
-        "validation": ("train", slice(count, None)),
-        "test": ("test", slice(None)),
+    splits = {
+        "train": {"image": images[:count], "label": labels[:count]},
+        "validation": {"image": images[count:], "label": labels[count:]},
+        "test": {"image": test_images, "label": test_labels},
     }
-    splits = {}
-    for split, (part, places) in cuts.items():
-        images, labels = parts[part]
-        splits[split] = {"image": images[places], "label": labels[places]}
     report = (f"read from the IDX files in {folder}",)
     return Contents(splits, tuple(task.classes), task.card(), report)
 

@@ -5,7 +5,6 @@ and test, validation and train are fixed parts of that range. So other files can
 or moved without moving an image, and copies of a file are always in the same split.
 """
 
-import hashlib
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -16,12 +15,6 @@ from tlkeras.tasks.contents import SPLITS
 BOUNDS = {"test": (0.0, 0.15), "validation": (0.15, 0.3), "train": (0.3, 1.0)}
 UNEVEN = 3  # times as many images in the largest class as in the smallest
 NAMED = 5  # groups of copies in a message
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def assign(found: dict[str, list], classes: list[str], report: list[str]) -> dict[str, list]:
@@ -106,7 +99,10 @@ def copies(digests: dict[str, list[bytes]], files: dict[str, list], root: Path) 
         root: the folder, for the names.
     """
     everything = [(split, file) for split in digests for file in files[split]]
-    same = _groups([digest for split in digests for digest in digests[split]])
+    places = defaultdict[bytes, list[int]](list)
+    for place, digest in enumerate(digest for split in digests for digest in digests[split]):
+        places[digest].append(place)
+    same = [group for group in places.values() if len(group) > 1]
     across = [group for group in same if len({everything[i][0] for i in group}) > 1]
     torn = [group for group in same if len({everything[i][1].label for i in group}) > 1]
     doubtful = {group[0] for group in across + torn}
@@ -125,11 +121,3 @@ def copies(digests: dict[str, list[bytes]], files: dict[str, list], root: Path) 
         + line("images in more than one class", torn)
         + line("images more than once in the same split", inside)
     )
-
-
-def _groups(digests: list[bytes]) -> list[list[int]]:
-    """Places of images with the same pixels."""
-    places = defaultdict(list)
-    for place, digest in enumerate(digests):
-        places[digest].append(place)
-    return [group for group in places.values() if len(group) > 1]

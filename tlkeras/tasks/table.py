@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tlkeras.tasks.contents import CLASS, LABELS, NUMBER
+from tlkeras.tasks.finding import LABELS as NAME
 from tlkeras.tasks.finding import listed, split_named
 
 COLUMNS = {
@@ -31,7 +32,7 @@ class Table:
     """What a `labels.csv` says.
 
     Attributes:
-        kind: one of `contents.KINDS`.
+        kind: "class", "labels" or "number".
         classes: names of the classes, in alphabetical order; of a number, that of its column.
         labels: of each file: the number of its class, those of its classes, or the number itself.
         splits: of each file "train", "validation" or "test"; empty without such a column.
@@ -49,7 +50,7 @@ class Table:
 
 def find(folder: Path) -> Path | None:
     """The folder's `labels.csv`, in any case, if it has one."""
-    return next((p for p in sorted(folder.iterdir()) if p.name.casefold() == "labels.csv"), None)
+    return next((p for p in sorted(folder.iterdir()) if p.name.casefold() == NAME), None)
 
 
 def read(path: Path, pictures: list[Path], regression: bool = False) -> Table:

@@ -1,5 +1,6 @@
 """Where things are: the data that comes with tlkeras, and what is prepared on first use."""
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -35,3 +36,9 @@ def kept_dir() -> Path:
 def tasks() -> list[Path]:
     """The folders of the tasks that come with tlkeras, by name."""
     return sorted(p.parent for p in (data_root() / "tasks").glob("*/*_dataset_builder.py"))
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
