@@ -22,21 +22,20 @@ a recipe chooses its epochs; `seconds` those of training; `parameters` those tha
 """
 
 import argparse
-import csv
 import itertools
 import time
-from pathlib import Path
+from functools import cache
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
-from sklearn.metrics import balanced_accuracy_score
+from rows import Rows
+from trials import accuracy, drift, fit, new_head
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "choosing.csv"
-KEY = ("part", "task", "what", "scale", "seed")
-HEADER = (
-    *KEY, "validation", "score", "seconds", "parameters", "drift", "epochs", "plan",
+ROWS = Rows(
+    "choosing", ("part", "task", "what", "scale", "seed"),
+    ("validation", "score", "seconds", "parameters", "drift", "epochs", "plan"),
 )  # fmt: skip
 TASKS = ("clothes", "lesions")
 LABELS = 20  # a class
@@ -53,6 +52,7 @@ IMAGES = {"A": 10_000, "B": 50_000, "C": 100_000}  # that a recipe is meant for;
 Data = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
+@cache
 def load(name: str, seed: int) -> Data:
     """A draw of training images; the same 200 of validation and 800 of test every time."""
     task = tlk.load_task(name, labels_per_class=LABELS, seed=seed, image_size=64)
@@ -67,18 +67,17 @@ def new_model(classes: int, dropout: float = 0.2) -> keras.Model:
     return tlk.add_head(tlk.load_backbone("efficientnet_lite0", image_size=64), classes, dropout)
 
 
-def new_head(start: list[np.ndarray], classes: int) -> list[np.ndarray]:
-    """First weights of a head for a backbone of these weights."""
-    head = keras.layers.Dense(classes)
-    head.build((None, start[-2].shape[0]))
-    return head.get_weights()
+@cache
+def kept_model(classes: int, dropout: float) -> tuple[keras.Model, list[np.ndarray]]:
+    """For many runs, and its first weights."""
+    model = new_model(classes, dropout)
+    return model, model.get_weights()
 
 
 class Learner:
     """The network with a new head, open to one depth; made and traced once for many runs."""
 
     def __init__(self, classes: int, depth: str):
-        self.classes, self.depth = classes, depth
         self.model = new_model(classes)
         blocks = tlk.find_blocks(self.model)
         self.parameters = tlk.freeze(self.model, DEPTHS[depth]).trainable_params
@@ -95,44 +94,16 @@ class Learner:
     def train(self, x: np.ndarray, y: np.ndarray, seed: int) -> float:
         """Seconds it took: the head first, then all that learns."""
         keras.utils.set_random_seed(seed)
-        self.model.set_weights([*self.start[:-2], *new_head(self.start, self.classes)])
+        self.model.set_weights([*self.start[:-2], *new_head(self.start)])
         rng, clock = np.random.default_rng(seed), time.perf_counter()
-        self._fit(self.head, _predict(self.backbone, x), y, HEAD_RATE, rng)
-        inputs = x if self.bottom is None else _predict(self.bottom, x)
-        self._fit(self.top, inputs, y, RATE, rng)
+        features = self.backbone.predict(x, 100, verbose=0)
+        fit(self.head, features, y, HEAD_RATE, STEPS, BATCH, rng)
+        inputs = x if self.bottom is None else self.bottom.predict(x, 100, verbose=0)
+        fit(self.top, inputs, y, RATE, STEPS, BATCH, rng)
         return time.perf_counter() - clock
 
-    def _fit(self, part, x, y, rate: float, rng) -> None:
-        def set_rate(step, logs=None):  # cosine decay
-            part.optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / STEPS)) / 2
 
-        for variable in part.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        passes = range(-(-STEPS * BATCH // len(y)))
-        order = np.concatenate([rng.permutation(len(y)) for _ in passes])[: STEPS * BATCH]
-        schedule = keras.callbacks.LambdaCallback(on_train_batch_begin=set_rate)
-        part.fit(x[order], y[order], BATCH, verbose=0, shuffle=False, callbacks=[schedule])
-
-    def score(self, x: np.ndarray, y: np.ndarray) -> float:
-        return _score(self.model, x, y)
-
-    def drift(self) -> float:
-        return _drift(self.model, self.start)
-
-
-def _score(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
-    return float(balanced_accuracy_score(y, _predict(model, x).argmax(axis=-1)))
-
-
-def _drift(model: keras.Model, start: list[np.ndarray]) -> float:
-    """Of all but the head's two weights."""
-    pairs = list(zip(model.get_weights()[:-2], start[:-2], strict=True))
-    moved = sum(float(np.sum((new - old) ** 2)) for new, old in pairs)
-    return 100 * (moved / sum(float(np.sum(old**2)) for _, old in pairs)) ** 0.5
-
-
-def _predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    return model.predict(x, batch_size=100, verbose=0)
+kept_learner = cache(Learner)
 
 
 def recipe(name: str, scale: float = 1) -> tlk.Plan:
@@ -146,70 +117,33 @@ def recipe(name: str, scale: float = 1) -> tlk.Plan:
     return tlk.Plan([stage.replace(views=2) for stage in plan.stages])  # drawn once, and cached
 
 
-def run_recipe(name: str, scale: float, model: keras.Model, data: Data, seed: int) -> dict:
-    start, plan = model.get_weights(), recipe(name, scale)
-    optimizer = keras.optimizers.AdamW(weight_decay=0.05 if name == "C" else 0.004)
+def measure(part: str, task: str, what: str, scale: float, seed: int) -> dict:
+    data = load(task, seed)
+    classes = int(data["test"][1].max()) + 1
+    if part == "grid":
+        learner = kept_learner(classes, what)
+        model, start = learner.model, learner.start
+        more = {"seconds": learner.train(*data["train"], seed), "parameters": learner.parameters}
+    else:
+        model, start = kept_model(classes, 0.5 if what == "C" else 0.2)
+        keras.utils.set_random_seed(seed)
+        model.set_weights([*start[:-2], *new_head(start)])
+        more = follow(recipe(what, scale), model, data, seed, 0.05 if what == "C" else 0.004)
+    return more | {
+        "validation": accuracy(model, *data["validation"]), "score": accuracy(model, *data["test"]),
+        "drift": drift(model, start),
+    }  # fmt: skip
+
+
+def follow(plan: tlk.Plan, model: keras.Model, data: Data, seed: int, weight_decay: float) -> dict:
+    optimizer = keras.optimizers.AdamW(weight_decay=weight_decay)
     run = tlk.fit_stages(
         model, plan, data["train"], data["validation"], optimizer=optimizer, seed=seed, verbose=0
     )
     return {
-        "validation": _score(model, *data["validation"]), "score": _score(model, *data["test"]),
         "seconds": run.seconds, "parameters": run.stages[-1].learns.trainable_params,
-        "drift": _drift(model, start), "epochs": "+".join(str(s.epochs) for s in run.stages),
-        "plan": str(plan),
+        "epochs": "+".join(str(stage.epochs) for stage in run.stages), "plan": str(plan),
     }  # fmt: skip
-
-
-class Bench:
-    """Runs what is not stored; keeps data and networks, which take seconds to make."""
-
-    def __init__(self):
-        self.data, self.learners, self.models, self.known = {}, {}, {}, set()
-        if STORE.exists():
-            with STORE.open() as file:
-                self.known = {tuple(row[k] for k in KEY) for row in csv.DictReader(file)}
-
-    def measure(self, part: str, task: str, what: str, scale: float, seed: int) -> None:
-        key = (part, task, what, f"{scale:g}", str(seed))
-        if key in self.known:
-            return
-        if (task, seed) not in self.data:
-            self.data[task, seed] = load(task, seed)
-        data = self.data[task, seed]
-        classes = int(data["test"][1].max()) + 1
-        if part == "recipe":
-            run = self.recipe(what, scale, data, classes, seed)
-        else:
-            run = self.depth(what, data, classes, seed)
-        shown = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in run.items()}
-        new = not STORE.exists()
-        with STORE.open("a", newline="") as file:
-            writer = csv.DictWriter(file, HEADER, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(dict(zip(KEY, key, strict=True)) | shown)
-        print(*key, *list(shown.values())[:-1], time.strftime("%H:%M:%S"), flush=True)
-
-    def recipe(self, name: str, scale: float, data: Data, classes: int, seed: int) -> dict:
-        dropout = 0.5 if name == "C" else 0.2
-        if (classes, dropout) not in self.models:
-            model = new_model(classes, dropout)
-            self.models[classes, dropout] = model, model.get_weights()
-        model, start = self.models[classes, dropout]
-        keras.utils.set_random_seed(seed)
-        model.set_weights([*start[:-2], *new_head(start, classes)])
-        return run_recipe(name, scale, model, data, seed)
-
-    def depth(self, depth: str, data: Data, classes: int, seed: int) -> dict:
-        if (classes, depth) not in self.learners:
-            self.learners[classes, depth] = Learner(classes, depth)
-        learner = self.learners[classes, depth]
-        seconds = learner.train(*data["train"], seed)
-        return {
-            "validation": learner.score(*data["validation"]), "score": learner.score(*data["test"]),
-            "seconds": seconds, "parameters": learner.parameters, "drift": learner.drift(),
-            "epochs": "", "plan": "",
-        }  # fmt: skip
 
 
 def main() -> None:
@@ -226,10 +160,10 @@ def main() -> None:
         for scale in (1, images / 200)
     ]  # fmt: skip
     runs += [("grid", *rest[:2], 1, rest[2]) for rest in itertools.product(TASKS, DEPTHS, SEEDS)]
-    bench, wanted = Bench(), (only.part, only.task, only.what, None, only.seed)
+    wanted = (only.part, only.task, only.what, None, only.seed)
     for run in runs:
         if all(want is None or want == have for want, have in zip(wanted, run, strict=True)):
-            bench.measure(*run)
+            ROWS.once(run, measure, *run)
 
 
 if __name__ == "__main__":

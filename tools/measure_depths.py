@@ -16,20 +16,22 @@ test, seconds those of training without tracing, drift is how far the backbone's
 percent of their size.
 """
 
-import csv
 import itertools
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from functools import cache
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
-from sklearn.metrics import balanced_accuracy_score
+from rows import Rows
+from trials import accuracy, behind_blinds, class_weights, drawn, drift, fit
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "depths.csv"
-KEY = ("part", "target", "labels_per_class", "depth", "seed", "rate")
-HEADER = (*KEY, "score", "seconds", "parameters", "drift")
+ROWS = Rows(
+    "depths", ("part", "target", "labels_per_class", "depth", "seed", "rate"),
+    ("score", "seconds", "parameters", "drift"),
+)  # fmt: skip
 TARGETS = ("digits", "blinds", "lesions")  # from near to far
 LABELS = (5, 30, 0)  # a class; 0: all
 DEPTHS = {
@@ -45,7 +47,7 @@ HEAD_RATE, RATE = 1e-2, 1e-3
 SHIFT_SEED = 100
 SWEEP = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 BATCH, STEPS = 16, {5: 100, 30: 100, 0: 200}
-BLINDS = 128 + 127 * np.sin(1.3 * np.arange(32))
+Data = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def tiles(images: np.ndarray) -> np.ndarray:
@@ -76,17 +78,24 @@ def rows_mixed(images: np.ndarray) -> np.ndarray:
 SHIFTS = {"tiles": tiles, "wave": wave, "copies": copies, "rows mixed": rows_mixed}
 
 
-def load(target: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+@cache
+def load(target: str) -> Data:
     """Splits at 32x32; "blinds": digits behind stripes that invert them, a synthetic shift."""
     task = tlk.load_task("digits" if target == "blinds" else target, image_size=32)
     splits = {split: task.arrays(split) for split in ("train", "validation", "test")}
     if target == "blinds":
-        hidden = {s: np.abs(x - BLINDS[:, None]).astype("float32") for s, (x, _) in splits.items()}
-        splits = {split: (hidden[split], y) for split, (_, y) in splits.items()}
+        splits = {split: (behind_blinds(x), y) for split, (x, y) in splits.items()}
     return splits
 
 
-def shifted(name: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def labelled(target: str, labels: int, seed: int) -> Data:
+    """The splits, with that many training images of each class."""
+    x, y = load(target)["train"]
+    some = drawn(y, labels, seed)
+    return load(target) | {"train": (x[some], y[some])}
+
+
+def shifted(name: str, seed: int) -> Data:
     """Digits with 30 labels a class, changed by hand."""
     task = tlk.load_task("digits", labels_per_class=30, seed=seed)
     splits = {split: task.arrays(split) for split in ("train", "validation", "test")}
@@ -122,107 +131,50 @@ class Learner:
         self.model.set_weights([*self.start[:-2], *new_model(self.classes).get_weights()[-2:]])
         rng, clock = np.random.default_rng(seed), time.perf_counter()
         head_steps = 2 * steps if self.depth == "head" else steps
-        self._fit(self.head, _predict(self.backbone, x), y, HEAD_RATE, head_steps, rng)
+        weights = class_weights(y, self.classes)
+        features = self.backbone.predict(x, 64, verbose=0)
+        fit(self.head, features, y, HEAD_RATE, head_steps, BATCH, rng, class_weight=weights)
         if self.depth != "head":
-            inputs = x if self.bottom is None else _predict(self.bottom, x)
-            self._fit(self.top, inputs, y, rate, steps, rng)
+            inputs = x if self.bottom is None else self.bottom.predict(x, 64, verbose=0)
+            fit(self.top, inputs, y, rate, steps, BATCH, rng, class_weight=weights)
         return time.perf_counter() - clock
 
-    def _fit(self, part, x, y, rate: float, steps: int, rng) -> None:
-        def set_rate(step, logs=None):  # cosine decay, without tracing another rate anew
-            part.optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / steps)) / 2
 
-        for variable in part.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        passes = range(-(-steps * BATCH // len(y)))
-        order = np.concatenate([rng.permutation(len(y)) for _ in passes])[: steps * BATCH]
-        counts = np.maximum(np.bincount(y, minlength=self.classes), 1)
-        weights = dict(enumerate(len(y) / self.classes / counts))
-        schedule = keras.callbacks.LambdaCallback(on_train_batch_begin=set_rate)
-        part.fit(x[order], y[order], BATCH, verbose=0, shuffle=False, class_weight=weights,
-                 callbacks=[schedule])  # fmt: skip
-
-    def score(self, x, y) -> float:
-        return _score(self.model, x, y)
-
-    def drift(self) -> float:
-        return _drift(self.model, self.start)
+@cache
+def kept_learner(classes: int, depth: str) -> Learner:
+    """Trained a little, so that no run is timed tracing."""
+    learner = Learner(classes, depth)
+    learner.train(np.zeros((32, 32, 32, 3), "float32"), np.arange(32) % classes, 0, RATE, 4)
+    return learner
 
 
-def _score(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
-    return balanced_accuracy_score(y, _predict(model, x).argmax(axis=-1))
+def measure(part: str, target: str, labels: int, depth: str, seed: int, rate: float) -> dict:
+    data = shifted(target, seed) if part == "shift" else labelled(target, labels, seed)
+    learner = kept_learner(int(data["test"][1].max()) + 1, depth)
+    seconds = learner.train(*data["train"], seed, rate, STEPS[labels])
+    judged = data["validation" if part == "shift" else "test"]
+    return {
+        "score": accuracy(learner.model, *judged, batch=64), "seconds": f"{seconds:.2f}",
+        "parameters": learner.parameters, "drift": f"{drift(learner.model, learner.start):.3f}",
+    }  # fmt: skip
 
 
-def _drift(model: keras.Model, start: list[np.ndarray]) -> float:
-    """Of all but the head's two weights."""
-    pairs = list(zip(model.get_weights()[:-2], start[:-2], strict=True))
-    moved = sum(float(np.sum((new - old) ** 2)) for new, old in pairs)
-    return 100 * (moved / sum(float(np.sum(old**2)) for _, old in pairs)) ** 0.5
-
-
-def _predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    return model.predict(x, batch_size=64, verbose=0)
-
-
-class Bench:
-    def __init__(self):
-        self.data, self.learners, self.rows = {}, {}, {}
-        if STORE.exists():
-            with STORE.open() as file:
-                self.rows = {tuple(row[k] for k in KEY): row for row in csv.DictReader(file)}
-
-    def measure(self, part: str, target: str, labels: int, depth: str, seed: int, rate: float):
-        """A run, unless it is stored."""
-        key = (part, target, str(labels), depth, str(seed), f"{rate:g}")
-        if key in self.rows:
-            return
-        splits = shifted(target, seed) if part == "shift" else self.drawn(target, labels, seed)
-        learner = self.learner(int(splits["test"][1].max()) + 1, depth, splits["train"])
-        seconds = learner.train(*splits["train"], seed, rate, STEPS[labels])
-        judged = splits["validation" if part == "shift" else "test"]
-        score, drift = learner.score(*judged), learner.drift()
-        row = (*key, f"{score:.4f}", f"{seconds:.2f}", learner.parameters, f"{drift:.3f}")
-        new = not STORE.exists()
-        with STORE.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([HEADER, row] if new else [row])
-        print(*row, flush=True)
-
-    def drawn(self, target: str, labels: int, seed: int) -> dict:
-        """The splits, with that many training images of each class."""
-        if target not in self.data:
-            self.data[target] = load(target)
-        x, y = self.data[target]["train"]
-        if not labels:
-            return self.data[target]
-        rng = np.random.default_rng(seed)
-        members = [np.flatnonzero(y == c) for c in range(int(y.max()) + 1)]
-        chosen = np.concatenate([rng.choice(m, labels, replace=False) for m in members])
-        return self.data[target] | {"train": (x[chosen], y[chosen])}
-
-    def learner(self, classes: int, depth: str, data: tuple) -> Learner:
-        if (classes, depth) not in self.learners:
-            self.learners[classes, depth] = Learner(classes, depth)
-            few = tuple(part[:32] for part in data)
-            self.learners[classes, depth].train(*few, 0, RATE, 4)  # so that no run is timed tracing
-        return self.learners[classes, depth]
+def runs() -> Iterator[tuple]:
+    """Keys, in the order in which they are measured."""
+    for seed in SEEDS:
+        for depth, target, labels in itertools.product(DEPTHS, TARGETS, LABELS):
+            yield "grid", target, labels, depth, seed, HEAD_RATE if depth == "head" else RATE
+        for target, labels in itertools.product(TARGETS, LABELS):
+            yield "where", target, labels, "first 2", seed, RATE
+        for rate in SWEEP:
+            yield "sweep", "blinds", 30, "all", seed, rate
+    for shift, depth in itertools.product(SHIFTS, ("last 1", "middle", "bottom")):
+        yield "shift", shift, 30, depth, SHIFT_SEED, RATE
 
 
 def main() -> None:
-    bench = Bench()
-    for seed in SEEDS:
-        for depth in DEPTHS:
-            for target in TARGETS:
-                for labels in LABELS:
-                    rate = HEAD_RATE if depth == "head" else RATE
-                    bench.measure("grid", target, labels, depth, seed, rate)
-        for target in TARGETS:
-            for labels in LABELS:
-                bench.measure("where", target, labels, "first 2", seed, RATE)
-        for rate in SWEEP:
-            bench.measure("sweep", "blinds", 30, "all", seed, rate)
-    for shift in SHIFTS:
-        for depth in ("last 1", "middle", "bottom"):
-            bench.measure("shift", shift, 30, depth, SHIFT_SEED, RATE)
+    for run in runs():
+        ROWS.once(run, measure, *run)
 
 
 if __name__ == "__main__":

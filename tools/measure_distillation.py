@@ -31,7 +31,7 @@ the teacher's on the same; `seconds` of one core for the student's training. Of 
 """
 
 import argparse
-import csv
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -40,10 +40,13 @@ import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import Rows
+from trials import cosine, forget, in_passes
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "distillation.csv"
-KEY = ("part", "method", "temperature", "rate", "seed")
-MEASURED = ("validation", "score", "teacher", "seconds", "parameters", "kilobytes", "milliseconds")
+ROWS = Rows(
+    "distillation", ("part", "method", "temperature", "rate", "seed"),
+    ("validation", "score", "teacher", "seconds", "parameters", "kilobytes", "milliseconds"),
+)  # fmt: skip
 RATES, SEARCH, SEEDS = (1e-3, 3e-3, 1e-2), (100, 101), range(5)
 SIZE, CLASSES, BATCH, STEPS = 64, 10, 64, 300
 RUNS = [  # the most important first
@@ -83,28 +86,10 @@ def softened(temperature: keras.Variable):
     return loss
 
 
-def stored() -> list[dict[str, str]]:
-    if not STORE.exists():
-        return []
-    with STORE.open() as file:
-        return list(csv.DictReader(file))
-
-
-def write(row: dict[str, str]) -> None:
-    new = not STORE.exists()
-    with STORE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, (*KEY, *MEASURED), restval="", lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-    print(*row.values(), time.strftime("%H:%M:%S"), flush=True)
-
-
 class Bench:
-    """Runs what is not stored."""
+    """Data, teachers and the student, made once."""
 
     def __init__(self) -> None:
-        self.rows = stored()
         task = tlk.load_task("clothes", image_size=SIZE)
         blocks = tlk.find_blocks(tlk.load_backbone("efficientnet_lite0", SIZE))
         self.below, _ = blocks.split(blocks.names[-2])
@@ -170,49 +155,32 @@ class Bench:
         model = self.student
         keras.utils.set_random_seed(seed)
         model.set_weights(new_student().get_weights())
-        optimizer, rng = model.optimizer, np.random.default_rng(seed)
-        for variable in optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+        forget(model.optimizer)
         self.temperature.assign(temperature)
-        order = np.concatenate(
-            [rng.permutation(len(x)) for _ in range(STEPS * BATCH // len(x) + 1)]
-        )
+        order = in_passes(len(x), STEPS * BATCH, np.random.default_rng(seed))
         clock = time.process_time()
         for step in range(STEPS):
             some = order[step * BATCH : (step + 1) * BATCH]
-            optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / STEPS)) / 2
+            model.optimizer.learning_rate = cosine(rate, step, STEPS)
             model.train_on_batch(x[some], targets[some])
         return model, teacher, time.process_time() - clock
 
-    def measure(self, part: str, method: str, temperature: float, rate: float, seed: int) -> None:
-        values = (part, method, f"{temperature:g}", f"{rate:g}", str(seed))
-        key = dict(zip(KEY, values, strict=True))
-        if any(all(row[k] == v for k, v in key.items()) for row in self.rows):
-            return
+    def measure(
+        self, part: str, method: str, temperature: float, rate: float, seed: int
+    ) -> dict[str, object]:
         model, teacher, seconds = self.train(method, temperature, rate, seed)
 
-        def right(split: str, answers: np.ndarray) -> str:
-            return f"{np.mean(answers.argmax(axis=1) == self.y[split]):.4f}"
+        def right(split: str, answers: np.ndarray) -> float:
+            return float(np.mean(answers.argmax(axis=1) == self.y[split]))
 
-        found = {"validation": right("validation", self.asked(model, "validation"))}
+        def asked(split: str) -> float:
+            return right(split, model.predict(self.x[split], 500, verbose=0))
+
+        found: dict[str, object] = {"validation": asked("validation")}
         if part == "test":
-            found["score"] = right("test", self.asked(model, "test"))
+            found["score"] = asked("test")
         split = "test" if part == "test" else "validation"
-        found |= {"teacher": right(split, teacher[split]), "seconds": f"{seconds:.1f}"}
-        write(key | found)
-        self.rows.append(key | found)
-
-    def asked(self, model: keras.Model, split: str) -> np.ndarray:
-        return model.predict(self.x[split], 500, verbose=0)
-
-    def best_rate(self, method: str) -> float:
-        """By the mean over the draws of the search."""
-        like = "alone" if method in FEW else "soft, all"
-        found: dict[str, list[float]] = {}
-        for row in self.rows:
-            if (row["part"], row["method"]) == ("search", like):
-                found.setdefault(row["rate"], []).append(float(row["validation"]))
-        return float(max(found, key=lambda rate: np.mean(found[rate])))
+        return found | {"teacher": right(split, teacher[split]), "seconds": f"{seconds:.1f}"}
 
 
 def sizes() -> None:
@@ -239,27 +207,28 @@ def sizes() -> None:
             clock = time.thread_time()
             reader.invoke()
             taken.append(time.thread_time() - clock)
-        found = {"parameters": str(model.count_params()), "kilobytes": f"{kilobytes:.0f}"}
+        found = {"parameters": model.count_params(), "kilobytes": f"{kilobytes:.0f}"}
         found["milliseconds"] = f"{1000 * np.median(taken):.3f}"
-        write({"part": "size", "method": name, "seed": "0"} | found)
+        ROWS.add(("size", name, "", "", 0), found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", action="store_true", help="only size and latency")
     only_size = parser.parse_args().size
-    if not any(row["part"] == "size" for row in stored()):
+    if not ROWS.find("size"):
         sizes()
     if only_size:
         return
-    bench = Bench()
-    for method in ("soft, all", "alone"):
-        for rate in RATES:
-            for seed in SEARCH:
-                bench.measure("search", method, 1, rate, seed)
-    for method, temperature in RUNS:
-        for seed in SEEDS:
-            bench.measure("test", method, temperature, bench.best_rate(method), seed)
+    measure = Bench().measure
+    for method, rate, seed in itertools.product(("soft, all", "alone"), RATES, SEARCH):
+        key = ("search", method, 1, rate, seed)
+        ROWS.once(key, measure, *key)
+    for (method, temperature), seed in itertools.product(RUNS, SEEDS):
+        like = "alone" if method in FEW else "soft, all"
+        rate = float(ROWS.best("rate", part="search", method=like))
+        key = ("test", method, temperature, rate, seed)
+        ROWS.once(key, measure, *key)
 
 
 if __name__ == "__main__":

@@ -25,20 +25,21 @@ Columns: `validation`, `score` balanced accuracy on 800 and 1,600 images (of a s
 """
 
 import argparse
-import csv
+import itertools
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
-from sklearn.metrics import balanced_accuracy_score
+from rows import Rows
+from trials import accuracy, cosine, drawn, forget
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "heads.csv"
-KEY = ("part", "labels_per_class", "head", "rate", "seed")
-HEADER = (*KEY, "validation", "score", "parameters", "seconds")
+ROWS = Rows(
+    "heads", ("part", "labels_per_class", "head", "rate", "seed"),
+    ("validation", "score", "parameters", "seconds"),
+)  # fmt: skip
 LABELS = (30, 0, 5)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SEARCH, SEEDS = (100, 101), range(5)
@@ -146,74 +147,34 @@ class Learner:
         keras.utils.set_random_seed(seed)
         fresh = keras.Input(self.model.input_shape[1:])
         self.model.set_weights(keras.Model(fresh, self.build(fresh)).get_weights())
-        optimizer, rng = self.model.optimizer, np.random.default_rng(seed)
-        for variable in optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+        forget(self.model.optimizer)
+        rng = np.random.default_rng(seed)
         members = [np.flatnonzero(y == c) for c in range(CLASSES)]
         clock = time.perf_counter()
         for step in range(STEPS):
             some = [rng.choice(members[c]) for c in rng.integers(CLASSES, size=BATCH)]
-            optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / STEPS)) / 2
+            self.model.optimizer.learning_rate = cosine(rate, step, STEPS)
             self.model.train_on_batch(x[some], y[some])
         return time.perf_counter() - clock
 
-    def score(self, x: np.ndarray, y: np.ndarray) -> float:
-        found = self.model.predict(x, 400, verbose=0).argmax(axis=1)
-        return float(balanced_accuracy_score(y, found))
+
+def feeds() -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """What a head reads, by what follows the comma in its name."""
+    raw = maps()
+    mean, spread = (f(raw["train"][0], axis=(0, 1, 2)) for f in (np.mean, np.std))
+    data = {split: ((x - mean) / spread, y) for split, (x, y) in raw.items()}
+    mixed = {split: (shuffled(x), y) for split, (x, y) in data.items()}
+    return {"": data, "raw map": raw, "shuffled": mixed}
 
 
-def drawn(y: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Which images are labelled: `count` of each class, or all."""
-    if not count:
-        return np.arange(len(y))
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(y == c) for c in range(CLASSES)]
-    return np.concatenate([rng.choice(m, min(count, len(m)), replace=False) for m in members])
-
-
-class Bench:
-    """Runs what is not stored."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, str]] = []
-        if STORE.exists():
-            with STORE.open() as file:
-                self.rows = list(csv.DictReader(file))
-        raw = maps()
-        mean, spread = (f(raw["train"][0], axis=(0, 1, 2)) for f in (np.mean, np.std))
-        data = {split: ((x - mean) / spread, y) for split, (x, y) in raw.items()}
-        mixed = {split: (shuffled(x), y) for split, (x, y) in data.items()}
-        self.data = {"": data, "raw map": raw, "shuffled": mixed}
-
-    def best_rate(self, head: str, count: int) -> float:
-        """By the mean over the draws of the search."""
-        found: dict[str, list[float]] = {}
-        for row in self.rows:
-            if (row["part"], row["head"], row["labels_per_class"]) == ("search", head, str(count)):
-                found.setdefault(row["rate"], []).append(float(row["validation"]))
-        return float(max(found, key=lambda rate: np.mean(found[rate])))
-
-    def measure(self, learner: Learner, part: str, count: int, head: str, rate: float, seed: int):
-        key = dict(zip(KEY, (part, str(count), head, f"{rate:g}", str(seed)), strict=True))
-        if any(all(row[k] == v for k, v in key.items()) for row in self.rows):
-            return
-        data = self.data[head.partition(", ")[2]]
-        x, y = data["train"]
-        some = drawn(y, count, seed)
-        seconds = learner.train(x[some], y[some], rate, seed)
-        row = key | {
-            "validation": f"{learner.score(*data['validation']):.4f}",
-            "score": f"{learner.score(*data['test']):.4f}" if part == "test" else "",
-            "parameters": str(learner.parameters), "seconds": f"{seconds:.2f}",
-        }  # fmt: skip
-        new = not STORE.exists()
-        with STORE.open("a", newline="") as file:
-            writer = csv.DictWriter(file, HEADER, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        self.rows.append(row)
-        print(*row.values(), time.strftime("%H:%M:%S"), flush=True)
+def measure(learner: Learner, data: dict, part: str, count: int, rate: float, seed: int) -> dict:
+    x, y = data["train"]
+    some = drawn(y, count, seed)
+    seconds = learner.train(x[some], y[some], rate, seed)
+    found = {"validation": accuracy(learner.model, *data["validation"], 400)}
+    if part == "test":
+        found["score"] = accuracy(learner.model, *data["test"], 400)
+    return found | {"parameters": learner.parameters, "seconds": f"{seconds:.2f}"}
 
 
 def main() -> None:
@@ -221,17 +182,19 @@ def main() -> None:
     parser.add_argument("--labels", type=int, choices=LABELS, help="only this many a class")
     parser.add_argument("--head", choices=HEADS, help="only this one")
     only = parser.parse_args()
-    bench = Bench()
+    data = feeds()
     for count in LABELS if only.labels is None else [only.labels]:
         for head in [only.head] if only.head else HEADS:
             if count != 30 and head in CONTROLS:
                 continue
-            learner = Learner(head)
-            for rate in RATES:
-                for seed in SEARCH if count else SEARCH[:1]:
-                    bench.measure(learner, "search", count, head, rate, seed)
+            learner, feed = Learner(head), data[head.partition(", ")[2]]
+            for rate, seed in itertools.product(RATES, SEARCH if count else SEARCH[:1]):
+                key = ("search", count, head, rate, seed)
+                ROWS.once(key, measure, learner, feed, "search", count, rate, seed)
+            best = ROWS.best("rate", part="search", head=head, labels_per_class=count)
             for seed in SEEDS:
-                bench.measure(learner, "test", count, head, bench.best_rate(head, count), seed)
+                key = ("test", count, head, float(best), seed)
+                ROWS.once(key, measure, learner, feed, "test", count, float(best), seed)
 
 
 if __name__ == "__main__":
