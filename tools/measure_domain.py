@@ -23,28 +23,29 @@ training images. The last two may be chosen by, labels of the target not.
 """
 
 import argparse
-import csv
 import itertools
 import time
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import Rows
 from sklearn.metrics import balanced_accuracy_score
+from trials import drawn, forget, in_passes, pooled_reader, standard
 
 from tlkeras.flavors import domain
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "domain.csv"
-KEY = ("part", "pair", "method", "strength", "seed")
-HEADER = (*KEY, "validation", "information", "source", "score", "number", "seconds")
+ROWS = Rows(
+    "domain", ("part", "pair", "method", "strength", "seed"),
+    ("validation", "information", "source", "score", "number", "seconds"),
+)  # fmt: skip
 PAIRS = {"lesions": ("dermatoscope", "phone"), "digits": ("printed", "handwritten")}
 LETTERS = {"printed": "glyphs/digits", "handwritten": "digits"}
 SIDE = {"lesions": 96, "digits": 32}
-BLOCKS = ("block4c_add", "block5c_add")
+NETWORK = {"lesions": "efficientnet_lite0", "digits": "glyph_resnet"}
 BOTTOM = {"lesions": "block3", "digits": "stack0-1"}
 SEEDS = range(10, 15)  # 0 to 9 were used while the steps were chosen, on validation
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)
@@ -67,20 +68,9 @@ def data(pair: str, name: str, split: str) -> tuple[np.ndarray, ...]:
     return task.arrays(split, "image", "label", "patient")
 
 
-def new_reader(pair: str) -> keras.Model:
-    if pair == "digits":
-        backbone = tlk.load_backbone("glyph_resnet", image_size=SIDE[pair])
-        return keras.Sequential([backbone, keras.layers.GlobalAveragePooling2D()])
-    _, scale, network = tlk.load_backbone("efficientnet_lite0", image_size=SIDE[pair]).layers
-    pool = keras.layers.GlobalAveragePooling2D()
-    outputs = [pool(network.get_layer(name).output) for name in BLOCKS]
-    inside = keras.Model(network.input, keras.layers.Concatenate()(outputs))
-    return keras.Sequential([keras.Input((SIDE[pair], SIDE[pair], 3)), scale, inside])
-
-
 @cache
 def reader(pair: str, adapted_to: str = "") -> keras.Model:
-    network = new_reader(pair)
+    network = pooled_reader(NETWORK[pair], SIDE[pair])
     if adapted_to:
         domain.adapt_batchnorm(network, data(pair, adapted_to, "train")[0])
     return network
@@ -95,20 +85,12 @@ def features(pair: str, name: str, split: str, adapted: bool = False) -> np.ndar
 def known(pair: str, name: str, seed: int) -> np.ndarray:
     """The labels of a draw; -1 where they are hidden."""
     _, labels, patient = data(pair, name, "train")
-    rng = np.random.default_rng(seed)
     if pair == "lesions":
-        patients = np.unique(patient)
+        patients, rng = np.unique(patient), np.random.default_rng(seed)
         some = np.isin(patient, rng.choice(patients, len(patients) // 2, replace=False))
     else:
-        members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-        some = np.zeros(len(labels), bool)
-        some[np.concatenate([rng.choice(m, LABELS, replace=False) for m in members])] = True
+        some = np.isin(np.arange(len(labels)), drawn(labels, LABELS, seed))
     return np.where(some, labels, -1)
-
-
-def standard(x: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """With mean 0 and spread 1 where `like` has them."""
-    return (x - like.mean(axis=0)) / (like.std(axis=0) + 1e-6)
 
 
 # --- one network, the same steps -----------------------------------------------------------------
@@ -136,9 +118,7 @@ cached_network = cache(new_network)
 
 def renew(both: keras.Model, weights: list[np.ndarray]) -> None:
     both.set_weights(weights)
-    for variable in both.optimizer.variables:
-        if "learning_rate" not in variable.path:
-            variable.assign(keras.ops.zeros_like(variable))
+    forget(both.optimizer)
 
 
 def fit(both: keras.Model, x, labels, target, steps: int, batch: int, seed: int) -> None:
@@ -147,9 +127,7 @@ def fit(both: keras.Model, x, labels, target, steps: int, batch: int, seed: int)
     counts = np.bincount(labels[labels >= 0])
     weights["label"][: len(x)] *= np.where(labels < 0, 0, (1 / np.maximum(counts, 1))[labels])
     weights["label"] /= weights["label"].mean()
-    rng = np.random.default_rng(seed)
-    passes = range(-(-steps * batch // len(inputs)))
-    order = np.concatenate([rng.permutation(len(inputs)) for _ in passes])[: steps * batch]
+    order = in_passes(len(inputs), steps * batch, np.random.default_rng(seed))
     y, weights = ({key: part[order] for key, part in kind.items()} for kind in (y, weights))
     both.fit(inputs[order], y, batch, sample_weight=weights, shuffle=False, verbose=0)
 
@@ -267,8 +245,7 @@ class Draw:
 @cache
 def network_parts(pair: str, classes: int, strength: float, what: str) -> tuple:
     """The frozen part, the part that learns, and it with its domain classifier."""
-    name = "glyph_resnet" if pair == "digits" else "efficientnet_lite0"
-    model = tlk.add_head(tlk.load_backbone(name, image_size=SIDE[pair]), classes)
+    model = tlk.add_head(tlk.load_backbone(NETWORK[pair], image_size=SIDE[pair]), classes)
     tlk.freeze(model, tlk.policies.all_blocks())  # BatchNorm keeps its statistics
     blocks = tlk.find_blocks(model)
     below, above = blocks.split(BOTTOM[pair] if what == "network" else blocks[-2].name)
@@ -319,56 +296,35 @@ def retrain(pair: str, what: str, strength: float, seed: int) -> dict[str, float
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def runs(parts: list[str]) -> Iterator[tuple[tuple, object]]:
-    """Key of a row, and what makes the rest of it."""
+def runs(parts: list[str]) -> Iterator[tuple]:
+    """Key of a row, and what makes the rest of it, a function and its arguments."""
     for pair, seed in itertools.product(PAIRS, SEEDS if "features" in parts else ()):
         draw = Draw(pair, seed)
         for method in METHODS:
-            yield ("features", pair, method, 0, seed), (draw.adapt, method)
+            yield ("features", pair, method, 0, seed), draw.adapt, method
         for strength in STRENGTHS:
-            yield ("features", pair, "DANN", strength, seed), (draw.adapt, "DANN", strength)
+            yield ("features", pair, "DANN", strength, seed), draw.adapt, "DANN", strength
     for pair, seed in itertools.product(reversed(PAIRS), SEEDS[:3] if "network" in parts else ()):
         for what, name, strength in (
             ("head", "head alone", 0.0), ("network", "middle and top", 0.0),
             ("network", "middle and top, DANN", 1.0),
         ):  # fmt: skip
-            yield ("network", pair, name, strength, seed), (retrain, pair, what, strength, seed)
+            yield ("network", pair, name, strength, seed), retrain, pair, what, strength, seed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["features", "network"])
     parts = parser.parse_args().parts
-    done: set[tuple[str, ...]] = set()
-    if STORE.exists():
-        with STORE.open() as file:
-            done = {tuple(row[key] for key in KEY) for row in csv.DictReader(file)}
-    for key, (function, *args) in runs(parts):
-        if tuple(_text(part) for part in key) not in done:
-            write(key, function(*args))
+    for run in runs(parts):
+        ROWS.once(*run)
     if "features" in parts:
-        for pair in PAIRS:
-            for seed in SEEDS:
-                for method in BELIEF:
-                    if ("believed", pair, f"{method}: 0", "0", str(seed)) not in done:
-                        for c, number, right in Draw(pair, seed).first_beliefs(method):
-                            key = ("believed", pair, f"{method}: {c}", 0, seed)
-                            write(key, {"number": number, "score": right})
-
-
-def write(key: tuple, found: dict) -> None:
-    new = not STORE.exists()
-    shown = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in found.items()}
-    with STORE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, HEADER, lineterminator="\n", restval="")
-        if new:
-            writer.writeheader()
-        writer.writerow(dict(zip(KEY, map(_text, key), strict=True)) | shown)
-    print(*key, *shown.values(), time.strftime("%H:%M:%S"), flush=True)
-
-
-def _text(part: object) -> str:
-    return f"{part:g}" if isinstance(part, float) else str(part)
+        for pair, seed, method in itertools.product(PAIRS, SEEDS, BELIEF):
+            if not ROWS.find("believed", pair, f"{method}: 0", 0, seed):
+                ROWS.add_all(
+                    (("believed", pair, f"{method}: {c}", 0, seed), {"number": n, "score": right})
+                    for c, n, right in Draw(pair, seed).first_beliefs(method)
+                )
 
 
 if __name__ == "__main__":

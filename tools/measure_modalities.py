@@ -39,23 +39,25 @@ draws of the image and the report alone, and of "early".
 """
 
 import argparse
-import csv
 import time
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
+from itertools import product
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import keras_hub
 import numpy as np
+from rows import Rows
 from sklearn.metrics import balanced_accuracy_score, recall_score
+from trials import drawn, forget, pooled_reader
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "modalities.csv"
-KEY = ("part", "labels_per_class", "method", "strength", "rate", "seed")
-FOUND = ("validation", "score", "no_image", "no_report", "strangers", "parameters", "seconds")
+ROWS = Rows(
+    "modalities", ("part", "labels_per_class", "method", "strength", "rate", "seed"),
+    ("validation", "score", "no_image", "no_report", "strangers", "parameters", "seconds"),
+)  # fmt: skip
 SPLITS = ("train", "validation", "test")
-BLOCKS = ("block4c_add", "block5c_add")
 LABELS, RATES, STRENGTHS = (30, 0), (1e-3, 3e-3, 1e-2), (0.1, 0.3, 0.5)
 BERT_RATES = (3e-4, 1e-3, 3e-3)
 SEARCH, SEEDS = (100, 101), range(10, 15)
@@ -69,6 +71,7 @@ METHODS = {
         ("shuffled", 0), ("leak", 0), ("leak", 0.3), ("late", 0),
     ],
     "bert": [("report, bert", 0)],
+    "black": [("early", 0), ("modality dropout", 0.3)],
 }  # fmt: skip
 RIGHT = ("both", 1, 1), ("only the image", 1, 0), ("only the report", 0, 1), ("neither", 0, 0)
 layers = keras.layers
@@ -80,10 +83,7 @@ layers = keras.layers
 @cache
 def read() -> tuple[keras.Model, np.ndarray, np.ndarray]:
     """The network up to the features; their mean and spread over the training images."""
-    _, scale, network = tlk.load_backbone("efficientnet_lite0", image_size=96).layers
-    pool = layers.GlobalAveragePooling2D()
-    both = layers.Concatenate()([pool(network.get_layer(name).output) for name in BLOCKS])
-    reader = keras.Sequential([keras.Input((96, 96, 3)), scale, keras.Model(network.input, both)])
+    reader = pooled_reader("efficientnet_lite0", 96)
     images = tlk.load_task("lesions", image_size=96).arrays("train")[0]
     x = reader.predict(images, 100, verbose=0)
     return reader, x.mean(axis=0), x.std(axis=0)
@@ -133,15 +133,6 @@ def black() -> np.ndarray:
     """What the frozen blocks make of a black picture, as in `raw`."""
     reader, mean, spread = read()
     return (reader.predict(np.zeros((1, 96, 96, 3)), verbose=0) - mean) / spread
-
-
-def drawn(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Which examples are labelled: `count` of each class, or all."""
-    if not count:
-        return np.arange(len(labels))
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(labels == c) for c in range(CLASSES)]
-    return np.concatenate([rng.choice(m, count, replace=False) for m in members])
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -226,10 +217,8 @@ class Learner:
         """Seconds of one core."""
         keras.utils.set_random_seed(seed)
         self.model.set_weights(network(self.method, self.strength).get_weights())
-        optimizer, rng = self.model.optimizer, np.random.default_rng(seed)
-        for variable in optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        y = raw()["train"][2]
+        forget(self.model.optimizer)
+        rng, y = np.random.default_rng(seed), raw()["train"][2]
         some = drawn(y, count, seed)
         members = [some[y[some] == c] for c in range(CLASSES)]
         batches = rng.integers(CLASSES, size=BATCH * STEPS)
@@ -268,130 +257,95 @@ def judged(found: dict[str, np.ndarray]) -> dict[str, float]:
 # --- runs ----------------------------------------------------------------------------------------
 
 
-class Bench:
-    """Runs what is not stored."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, str]] = []
-        if STORE.exists():
-            with STORE.open() as file:
-                self.rows = list(csv.DictReader(file))
-
-    def there(self, **key: object) -> list[dict[str, str]]:
-        wanted = {column: _text(value) for column, value in key.items()}
-        return [r for r in self.rows if all(r[k] == v for k, v in wanted.items())]
-
-    def write(self, key: tuple, found: dict) -> None:
-        row = dict.fromkeys((*KEY, *FOUND), "")
-        row |= dict(zip(KEY, map(_text, key), strict=True))
-        row |= {k: v if isinstance(v, int) else f"{v:.4f}" for k, v in found.items()}
-        new = not STORE.exists()
-        with STORE.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        self.rows.append({k: str(v) for k, v in row.items()})
-        print(*row.values(), time.strftime("%H:%M:%S"), flush=True)
-
-    def best_rate(self, method: str, strength: float, count: int) -> float:
-        rows = self.there(part="search", method=method, strength=strength, labels_per_class=count)
-        found: dict[str, list[float]] = {}
-        for row in rows:
-            found.setdefault(row["rate"], []).append(float(row["validation"]))
-        return float(max(found, key=lambda rate: np.mean(found[rate])))
-
-    def method(self, method: str, strength: float) -> None:
-        if method == "late":
-            return self.late()
-        learner = None
-        for count in LABELS:
-            slow = method == "report, bert"
-            draws = SEARCH if count and not slow else SEARCH[:1]
-            plan = [("search", r, s) for r in (BERT_RATES if slow else RATES) for s in draws]
-            plan *= not slow or count == 30
-            for part, rate, seed in [
-                *plan,
-                *[("test", None, s) for s in SEEDS[: 3 if slow else 5]],
-            ]:
-                rate = rate or self.best_rate(method, strength, 30 if slow else count)
-                key = (part, count, method, strength, rate, seed)
-                if self.there(**dict(zip(KEY, key, strict=True))):
-                    continue
-                learner = learner or Learner(method, strength)
-                seconds = learner.train(count, rate, seed)
-                found = {"validation": learner.answers("validation")}
-                if part == "test":
-                    found["score"] = learner.answers("test")
-                    if len(inputs(method, "test")) > 1:
-                        found["no_image"] = learner.answers("test", without=0)
-                        found["no_report"] = learner.answers("test", without=1)
-                        found["strangers"] = learner.answers("test", strangers=True)
-                size = {"parameters": learner.model.count_params(), "seconds": seconds}
-                self.write(key, judged(found) | size)
-
-    def late(self) -> None:
-        """From the two networks that are on their own; and what each got right."""
-        names = ("image", "report, multi-hot", "early")
-        learners = {}
-        for count in LABELS:
-            for seed in SEEDS:
-                if self.there(part="test", labels_per_class=count, method="late", seed=seed):
-                    continue
-                learners = learners or {name: Learner(name, 0) for name in names}
-                answers, seconds = {}, 0.0
-                for name, learner in learners.items():
-                    took = learner.train(count, self.best_rate(name, 0, count), seed)
-                    seconds += took if name != "early" else 0
-                    answers[name] = [learner.answers(split) for split in ("validation", "test")]
-                (v_image, image), (v_report, report) = answers["image"], answers[names[1]]
-                strangers = learners[names[1]].answers("test")
-                strangers = np.random.default_rng(1).permutation(strangers)
-                y = raw()["test"][2]
-                answers["late"] = [v_image + v_report, image + report]
-                for name, (_, test) in answers.items():
-                    recalls = recall_score(y, test.argmax(axis=1), average=None)
-                    for c, recall in enumerate(recalls):
-                        key = ("recall", count, f"{name}: {c}", 0, 0, seed)
-                        self.write(key, {"score": float(recall)})
-                right = [answers[name][1].argmax(axis=1) == y for name in names[:2]]
-                for name, i, r in RIGHT:
-                    those = (right[0] == i) & (right[1] == r)
-                    share = float(np.mean([those[y == c].mean() for c in range(CLASSES)]))
-                    self.write(("overlap", count, name, 0, 0, seed), {"score": share})
-                found = judged({
-                    "validation": v_image + v_report, "score": image + report,
-                    "no_image": report, "no_report": image, "strangers": image + strangers,
-                })  # fmt: skip
-                size = sum(learners[name].model.count_params() for name in names[:2])
-                found |= {"parameters": size, "seconds": seconds}
-                self.write(("test", count, "late", 0, 0, seed), found)
-
-    def black(self) -> None:
-        for method, strength in (("early", 0), ("modality dropout", 0.3)):
-            learner = Learner(method, strength)
-            for count in LABELS:
-                rate = self.best_rate(method, strength, count)
-                for seed in SEEDS:
-                    key = ("black", count, method, strength, rate, seed)
-                    if not self.there(**dict(zip(KEY, key, strict=True))):
-                        learner.train(count, rate, seed)
-                        self.write(key, judged({"score": learner.answers("test", black())}))
+kept_learner = cache(Learner)
 
 
-def _text(part: object) -> str:
-    return f"{part:g}" if isinstance(part, float) else str(part)
+def best_rate(method: str, strength: float, count: int) -> float:
+    rows = {"part": "search", "method": method, "strength": strength, "labels_per_class": count}
+    return float(ROWS.best("rate", **rows))
+
+
+def measure(part: str, count: int, method: str, strength: float, rate: float, seed: int) -> dict:
+    learner = kept_learner(method, strength)
+    seconds = learner.train(count, rate, seed)
+    if part == "black":
+        return judged({"score": learner.answers("test", black())})
+    found = {"validation": learner.answers("validation")}
+    if part == "test":
+        found["score"] = learner.answers("test")
+        if len(inputs(method, "test")) > 1:
+            found["no_image"] = learner.answers("test", without=0)
+            found["no_report"] = learner.answers("test", without=1)
+            found["strangers"] = learner.answers("test", strangers=True)
+    return judged(found) | {"parameters": learner.model.count_params(), "seconds": seconds}
+
+
+def searched_and_tested(method: str, strength: float) -> None:
+    slow = method == "report, bert"
+    for count in LABELS:
+        draws = SEARCH if count and not slow else SEARCH[:1]
+        for rate, seed in product(BERT_RATES if slow else RATES, draws):
+            key = ("search", count, method, strength, rate, seed)
+            if not slow or count == 30:
+                ROWS.once(key, measure, *key)
+        rate = best_rate(method, strength, 30 if slow else count)
+        for seed in SEEDS[: 3 if slow else 5]:
+            key = ("test", count, method, strength, rate, seed)
+            ROWS.once(key, measure, *key)
+
+
+def late() -> None:
+    for count, seed in product(LABELS, SEEDS):
+        if not ROWS.find("test", count, "late", 0, 0, seed):
+            ROWS.add_all(put_together(count, seed))
+
+
+def put_together(count: int, seed: int) -> Iterator[tuple[tuple, dict]]:
+    """Rows from the two networks that are on their own; and what each got right."""
+    names, answers, seconds = ("image", "report, multi-hot", "early"), {}, 0.0
+    learners = {name: kept_learner(name, 0) for name in names}
+    for name, learner in learners.items():
+        took = learner.train(count, best_rate(name, 0, count), seed)
+        seconds += took if name != "early" else 0
+        answers[name] = [learner.answers(split) for split in ("validation", "test")]
+    (v_image, image), (v_report, report) = answers["image"], answers[names[1]]
+    strangers = np.random.default_rng(1).permutation(report)
+    y = raw()["test"][2]
+    answers["late"] = [v_image + v_report, image + report]
+    for name, (_, test) in answers.items():
+        recalls = recall_score(y, test.argmax(axis=1), average=None)
+        for c, recall in enumerate(recalls):
+            yield ("recall", count, f"{name}: {c}", 0, 0, seed), {"score": float(recall)}
+    right = [answers[name][1].argmax(axis=1) == y for name in names[:2]]
+    for name, i, r in RIGHT:
+        those = (right[0] == i) & (right[1] == r)
+        share = float(np.mean([those[y == c].mean() for c in range(CLASSES)]))
+        yield ("overlap", count, name, 0, 0, seed), {"score": share}
+    found = judged({
+        "validation": v_image + v_report, "score": image + report,
+        "no_image": report, "no_report": image, "strangers": image + strangers,
+    })  # fmt: skip
+    size = sum(learners[name].model.count_params() for name in names[:2])
+    yield ("test", count, "late", 0, 0, seed), found | {"parameters": size, "seconds": seconds}
+
+
+def in_the_dark(method: str, strength: float) -> None:
+    for count, seed in product(LABELS, SEEDS):
+        key = ("black", count, method, strength, best_rate(method, strength, count), seed)
+        ROWS.once(key, measure, *key)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=[*METHODS, "black"])
-    bench = Bench()
+    parser.add_argument("parts", nargs="*", default=list(METHODS))
     for part in parser.parse_args().parts:
-        for method, strength in METHODS.get(part, ()):
-            bench.method(method, strength)
-        if part == "black":
-            bench.black()
+        for method, strength in METHODS[part]:
+            if part == "black":
+                in_the_dark(method, strength)
+            elif method == "late":
+                late()
+            else:
+                searched_and_tested(method, strength)
 
 
 if __name__ == "__main__":

@@ -18,18 +18,20 @@ class); `clothes`, the same on clothes as they were, read by the old head on the
 afterwards; seconds of training.
 """
 
-import csv
 import time
 from itertools import product
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import Rows
+from trials import drawn, forget, in_passes
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "polishing.csv"
-HEADER = ("task", "head", "learns", "rate", "seed", "split", "score", "clothes", "seconds")
+ROWS = Rows(
+    "polishing", ("task", "head", "learns", "rate", "seed", "split"),
+    ("score", "clothes", "seconds"),
+)  # fmt: skip
 SIZE, CUT, SMEAR = 64, "block4-5", 9
 ORIGINAL, LABELS, STEPS, BATCH = 100, 5, 100, 16
 RATES = (1e-4, 1e-3, 1e-2, 3e-2)
@@ -49,13 +51,6 @@ def first(data: Data, count: int, after: int = 0) -> Data:
     """So many images of each class, those that come first in the split."""
     members = [np.flatnonzero(data[1] == c)[after : after + count] for c in np.unique(data[1])]
     chosen = np.concatenate(members)
-    return data[0][chosen], data[1][chosen]
-
-
-def drawn(data: Data, seed: int) -> Data:
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(data[1] == c) for c in np.unique(data[1])]
-    chosen = np.concatenate([rng.choice(m, LABELS, replace=False) for m in members])
     return data[0][chosen], data[1][chosen]
 
 
@@ -87,12 +82,10 @@ class Trained:
         kernel, bias = self.model.layers[-1].get_weights()
         new = [keras.initializers.GlorotUniform(seed)(kernel.shape), np.zeros_like(bias)]
         self.model.layers[-1].set_weights(head or new)
-        for variable in self.part.optimizer.variables:
-            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
+        forget(self.part.optimizer)
         self.part.optimizer.learning_rate = rate
         x, y = data
-        rng, rounds = np.random.default_rng(seed), -(-steps * BATCH // len(y))
-        order = np.concatenate([rng.permutation(len(y)) for _ in range(rounds)])[: steps * BATCH]
+        order = in_passes(len(y), steps * BATCH, np.random.default_rng(seed))
         started = time.perf_counter()
         if self.learns == "head":
             x = self.below.predict(x, verbose=0)
@@ -132,52 +125,39 @@ class Bench:
             self.models[answers, learns] = Trained(answers, learns)
         return self.models[answers, learns]
 
-    def row(self, task: str, head: str, learns: str, rate: float, seed: int, split: str) -> list:
+    def measure(
+        self, task: str, head: str, learns: str, rate: float, seed: int, split: str
+    ) -> dict[str, object]:
+        (x, y), held, test = self.data[task]
+        some = drawn(y, LABELS, seed)
         answers = 7 if task == "lesions" and head == "new" else 10
         model, start = self.trained(answers, learns), self.old if head == "old" else None
-        seconds = model.fit(drawn(self.data[task][0], seed), rate, seed, start)
+        seconds = model.fit((x[some], y[some]), rate, seed, start)
         if split == "validation":
-            return [model.score(self.data[task][1]), "", seconds]
-        old = None if head == "old" else self.old
-        return [model.score(self.data[task][2]), model.score(self.clothes, old), seconds]
+            return {"score": model.score(held), "seconds": f"{seconds:.1f}"}
+        clothes = model.score(self.clothes, None if head == "old" else self.old)
+        return {"score": model.score(test), "clothes": clothes, "seconds": f"{seconds:.1f}"}
 
-    def untouched(self, task: str) -> list:
+    def untouched(self, task: str) -> dict[str, object]:
         model = self.trained(10, "head")
         model.model.set_weights(model.start)
-        return [model.score(self.data[task][2], self.old), model.score(self.clothes, self.old), 0.0]
+        score, clothes = (model.score(on, self.old) for on in (self.data[task][2], self.clothes))
+        return {"score": score, "clothes": clothes, "seconds": "0.0"}
 
 
 def main() -> None:
-    rows = list(csv.reader(STORE.open()))[1:] if STORE.exists() else []
-    if not rows:
-        STORE.write_text(",".join(HEADER) + "\n")
     bench = Bench()
-
-    def measured(*key) -> list[str]:
-        """The stored row, or a new one, stored."""
-        key = tuple(map(str, key))
-        found = [row for row in rows if tuple(row[:6]) == key]
-        if not found:
-            task, head, learns, rate, seed, split = key
-            if learns == "nothing":
-                result = bench.untouched(task)
-            else:
-                result = bench.row(task, head, learns, float(rate), int(seed), split)
-            cells = [f"{x:.4f}" if isinstance(x, float) else x for x in result[:2]]
-            found = [[*key, *cells, f"{result[2]:.1f}"]]
-            rows.extend(found)
-            with STORE.open("a", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(found)
-            print(*found[0], flush=True)
-        return found[0]
-
-    kept = [measured(task, "old", "nothing", 0, 0, "test") for task in TASKS]
+    for task in TASKS:
+        ROWS.once((task, "old", "nothing", 0, 0, "test"), bench.untouched, task)
     for learns, head, task in product(("head", "all blocks"), ("old", "new"), TASKS):
-        tried = [measured(task, head, learns, r, CHOICE_SEED, "validation") for r in RATES]
-        rate = max(tried, key=lambda row: float(row[6]))[3]
-        kept += tried + [measured(task, head, learns, rate, seed, "test") for seed in SEEDS]
-    with STORE.open("w", newline="") as file:  # without what earlier choices left
-        csv.writer(file, lineterminator="\n").writerows([HEADER, *kept])
+        tried = {}
+        for rate in RATES:
+            key = (task, head, learns, rate, CHOICE_SEED, "validation")
+            tried[rate] = float(ROWS.once(key, bench.measure, *key)["score"])
+        best = max(tried, key=tried.get)
+        for seed in SEEDS:
+            key = (task, head, learns, best, seed, "test")
+            ROWS.once(key, bench.measure, *key)
 
 
 if __name__ == "__main__":

@@ -32,26 +32,26 @@ on 1,600 test pictures, `validation` on 800; `seconds` of one core.
 """
 
 import argparse
-import csv
 import itertools
 import time
 from functools import cache, lru_cache
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import ROOT, Rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from trials import accuracy, drawn, forget, in_passes
 
 from tlkeras.flavors import contrastive
 
-ROOT = Path(__file__).resolve().parents[1]
-STORE = ROOT / "data" / "results" / "pretraining.csv"
+ROWS = Rows(
+    "pretraining", ("part", "method", "depth", "labels_per_class", "rate", "seed"),
+    ("validation", "score", "partners", "others", "seconds"),
+)  # fmt: skip
 KEPT = ROOT / "build" / "pretraining"  # weights and stored outputs, so that a killed run goes on
-KEY = ("part", "method", "depth", "labels_per_class", "rate", "seed")
-HEADER = (*KEY, "validation", "score", "partners", "others", "seconds")
 SPLITS = ("train", "validation", "test")
 PRETRAINED = ("views", "lesion pairs", "random pairs")
 CLOSED = ("whitened", "whitened, random pairs")
@@ -109,16 +109,8 @@ def maps() -> dict[str, np.ndarray]:
             ]  # fmt: skip
             views = [np.concatenate(parts) for parts in views]
             found["views"] = np.stack(views, axis=1).astype("float16")
-    KEPT.mkdir(parents=True, exist_ok=True)
     np.savez(path, **found)
     return found
-
-
-def drawn(count: int, seed: int) -> np.ndarray:
-    """`count` labelled pictures of each class."""
-    rng, labels = np.random.default_rng(seed), named("train")[0]
-    members = [np.flatnonzero(labels == c) for c in range(CLASSES)]
-    return np.concatenate([rng.choice(m, count, replace=False) for m in members])
 
 
 class Cosine(keras.optimizers.schedules.LearningRateSchedule):
@@ -138,8 +130,7 @@ def imagenet() -> list[np.ndarray]:
 
 
 def renew(model: keras.Model, rate: float, steps: int) -> None:
-    for variable in model.optimizer.variables:
-        variable.assign(keras.ops.zeros_like(variable))
+    forget(model.optimizer)
     model.schedule.rate.assign(rate)
     model.schedule.steps.assign(steps)
 
@@ -158,8 +149,7 @@ def learner() -> contrastive.SimCLR:
 def pairs(method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Two views each, of one picture or of two."""
     rng, (_, lesions), views = np.random.default_rng(seed), named("train"), maps()["views"]
-    passes = -(-STEPS * PAIRS // len(views))
-    first = np.concatenate([rng.permutation(len(views)) for _ in range(passes)])[: STEPS * PAIRS]
+    first = in_passes(len(views), STEPS * PAIRS, rng)
     second, one = first.copy(), rng.integers(VIEWS, size=len(first))
     other = (one + rng.integers(1, VIEWS, size=len(first))) % VIEWS
     if method == "random pairs":
@@ -245,8 +235,10 @@ def whitening(x: np.ndarray, method: str, seed: int) -> np.ndarray:
     return vectors / np.sqrt(values) @ vectors.T
 
 
-def probe(read: dict, depth: str, count: int, strength: float, seed: int) -> dict[str, float]:
-    some = drawn(count, seed)
+def probe(network: tuple, depth: str, count: int, strength: float, seed: int) -> dict[str, float]:
+    """network: method, rate and seed of the pretraining."""
+    read = features(*network)
+    some = drawn(named("train")[0], count, seed)
     clock = time.process_time()
     model = LogisticRegression(C=strength, max_iter=300)
     model.fit(read[depth, "train"][some], named("train")[0][some])
@@ -285,16 +277,13 @@ def tune(method: str, rate: float, own: float, count: int, seed: int) -> dict[st
     kernel.assign(rng.normal(0, 0.02, kernel.shape))
     bias.assign(np.zeros(bias.shape))
     renew(model, rate, steps)
-    order = rng.choice(drawn(count, seed), steps * BATCH)  # of each class as many labels
+    order = rng.choice(drawn(labels, count, seed), steps * BATCH)  # of each class as many labels
     view = rng.integers(VIEWS, size=len(order))
     clock = time.process_time()
     model.fit(views[order, view].astype("float32"), labels[order], BATCH, shuffle=False, verbose=0)
     seconds = time.process_time() - clock
     scores = {
-        column: balanced_accuracy_score(
-            named(split)[0],
-            model.predict(maps()[split].astype("float32"), 100, verbose=0).argmax(axis=1),
-        )
+        column: accuracy(model, maps()[split].astype("float32"), named(split)[0])
         for column, split in (("validation", "validation"), ("score", "test"))
         if column == "validation" or seed in SEEDS
     }
@@ -304,95 +293,60 @@ def tune(method: str, rate: float, own: float, count: int, seed: int) -> dict[st
 # --- runs ----------------------------------------------------------------------------------------
 
 
-class Bench:
-    """Runs what is not stored."""
+def all_pretrained() -> float:
+    """The rate of all pretrainings."""
+    method = "lesion pairs"
+    for rate in RATES:
+        args = (method, rate, SEEDS[0])
+        ROWS.once(("pretrain", method, "", 0, rate, SEEDS[0]), pretrain, *args)
+        for seed in SEARCH:
+            key = ("search rate", method, DEPTHS[1], 10, rate, seed)
+            ROWS.once(key, probe, args, DEPTHS[1], 10, 1e-2, seed)
+    rate = float(ROWS.best("rate", part="search rate"))
+    for seed, method in itertools.product(SEEDS, PRETRAINED):
+        ROWS.once(("pretrain", method, "", 0, rate, seed), pretrain, method, rate, seed)
+    return rate
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, str]] = []
-        if STORE.exists():
-            with STORE.open() as file:
-                self.rows = list(csv.DictReader(file))
-        KEPT.mkdir(parents=True, exist_ok=True)
 
-    def run(self, *key: object, function=None, args: tuple = ()) -> dict[str, str]:
-        """A row: the stored one, or what the function makes now."""
-        texts = dict(zip(KEY, (f"{k:g}" if isinstance(k, float) else str(k) for k in key),
-                         strict=True))  # fmt: skip
-        for row in self.rows:
-            if all(row[column] == text for column, text in texts.items()):
-                return row
-        found = {column: f"{value:.4f}" for column, value in function(*args).items()}
-        row = dict.fromkeys(HEADER, "") | texts | found
-        new = not STORE.exists()
-        with STORE.open("a", newline="") as file:
-            writer = csv.DictWriter(file, HEADER, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        self.rows.append(row)
-        print(*row.values(), time.strftime("%H:%M:%S"), flush=True)
-        return row
+def all_probed(own: float) -> None:
+    for method, depth, count in itertools.product(
+        ("ImageNet", *PRETRAINED, *CLOSED), DEPTHS, LABELS
+    ):
+        if method in PRETRAINED and depth == "block4-5":
+            continue  # frozen
+        what = (method, depth, count)
+        for strength, seed in itertools.product(STRENGTHS, SEARCH):
+            args = ((method, own, SEEDS[0]), depth, count, strength, seed)
+            ROWS.once(("search probe", *what, strength, seed), probe, *args)
+        rows = {"method": method, "depth": depth, "labels_per_class": count}
+        best = float(ROWS.best("rate", part="search probe", **rows))
+        for seed in SEEDS:
+            args = ((method, own, seed), depth, count, best, seed)
+            ROWS.once(("probe", *what, best, seed), probe, *args)
 
-    def pretrain(self) -> float:
-        """All pretrainings; their rate."""
-        best = {}
-        for rate in RATES:
-            args = ("lesion pairs", rate, SEEDS[0])
-            self.run("pretrain", args[0], "", 0, rate, args[2], function=pretrain, args=args)
-            rows = [
-                self.run("search rate", args[0], depth, 10, rate, seed, function=probe,
-                         args=(features(*args), depth, 10, 1e-2, seed))
-                for depth, seed in itertools.product(DEPTHS[1:], SEARCH)
-            ]  # fmt: skip
-            best[rate] = np.mean([float(row["validation"]) for row in rows])
-        rate = max(best, key=best.get)
-        for seed, method in itertools.product(SEEDS, PRETRAINED):
-            self.run("pretrain", method, "", 0, rate, seed, function=pretrain,
-                     args=(method, rate, seed))  # fmt: skip
-        return rate
 
-    def probe(self, rate: float) -> None:
-        for method, depth, count in itertools.product(
-            ("ImageNet", *PRETRAINED, *CLOSED), DEPTHS, LABELS
-        ):
-            if method in PRETRAINED and depth == "block4-5":
-                continue  # frozen
-            means = {}
-            for strength in STRENGTHS:
-                rows = [
-                    self.run("search probe", method, depth, count, strength, seed, function=probe,
-                             args=(features(method, rate, SEEDS[0]), depth, count, strength, seed))
-                    for seed in SEARCH
-                ]  # fmt: skip
-                means[strength] = np.mean([float(row["validation"]) for row in rows])
-            best = max(means, key=means.get)
-            for seed in SEEDS:
-                self.run("probe", method, depth, count, best, seed, function=probe,
-                         args=(features(method, rate, seed), depth, count, best, seed))  # fmt: skip
-
-    def tune(self, own: float) -> None:
-        found = {}
-        for rate in TUNING_RATES:
-            row = self.run("search tune", "ImageNet", "", 10, rate, SEARCH[0], function=tune,
-                           args=("ImageNet", rate, own, 10, SEARCH[0]))  # fmt: skip
-            found[rate] = float(row["validation"])
-        rate = max(found, key=found.get)
-        for seed, count in itertools.product(SEEDS, TUNED):
-            for method in ("ImageNet", *PRETRAINED, "ImageNet, longer", "lesion pairs, longer"):
-                self.run("tune", method, "", count, rate, seed, function=tune,
-                         args=(method, rate, own, count, seed))  # fmt: skip
+def all_tuned(own: float) -> None:
+    for rate in TUNING_RATES:
+        key = ("search tune", "ImageNet", "", 10, rate, SEARCH[0])
+        ROWS.once(key, tune, "ImageNet", rate, own, 10, SEARCH[0])
+    rate = float(ROWS.best("rate", part="search tune"))
+    for seed, count in itertools.product(SEEDS, TUNED):
+        for method in ("ImageNet", *PRETRAINED, "ImageNet, longer", "lesion pairs, longer"):
+            key = ("tune", method, "", count, rate, seed)
+            ROWS.once(key, tune, method, rate, own, count, seed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["pretrain", "probe", "tune"])
-    parts, bench = parser.parse_args().parts, Bench()
+    parts = parser.parse_args().parts
+    KEPT.mkdir(parents=True, exist_ok=True)
     imagenet()  # before anything is trained
-    rate = bench.pretrain()
+    rate = all_pretrained()
     if "probe" in parts:
-        bench.probe(rate)
+        all_probed(rate)
     if "tune" in parts:
-        bench.tune(rate)
+        all_tuned(rate)
 
 
 if __name__ == "__main__":
