@@ -154,7 +154,7 @@ tlk.table(rows, ["a single draw, 4 labels a pair", "8 unseen pairs, %"])
 # validation, with other draws. The figure is for the eight unseen pairs, the table for the 56 of
 # the pretraining.
 
-# %% alt="Two rows of eight drawn scenes: as they are, and the same ones pale and under coarse coloured noise, in which the shapes are hard to see."
+# %% tags=["plumbing"] alt="Two rows of eight drawn scenes: as they are, and the same ones pale and under coarse coloured noise, in which the shapes are hard to see."
 noise = np.random.default_rng(0).normal(0, 36, images.shape)
 grain = np.clip(64 + 0.5 * images + noise, 0, 255)
 tlk.plots.strips({"clean": images, "grain": grain}, columns=8, title="The same scenes (synthetic)")
@@ -212,10 +212,10 @@ tlk.table(rows, ["shape by", "labels a pair", "56 pairs seen, %", "8 pairs unsee
 #
 # ## Learning a prompt: CoOp
 #
-# Instead of guessing the best wording, learn it. **CoOp** ([Zhou et al.
-# 2021](https://arxiv.org/abs/2109.01134)) puts free vectors in place of *a photo of a* and trains
-# nothing else. The names of the classes stay words. Four vectors of 96 numbers are 384 that learn,
-# for any number of classes. Write placeholders, look up all words, put the learned vectors in:
+# **CoOp** ([Zhou et al. 2021](https://arxiv.org/abs/2109.01134)) learns the wording: it puts free
+# vectors in place of *a photo of a* and trains nothing else. The classes' names stay words. Four
+# vectors of 96 numbers are 384 that learn, for any number of classes. Write placeholders, look up
+# all words, put the learned vectors in:
 
 # %%
 text, lookup = clip.text_encoder, clip.text_encoder.embedding.token_embedding
@@ -273,9 +273,9 @@ tlk.table(rows, header)
 # **On clean pictures** a learned prompt with 16 labels is a tie with the written one (51 and 43 %),
 # for the captions of the pretraining said *a red ring* in just this way. With one label it is two
 # to four points short, but right about twice as often as the probe: 384 numbers that all classes
-# share cannot forget what the names mean. Taught on 56 pairs, it answers as well for the other
-# eight. (On photographs the paper reports 15 points over written prompts at 16 shots; [a
-# sequel](https://arxiv.org/abs/2203.05557), that new classes may then do worse.)
+# share (the probe has 4,160) cannot forget what the names mean. Taught on 56 pairs, it answers as
+# well for the other eight. (On photographs the paper reports 15 points over written prompts at 16
+# shots; [a sequel](https://arxiv.org/abs/2203.05557), a loss on new classes.)
 #
 # **Under grain** it wins four points over the written prompt on the 56 pairs (11 to 15 %); with 16
 # labels the probe is ahead in every draw, on old pairs and new.
@@ -378,9 +378,9 @@ shown["best mask, resized"] = mask
 tlk.table([[name, str(tuple(array.shape))] for name, array in shown.items()], ["", "shape"])
 
 # %% [markdown]
-# Two things are easily got wrong, and neither raises an error. The preprocessor resizes the
-# *picture* and not the *points*: they count pixels of the resized one (1,024 a side for the real
-# SAM, 128 here). And without a box, a padding point with the label -1 has to follow.
+# Two mistakes raise no error. The preprocessor resizes the *picture* and not the *points*: they
+# count pixels of the resized one (1,024 a side for the real SAM, 128 here). And without a box, a
+# padding point with the label -1 has to follow.
 #
 # ## What it costs
 #
@@ -415,8 +415,8 @@ tlk.table(rows, ["possible answers", "% right"], digits=0)
 # %% [markdown] tags=["question"]
 # ### Exercise 2: would you have noticed?
 #
-# Does CLIP itself say that it is unsure under grain? Compare its mean highest probability, clean
-# and under grain, with how often it is right.
+# Does CLIP say that it is unsure under grain? Compare its mean highest probability with how often
+# it is right.
 
 # %% [markdown] tags=["hint"]
 # Probabilities are the softmax of cosines times `ops.exp(clip.clip_head.logit_scale)`, the
@@ -435,14 +435,14 @@ tlk.table(rows, ["400 pictures", "right, %", "mean highest probability, %", "rin
 # %% [markdown] tags=["answer"]
 # No: it is *surer* under grain, and wrong nine times of ten. Most pictures are called rings: grain
 # pushes their vectors towards one place, and *ring* happens to be the nearest shape to it. A
-# probability over 64 prompts says which of them is nearest, not whether any of them is near. So
-# before zero-shot is trusted on a new camera, label some pictures: not to train on, but to count.
+# probability over 64 prompts says which is nearest, not whether any is near. So before zero-shot is
+# trusted on a new camera, label some pictures: not to train on, but to count.
 
 # %% [markdown]
 # ## What to remember
 #
 # - Where pictures look like those of the pretraining, a name can be worth 16 labels of each class;
-#   on another camera hardly one, and the network does not say so. Label some, to count.
+#   on another camera hardly one. Label some, to count.
 # - A test of zero-shot is as hard as its wrong answers.
 # - A learned prompt keeps the network and the names of the classes: with few labels it loses less
 #   than a head does, with many it can say less.

@@ -23,7 +23,7 @@ tlk.accelerate(quiet=True)
 # ## The idea
 #
 # One witness saw it through a window, another heard it through a wall. Ask both, and you know more
-# than either. But if you have only ever listened to both at once, you may not follow one alone.
+# than either. But whoever has only ever listened to both at once may not follow one alone.
 #
 # A **[modality](glossary.md#modality)** is a kind of data: images, text, sound. Where a case has
 # two, join them ([fusion](glossary.md#fusion)): EfficientNet's [features](glossary.md#feature) of a
@@ -133,8 +133,8 @@ found = {
 tlk.table(list(found.items()), ["one draw", "balanced accuracy, %"])
 
 # %% [markdown]
-# Both ways of joining are better than either input. ([Balanced
-# accuracy](glossary.md#balanced-accuracy): all kinds weigh the same.)
+# Both ways of joining are better than either input, in [balanced
+# accuracy](glossary.md#balanced-accuracy).
 #
 # ## By hand 3: a missing picture
 #
@@ -190,7 +190,7 @@ for row, model in zip(rows, (early, sturdy), strict=True):
 tlk.table(rows, ["one draw, balanced accuracy, %", *cases], digits=0)
 
 # %% [markdown]
-# A single draw of so few labels says little; five follow below.
+# A single draw says little; five follow below.
 #
 # ## The same with tlkeras: fine-tuning with two inputs
 #
@@ -219,7 +219,7 @@ run
 # %% [markdown]
 # The column *cache* says what two inputs cost: outputs of frozen blocks are not stored, since the
 # report passes by beside them, and each epoch of the head reads all images anew. For many epochs,
-# compute the features first.
+# compute features first.
 #
 # ## A network for the text as well
 #
@@ -252,7 +252,7 @@ text = keras.Model(tokens, bert(given)["pooled_output"])
 text.predict(np.asarray(numbers(reports[:2])), verbose=0).shape
 
 # %% [markdown]
-# Again a row of numbers a report: it can take the place of the bag.
+# Again a row of numbers a report, in place of the bag.
 #
 # ## The experiment: five draws
 #
@@ -294,8 +294,7 @@ tlk.table(gained, "points above the image alone", note=stored.note)
 # counts, not the longer row. The three ways are nearly ties (late fusion is ahead, by a point or
 # two), so the simplest way, two networks and a mean, is not the worse one.
 #
-# **Which reader of the report?** (Balanced accuracy, %; 0 stands for all labels; three draws of
-# BERT.)
+# **Which reader of the report?** (0: all labels; three draws of BERT.)
 
 # %% tags=["plumbing", "nbval-check-output"]
 readers = ["report, multi-hot", "report, tf-idf", "report, bert"]
@@ -428,8 +427,8 @@ tlk.table(rows, ["weight of the report", "one draw, %"], digits=2)
 # %% [markdown] tags=["question"]
 # ### Exercise 2: the leak
 #
-# Write the diagnosis into every training report, train the early fusion again, and look at it
-# twice: on test reports with the diagnosis, and without it, as a new patient's report would be.
+# Write the diagnosis into every training report, train the early fusion again, and test it twice:
+# on reports with the diagnosis, and without it, as a new patient's would be.
 
 # %% [markdown] tags=["hint"]
 # `np.char.add` joins texts, one by one. The bag has to collect the new words first: make a new one.
