@@ -18,25 +18,26 @@ with a draw of labels of its own.
   fit on the outputs of each block finds, in all networks of the course, pretrained and random.
 """
 
-import csv
 import sys
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
 from measure_tasks import PRESETS, pooled_blocks
+from rows import Rows
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+from trials import accuracy, forget
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "questions.csv"
-HEADER = ("experiment", "target", "start", "where", "seed", "score", "choice")
+ROWS = Rows(
+    "questions", ("experiment", "target", "start", "where", "seed"), ("score", "choice")
+)  # fmt: skip
 TARGETS = ("digits", "glyphs/styles", "lesions", "lesions, grey")
 PHOTOGRAPHS = ("clothes", "lesions")
 NETWORKS = {"letters": ("glyph_resnet", 32), "ImageNet": ("efficientnet_lite0", 64)}
@@ -83,7 +84,7 @@ def views(start: str, seed: int):
     return lambda images: model.predict(images, 100, verbose=0)
 
 
-def probe(target: str, start: str, seeds, save) -> None:
+def probe(target: str, start: str, seeds) -> None:
     """Probes of one network with as many draws of labels; strengths are chosen for each depth."""
     view, size = views(start, seeds[0]), NETWORKS.get(start.partition(",")[0], ("", 32))[1]
     seen = {split: view(arrays(target, split, 0, size)[0]) for split in ("validation", "test")}
@@ -100,9 +101,9 @@ def probe(target: str, start: str, seeds, save) -> None:
         options = {c: score(where, CHOICE_SEED, "validation", c) for c in STRENGTHS}
         strength = max(options, key=options.get)
         for seed in seeds:
-            accuracy = score(where, seed, "test", strength)
-            found.append(("probe", target, start, where, seed, accuracy, f"C={strength}"))
-    save(*found)
+            values = {"score": score(where, seed, "test", strength), "choice": f"C={strength}"}
+            found.append((("probe", target, start, where, seed), values))
+    ROWS.add_all(found)
 
 
 def tint(images: np.ndarray) -> np.ndarray:
@@ -110,7 +111,7 @@ def tint(images: np.ndarray) -> np.ndarray:
     return colour - colour.mean(axis=1, keepdims=True)
 
 
-def tint_found(network: str, random: bool, save) -> None:
+def tint_found(network: str, random: bool) -> None:
     """Fitted on three draws of labelled images, scored on validation images."""
     keras.utils.set_random_seed(0)
     options = {"tower": "image"} if network == "scene_clip" else {}
@@ -123,9 +124,9 @@ def tint_found(network: str, random: bool, save) -> None:
     for where in seen:
         fit = make_pipeline(StandardScaler(), Ridge(10.0))
         fit.fit(seen[where], tint(old))
-        score = fit.score(unseen[where], tint(new))
-        found.append(("tint", "lesions", network + random * ", random", where, 0, score, "R2"))
-    save(*found)
+        values = {"score": fit.score(unseen[where], tint(new)), "choice": "R2"}
+        found.append((("tint", "lesions", network + random * ", random", where, 0), values))
+    ROWS.add_all(found)
 
 
 class Bench:
@@ -143,64 +144,52 @@ class Bench:
         weights = "pretrained" if start == "letters" else None
         new = tlk.add_head(tlk.load_backbone("glyph_resnet", 32, weights), self.classes)
         self.model.set_weights(new.get_weights())
-        for variable in self.model.optimizer.variables:
-            if variable is not self.model.optimizer.learning_rate:
-                variable.assign(keras.ops.zeros_like(variable))
+        forget(self.model.optimizer)
         x, y = arrays(self.target, "train", seed)
         rng = np.random.default_rng(seed)
         order = np.concatenate([rng.permutation(len(y)) for _ in range(EPOCHS)])
         order = order[: len(order) // BATCH * BATCH]
         self.model.fit(x[order], y[order], batch_size=BATCH, shuffle=False, verbose=0)
-        images, labels = arrays(self.target, split)
-        found = self.model.predict(images, batch_size=200, verbose=0).argmax(axis=-1)
-        return balanced_accuracy_score(labels, found)
+        return accuracy(self.model, *arrays(self.target, split), batch=200)
 
 
-def train(target: str, start: str, seeds, rows, save) -> None:
+def train(target: str, start: str, seeds: list[int]) -> None:
     """Trains all of the network, at the rate that is best on validation."""
-    chosen = {row[6] for row in rows if row[:3] == ["training", target, start]}
-    if chosen:
-        rate = float(chosen.pop().partition("=")[2])
+    if known := ROWS.find("training", target, start):
+        rate = float(known["choice"].partition("=")[2])
     else:
         options = {r: Bench(target, r).score(start, CHOICE_SEED, "validation") for r in RATES}
         print(target, start, options, flush=True)
         rate = max(options, key=options.get)
     bench = Bench(target, rate)
     for seed in seeds:
-        score = bench.score(start, seed, "test")
-        save(("training", target, start, "all", seed, score, f"lr={rate}"))
+        found = {"score": bench.score(start, seed, "test"), "choice": f"lr={rate}"}
+        ROWS.add(("training", target, start, "all", seed), found)
+
+
+def missing(experiment: str, target: str, start: str, seeds) -> list[int]:
+    rows = {"experiment": experiment, "target": target, "start": start}
+    return [seed for seed in seeds if not ROWS.where(**rows, seed=seed)]
 
 
 def main(only: str | None = None) -> None:
-    rows = list(csv.reader(STORE.open()))[1:] if STORE.exists() else []
-
-    def save(*new):
-        rows.extend([*map(str, row[:5]), f"{row[5]:.4f}", row[6]] for row in new)
-        print(*(" ".join(row) for row in rows[-len(new) :]), sep="\n", flush=True)
-        with STORE.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
-
-    def missing(experiment, target, start, seeds):
-        known = {(*row[:3], row[4]) for row in rows}
-        return [s for s in seeds if (experiment, target, start, str(s)) not in known]
-
     for target in (only,) if only else TARGETS:
         for start in ("letters", "letters, untrained", "pixels", "colour"):
             for seeds in [[seed] for seed in SEEDS] if "untrained" in start else [[*SEEDS]]:
                 if missing("probe", target, start, seeds):
-                    probe(target, start, seeds, save)
+                    probe(target, start, seeds)
         for start in ("letters", "letters, untrained"):
             seeds = MORE_SEEDS if target.startswith("lesions") else SEEDS
             if left := missing("training", target, start, seeds):
-                train(target, start, left, rows, save)
+                train(target, start, left)
     for network, random in product(PRESETS, (False, True)):
         if missing("tint", "lesions", network + random * ", random", [0]):
-            tint_found(network, random, save)
+            tint_found(network, random)
     for target, start in product(PHOTOGRAPHS, ("ImageNet", "ImageNet, untrained")):
         if missing("probe", target, start, SEEDS):
-            probe(target, start, SEEDS, save)
+            probe(target, start, SEEDS)
     if missing("probe", "lesions, grey", "ImageNet", SEEDS):
-        probe("lesions, grey", "ImageNet", SEEDS, save)
+        probe("lesions, grey", "ImageNet", SEEDS)
 
 
 if __name__ == "__main__":

@@ -31,27 +31,28 @@ Columns: `score` balanced accuracy on 1,600 images; `validation` that of the sea
 """
 
 import argparse
-import csv
 import itertools
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import ROOT, Rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from trials import accuracy, cosine, drawn, forget
 
 from tlkeras.flavors import contrastive, domain
 
-ROOT = Path(__file__).resolve().parents[1]
-STORE = ROOT / "data" / "results" / "selfsupervised.csv"
+ROWS = Rows(
+    "selfsupervised",
+    ("part", "method", "unlabelled", "labels_per_class", "pretraining", "seed"),
+    ("validation", "score", "seconds"),
+)
 KEPT = ROOT / "build" / "selfsupervised"  # weights, so that a run that was killed goes on
-KEY = ("part", "method", "unlabelled", "labels_per_class", "pretraining", "seed")
-HEADER = (*KEY, "validation", "score", "seconds")
 LABELS, SEARCH, DRAWS = (5, 10, 30), (100, 101, 102), range(5)
 STRENGTHS = (1e-3, 1e-2, 1e-1)
 SIDE, BATCH, EPOCHS, MASK_EPOCHS, RATE = 32, 64, 5, 9, 2e-3
@@ -92,14 +93,12 @@ def data(split: str) -> tuple[np.ndarray, ...]:
 
 
 @cache
-def drawn(labels: int, draw: int) -> np.ndarray:
+def labelled(labels: int, draw: int) -> np.ndarray:
     """Which training images have labels: those of `tlk.load_task("lesions", labels, draw)`."""
-    rng, kind = np.random.default_rng(draw), data("train")[1]
-    members = (np.flatnonzero(kind == label) for label in range(CLASSES))
-    return np.sort(np.concatenate([rng.choice(m, labels, replace=False) for m in members]))
+    return np.sort(drawn(data("train")[1], labels, draw))
 
 
-def cosine(rate: float, steps: int) -> keras.optimizers.Optimizer:
+def adamw(rate: float, steps: int) -> keras.optimizers.Optimizer:
     return keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(rate, steps))
 
 
@@ -113,14 +112,14 @@ def by_views(
     model = contrastive.SimCLR(encoder, new_views(colours))
     pairs = contrastive.Pairs(images, groups, BATCH, seed)
     steps = EPOCHS * (3600 // BATCH)
-    model.compile(cosine(RATE, steps), jit_compile=False)
+    model.compile(adamw(RATE, steps), jit_compile=False)
     model.fit(pairs, epochs=-(-steps // len(pairs)), verbose=0)
 
 
 def by_masks(encoder: keras.Model, images: np.ndarray, seed: int) -> None:
     painted = layers.Conv2DTranspose(3, 8, strides=8)(encoder.layers[-2].output)
     model = keras.Model(encoder.input, painted)
-    model.compile(cosine(RATE, MASK_EPOCHS * (len(images) // BATCH + 1)), "mse", jit_compile=False)
+    model.compile(adamw(RATE, MASK_EPOCHS * (len(images) // BATCH + 1)), "mse", jit_compile=False)
     rng = np.random.default_rng(seed)
     for _ in range(MASK_EPOCHS):
         squares = rng.random((len(images), 8, 8)) < 0.75
@@ -185,7 +184,7 @@ def probe(encoder: keras.Model) -> Iterator[tuple[int, int, float, float]]:
     x = {name: (features(name) - mean) / spread for name in ("train", "validation", "test")}
 
     def score(labels: int, draw: int, strength: float, split: str) -> float:
-        chosen = drawn(labels, draw)
+        chosen = labelled(labels, draw)
         model = LogisticRegression(C=strength, max_iter=1000)
         model.fit(x["train"][chosen], data("train")[1][chosen])
         return balanced_accuracy_score(data(split)[1], model.predict(x[split]))
@@ -215,65 +214,68 @@ def learner() -> tuple[keras.Model, keras.Model, keras.Model]:
 
 def train(labels: int, draw: int, rate: float, start: list[np.ndarray], split: str) -> float:
     encoder, model, whole = learner()
-    images, y = (part[drawn(labels, draw)] for part in data("train")[:2])
+    images, y = (part[labelled(labels, draw)] for part in data("train")[:2])
     keras.utils.set_random_seed(draw)
     encoder.set_weights(start)
     head = model.layers[-1]
     head.kernel.assign(np.random.default_rng(draw).normal(0, 0.05, head.kernel.shape))
     head.bias.assign(np.zeros(head.bias.shape))
-    for variable in model.optimizer.variables:
-        if "learning_rate" not in variable.path:
-            variable.assign(np.zeros(variable.shape))
+    forget(model.optimizer)
     order = np.random.default_rng(draw)
     for step in range(STEPS):
-        model.optimizer.learning_rate.assign(rate * (1 + np.cos(np.pi * step / STEPS)) / 2)
+        model.optimizer.learning_rate.assign(cosine(rate, step, STEPS))
         batch = order.choice(len(y), 32, replace=len(y) < 32)
         model.train_on_batch(images[batch], y[batch])
-    images, truth = data(split)[:2]
-    answers = whole.predict(images, batch_size=400, verbose=0)
-    return balanced_accuracy_score(truth, answers.argmax(axis=1))
+    return accuracy(whole, *data(split)[:2], batch=400)
 
 
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def probes(part: str, done: set) -> None:
+def probes(part: str) -> None:
     if part == "probe":
         methods = ("untrained", "views", "lesion pairs", "masks")
         runs = [(method, 0, seed) for seed in range(3) for method in methods]
-    else:
+    elif part == "sizes":
         runs = [("lesion pairs", size, seed) for seed in range(3) for size in SIZES]
-    if part in ("control", "colours"):
+    else:
         method = "random pairs" if part == "control" else "colour views"
         runs = [(method, 0, seed) for seed in range(3)]
     for method, size, seed in runs:
-        if (part, method, str(size or 3600), "30", str(seed), str(5 * seed + 4)) not in done:
+        key = (part, method, size or 3600)
+        if not ROWS.find(*key, LABELS[-1], seed, 5 * seed + DRAWS[-1]):
             encoder, seconds = learned(method, size, seed)
             domain.adapt_batchnorm(encoder, data("train")[0])
-            write_probe((part, method, size or 3600), encoder, seed, seconds)
-    if part == "probe" and (part, "ImageNet, 32 pixels", "0", "30", "0", "4") not in done:
-        write_probe((part, "ImageNet, 32 pixels", 0), imagenet(), 0, 0.0)
+            add_probes(key, encoder, seed, seconds)
+    if part == "probe" and not ROWS.find(part, "ImageNet, 32 pixels"):
+        add_probes((part, "ImageNet, 32 pixels", 0), imagenet(), 0, 0.0)
 
 
-def write_probe(key: tuple, encoder: keras.Model, seed: int, seconds: float) -> None:
-    for labels, draw, validation, score in list(probe(encoder)):
-        write((*key, labels, seed, 5 * seed + draw), validation, score, seconds)
+def add_probes(key: tuple, encoder: keras.Model, seed: int, seconds: float) -> None:
+    ROWS.add_all(
+        ((*key, labels, seed, 5 * seed + draw), row(validation, score, seconds))
+        for labels, draw, validation, score in probe(encoder)
+    )
 
 
-def trainings(part: str, done: set) -> None:
+def row(validation: float, score: float, seconds: float) -> dict[str, object]:
+    return {"validation": validation, "score": score, "seconds": f"{seconds:.1f}"}
+
+
+def trainings(part: str) -> None:
     methods = ("from scratch",) if part == "scratch" else ("lesion pairs", "views")
     for method, labels in itertools.product(methods, LABELS):
-        starts = [
-            learned("untrained" if part == "scratch" else method, 0, seed)[0].get_weights()
-            for seed in range(3)
-        ]
         keys = {
             draw: (part, method, 0 if part == "scratch" else 3600, labels, draw % 3, draw)
             for draw in DRAWS
         }
-        missing = [d for d, key in keys.items() if tuple(map(str, key)) not in done]
+        missing = [draw for draw, key in keys.items() if not ROWS.find(*key)]
         if not missing:
             continue
+        starts = [
+            learned("untrained" if part == "scratch" else method, 0, seed)[0].get_weights()
+            for seed in range(3)
+        ]
         found = {
             rate: np.mean([train(labels, d, rate, starts[d % 3], "validation") for d in SEARCH[:2]])
             for rate in TUNING_RATES
@@ -282,18 +284,7 @@ def trainings(part: str, done: set) -> None:
         for draw in missing:
             clock = time.process_time()
             score = train(labels, draw, best, starts[draw % 3], "test")
-            write(keys[draw], float(found[best]), score, time.process_time() - clock)
-
-
-def write(key: tuple, validation: float, score: float, seconds: float) -> None:
-    new = not STORE.exists()
-    row = [*key, f"{validation:.4f}", f"{score:.4f}", f"{seconds:.1f}"]
-    with STORE.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(HEADER)
-        writer.writerow(row)
-    print(*row, time.strftime("%H:%M:%S"), flush=True)
+            ROWS.add(keys[draw], row(float(found[best]), score, time.process_time() - clock))
 
 
 PARTS: dict[str, Callable] = {
@@ -306,11 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=list(PARTS))
     for part in parser.parse_args().parts:
-        done: set[tuple[str, ...]] = set()
-        if STORE.exists():
-            with STORE.open() as file:
-                done = {tuple(row[key] for key in KEY) for row in csv.DictReader(file)}
-        PARTS[part](part, done)
+        PARTS[part](part)
 
 
 if __name__ == "__main__":
