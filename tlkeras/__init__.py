@@ -31,6 +31,7 @@ __all__ = [
     "filtered",
     "find_blocks",
     "find_learning_rate",
+    "fit_auto",
     "fit_stages",
     "flavors",
     "freeze",
@@ -42,6 +43,7 @@ __all__ = [
     "load_classifier",
     "load_run",
     "load_task",
+    "measure_shift",
     "optimizers",
     "plots",
     "policies",
@@ -77,6 +79,7 @@ _HOME = {  # the module each of the other names lives in
     "filtered": "advice.controls",
     "find_blocks": "blocks.find",
     "find_learning_rate": "training.rate_finder",
+    "fit_auto": "advice.auto",
     "fit_stages": "training.fit",
     "freeze": "freezing.flags",
     "interpret": "advice.interpret",
@@ -86,6 +89,7 @@ _HOME = {  # the module each of the other names lives in
     "load_classifier": "backbones.load",
     "load_run": "runs.loading",
     "load_task": "tasks.load",
+    "measure_shift": "advice.shift",
     "predict": "advice.predicting",
     "probe": "advice.probing",
     "recommend": "advice.recommending",
@@ -119,6 +123,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from tlkeras import flavors, optimizers
+    from tlkeras.advice.auto import fit_auto
     from tlkeras.advice.comparing import compare
     from tlkeras.advice.controls import decision_guide, filtered
     from tlkeras.advice.exporting import export
@@ -126,6 +131,7 @@ if TYPE_CHECKING:
     from tlkeras.advice.predicting import predict
     from tlkeras.advice.probing import probe
     from tlkeras.advice.recommending import recommend
+    from tlkeras.advice.shift import measure_shift
     from tlkeras.backbones import heads
     from tlkeras.backbones.heads import add_head
     from tlkeras.backbones.load import load_backbone, load_classifier

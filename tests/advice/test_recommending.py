@@ -6,6 +6,7 @@ import pytest
 
 import tlkeras as tlk
 from tlkeras.advice.recommending import COMPUTE, RULES, guide
+from tlkeras.advice.shift import Shift
 from tlkeras.plans.plan import Plan
 
 
@@ -70,13 +71,20 @@ def test_a_probe_says_how_far_the_data_are():
     assert tlk.recommend(500, probed(180, 120)).strategy.startswith("adapters")
 
 
+def test_a_distance_says_it_only_where_there_is_none():
+    alike, different = (Shift(0.003, (low, 0.01), chance=0.002) for low in (0.001, 0.0025))
+    assert tlk.recommend(500, alike).strategy == "the head alone"
+    with pytest.raises(ValueError, match="does not say whether its features serve"):
+        tlk.recommend(500, different)
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         ({"images": "tiny"}, "'small', 'medium', 'large' or how many; 'tiny'"),
         ({"images": 0}, "at least 1, not 0"),
         ({"images": 2.5}, "not 2.5"),
-        ({"images": 100, "shift": "far"}, "shift must be 'low', 'high'"),
+        ({"images": 100, "shift": "measure"}, "tlk.measure_shift found on your images"),
         ({"images": 100, "compute": "much"}, r"one of \['low', 'medium', 'high'\], not 'much'"),
         ({"images": 100, "labelled": 200}, "found 200 of 100"),
         ({"images": "small", "labelled": 20}, "say how many images there are"),

@@ -31,13 +31,14 @@ def decision_guide(controls: bool | None = None) -> Any:
         return _noted(guide(), "four controls that answer as you drag")
     import ipywidgets
 
+    narrow = {"button_width": "5em"}
     return _answering(
         _advise,
         images=ipywidgets.SelectionSlider(
             options=[(f"{n:,}", n) for n in IMAGES], value=1_000, description="images"
         ),
-        shift=ipywidgets.ToggleButtons(options=["low", "high"], description="shift"),
-        compute=ipywidgets.ToggleButtons(options=COMPUTE, description="compute"),
+        shift=ipywidgets.ToggleButtons(options=["low", "high"], description="shift", style=narrow),
+        compute=ipywidgets.ToggleButtons(options=COMPUTE, description="compute", style=narrow),
         percent=ipywidgets.IntSlider(100, 0, 100, 5, description="labelled, %"),
     )
 

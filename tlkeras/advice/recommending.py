@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlkeras.advice.probing import Probe
+from tlkeras.advice.shift import Shift
 from tlkeras.plans import recipes
 from tlkeras.plans.plan import Plan
 from tlkeras.utils.tables import Table
@@ -148,15 +149,13 @@ class Recommendation:
         return f"{said}\n\n{self.plan!r}"
 
     def _repr_html_(self) -> str:
-        said = "".join(
-            f"<dt><b>{word}</b></dt><dd>{html.escape(text)}</dd>" for word, text in self.lines()
-        )
-        return f"<dl>{said}</dl>{self.plan._repr_html_()}"
+        said = "<br>".join(f"<b>{word}:</b> {html.escape(text)}" for word, text in self.lines())
+        return f"<p>{said}</p>{self.plan._repr_html_()}"
 
 
 def recommend(
     images: int | str,
-    shift: str | Probe = "low",
+    shift: str | Probe | Shift = "low",
     compute: str = "low",
     labelled: bool | int = True,
 ) -> Recommendation:
@@ -170,13 +169,15 @@ def recommend(
             "large". Below what a recipe is made for, its learning rates are raised by what its
             steps lack, at most tenfold.
         shift: how far they are from what the network learned: "low", "high"; or what `tlk.probe`
-            found on them: low, where the last block serves as well as any.
+            found on them: low, where the last block serves as well as any; or what
+            `tlk.measure_shift` found, without labels: low, where they do not differ.
         compute: "low" (a laptop), "medium" (a GPU for an hour or two), "high".
         labelled: whether they have labels; or how many of them have one.
 
     Raises:
-        ValueError: a word or a number that is none of these, more labelled images than images, or
-            no labels and low compute, for which there is no advice.
+        ValueError: a word or a number that is none of these, more labelled images than images,
+            images that `tlk.measure_shift` found to differ, which does not say what serves, or no
+            labels and low compute, for which there is no advice.
 
     Source: sections 1.7 and 1.11.
 
@@ -241,8 +242,19 @@ def _advice(rule: Rule, images: int | None) -> Recommendation:
 def _shift(shift: Any) -> str:
     if isinstance(shift, Probe):
         return "low" if shift.last_serves else "high"
+    if isinstance(shift, Shift):
+        if shift.differs:
+            raise ValueError(
+                "The images differ from those the network knows, which does not say whether its "
+                "features serve (chapter 11): label a few and pass what tlk.probe finds, or say "
+                "'low' or 'high'."
+            )
+        return "low"
     if shift not in ("low", "high"):
-        raise ValueError(f"shift must be 'low', 'high' or what tlk.probe found, not {shift!r}.")
+        raise ValueError(
+            f"shift must be 'low', 'high', or what tlk.probe or tlk.measure_shift found on your "
+            f"images, not {shift!r}."
+        )
     return shift
 
 
