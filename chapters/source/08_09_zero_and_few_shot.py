@@ -119,9 +119,8 @@ tlk.table(rows, ["prompt", "56 pairs seen, %", "8 pairs unseen, %"], digits=0)
 
 # %% [markdown]
 # Words that say nothing (`a picture of`) change nothing, and the ensemble is a tie with the best;
-# for CLIP on photographs the paper reports 3.5 points from it. Wrong words cost: *small plain*,
-# true of one scene in twelve, takes 13 to 16 points. A word from no caption (*doughnut*) names no
-# ring.
+# for CLIP on ImageNet the paper reports 3.5 points from it. Wrong words cost: *small plain*, true
+# of one scene in twelve, takes 13 to 16 points. A word from no caption (*doughnut*) names no ring.
 #
 # ## By hand: a few labels
 #

@@ -133,14 +133,14 @@ found = {
 tlk.table(list(found.items()), ["one draw", "balanced accuracy, %"])
 
 # %% [markdown]
-# Both ways of joining are better than either input, in [balanced
-# accuracy](glossary.md#balanced-accuracy).
+# In this draw both ways of joining are better than either input. (The score is [balanced
+# accuracy](glossary.md#balanced-accuracy).)
 #
 # ## By hand 3: a missing picture
 #
-# The camera is broken today. Late fusion leaves out one summand and is as good as the report alone.
-# Early fusion wants a picture. Give it a black one, as many programs do where a file is missing; or
-# a row of zeros, the average picture:
+# The camera is broken today. Late fusion leaves out one summand. Early fusion wants a picture: give
+# it a black one, as many programs do where a file is missing; or a row of zeros, the average
+# picture:
 
 # %%
 dark = network.predict(np.zeros_like(images[:1]), verbose=0)
@@ -173,8 +173,9 @@ values = ", ".join(str(value) for value in np.unique(rows))
 tlk.table([[f"{whole:,} of 1,000", values]], ["rows of one value only", "the values"])
 
 # %% [markdown]
-# At a share of 0.5, what is kept is doubled, as by every Dropout. (Without that, it was better by 3
-# ± 2 points with 30 labels a kind, and a tie with all.) Each modality gets a layer of its own:
+# At a share of 0.5, what is kept is doubled, as by every Dropout. (A layer that does not double was
+# better by 3 ± 2 points with 30 labels a kind, and a tie with all.) Each modality gets a layer of
+# its own:
 
 # %%
 kept = [keras.layers.Dropout(0.3, noise_shape=(None, 1))(x) for x in (picture, report)]
@@ -366,7 +367,7 @@ tlk.table(rows, ["all labels, %", "both", "no report", "no image", "a black imag
 # Fed with zeros, early fusion is eight points below the report alone (62 %). **Modality dropout**
 # wins back seven of them, and is a tie where both are there. **Plain dropout** is its control: it
 # leaves out as many numbers, but never a whole row, and wins back nothing (1 ± 4 points). Late
-# fusion needs none of it. A missing *report* leaves a tie with the image alone (74 %).
+# fusion needs none of it. Without the *report*, early fusion is a tie with the image alone (74 %).
 #
 # **One is of somebody else, or says too much.** Reports get mixed up, and some are written after
 # the diagnosis is known. For the **leak** the kind was written into every report for training and
