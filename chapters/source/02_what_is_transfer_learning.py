@@ -64,10 +64,9 @@ pooled = keras.layers.GlobalAveragePooling2D()(below.output)
 reader = keras.Model(below.input, pooled)
 
 # %% [markdown]
-# We are choosing, and test images are not for choosing, so we look at **validation** images: at
-# most twenty of each kind, for some kinds are fifty times as frequent as others. The score is
-# **[balanced accuracy](glossary.md#balanced-accuracy)**, the share found in each kind, averaged
-# over the kinds.
+# Test images are not for choosing, so we look at **validation** images, at most twenty of each
+# kind, for some kinds are fifty times as frequent as others. The score is **[balanced
+# accuracy](glossary.md#balanced-accuracy)**, the share found in each kind, averaged over the kinds.
 
 # %% tags=["plumbing"]
 images, labels = task.arrays("train")[:2]
@@ -94,9 +93,9 @@ print(f"{blocks.names[-2]}: {probe(*middle):.0f} %, guessing: 14 %")
 tlk.probe(network, (images, labels), (held, truth), strength=0.01)
 
 # %% [markdown]
-# So measure it with more care: five draws of labels, all test images, the strength of each probe
-# chosen on validation, and the same network **untrained** beside it. And on a second task, which
-# is real: `clothes`, ten kinds of clothes, shoes and bags in photographs from the pages of a shop.
+# So with more care: five draws of labels, all test images, the strength of each probe chosen on
+# validation, and the same network **untrained** beside it. And a second task, which is real:
+# `clothes`, ten kinds of clothes, shoes and bags in photographs from a shop.
 
 
 # %% tags=["plumbing"]
@@ -212,9 +211,9 @@ def tint_found(seen, unseen):
 tlk.table([(name, tint_found(*seen)) for name, seen in views.items()], ["features", "%"], digits=0)
 
 # %% [markdown]
-# For letters nothing is found. But 210 images are few for such a fit, and the untrained network's
-# share swings with its random weights: none, 45 and 72 % in three runs of this chapter. The stored
-# fits have 630 images; there its last block shows 57 %, and the letters' none.
+# For letters nothing is found. (210 images are few for such a fit, and the untrained network's
+# share swings with its random weights; in stored fits of 630 images its last block shows 57 %, and
+# the letters' none.)
 #
 # Is that so for letters in general, or for this one network? Of the course's five networks three
 # learned letters, one photographs, and `scene_clip` learned coloured shapes with captions such as
@@ -253,8 +252,7 @@ tlk.table(rows, ["lesions, best block", "in colour", "in grey"])
 
 # %% [markdown]
 # Letters lose nothing, their rivals fall to them or below; ImageNet loses and is still ahead, for
-# it knows shape and texture as well. That fits the suspicion, with an intervention and a control.
-# It does not exclude a second reason.
+# it knows shape and texture as well. That fits the suspicion. It does not exclude a second reason.
 #
 # ### Can training mend it?
 #
@@ -276,10 +274,10 @@ trained = {
 tlk.plots.bars(trained, title="lesions (synthetic): letters cost in colour and help in grey")
 
 # %% [markdown]
-# Not in twenty epochs: single draws overlap, but on average the network that starts from nothing
-# is five points ahead. Take the colour away, and the same knowledge, on the same lesions, is worth
-# three. So *when* is a question about a **pair**: what the source made the network keep or throw
-# away, and what the target needs.
+# Not in twenty epochs: on average the network that starts from nothing is five points ahead. Take
+# the colour away, and the same knowledge is worth three. (Single draws overlap in both.) So *when*
+# is a question about a **pair**: what the source made the network keep or throw away, and what the
+# target needs.
 #
 # ## How do I transfer?
 #
@@ -363,16 +361,16 @@ tlk.table(rows, "balanced accuracy, %", note=found.note)
 # %% [markdown]
 # With so few labels the deep way gains nothing: a tie on lesions, some three points *less* on
 # clothes, for two hundred times as many passes through the network. (Not all is alike: frozen
-# features come from the best block, fine-tuning starts from the last. Chapter 3 has a comparison
-# like for like.) So begin with the light way; it is also what you compare the deep way with. When
-# to go deeper is chapter 7's question.
+# features come from the best block, fine-tuning starts from the last. Chapter 3 compares like for
+# like.) So begin with the light way, and compare the deep way with it. When to go deeper is chapter
+# 7's question.
 #
 # ## Ask before you train
 #
-# All three answers come from probes, in seconds. Is the best block ahead of the best rival? That
-# is *when*. Which block is it? That is *what*. Is it the last one? Then freeze and train the head;
-# if not, cut there, or tune what lies above: that is *how*. Hold it against what training found
-# for the letters' network:
+# All three answers come from probes, in seconds. Is the best block ahead of the best rival? That is
+# *when*. Which block is it? That is *what*. Is it the last one? Then train the head; if not, cut
+# there, or tune what lies above: that is *how*. Against what training found for the letters'
+# network:
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -391,16 +389,14 @@ tlk.table(rows, header)
 
 # %% [markdown]
 # The signs agree in all four cases, and the sizes roughly. (`glyphs/styles` are the letters
-# themselves, but asked for bold or italic instead of which letter: the probe finds that in the
-# *first* blocks and little in the last, which was paid for overlooking it.) Four cases are no
-# proof, but the check costs seconds.
+# themselves, asked for bold or italic instead of which letter.) Four cases are no proof, but the
+# check costs seconds.
 #
 # ## Where this fails
 #
-# A probe is linear and frozen. It cannot see what training would bring out, and with more labels
-# what is frozen is overtaken: on digits, a small network from scratch with thirty labels of each
-# is ahead of ImageNet's features (98 against 96 %, chapter 1). Ask with as many labels as you will
-# have.
+# A probe is linear and frozen. It cannot see what training would bring out: on digits, a small
+# network from scratch with thirty labels of each is ahead of ImageNet's features (98 against 96 %,
+# chapter 1). Ask with as many labels as you will have.
 #
 # ## Try it yourself
 

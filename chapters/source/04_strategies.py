@@ -23,8 +23,8 @@
 # | transductive | the look, or **[domain](glossary.md#domain-shift)** | the source | lesions by dermatoscope, then by phone |
 # | unsupervised | either | nobody | pictures of the same lesion, on either side |
 #
-# The names are those of [Pan and Yang's survey](https://doi.org/10.1109/TKDE.2009.191) of 2010. In
-# the third case a few labels come at the very end, on the target, to measure what it was good for.
+# The names are [Pan and Yang's](https://doi.org/10.1109/TKDE.2009.191), of 2010. In the third case
+# a few labels come at the very end, to measure what it was good for.
 
 # %%
 import tlkeras as tlk
@@ -67,10 +67,9 @@ def new_head(features, labels):
 
 
 # %% [markdown]
-# That is feature extraction in plain Keras: the network runs once over the images, and one `Dense`
-# layer learns from what it puts out. **The [control](glossary.md#control)** is the same network
-# untrained, with the same head, steps and images: whatever it reaches, nobody had to learn on
-# ImageNet. Three draws of five labels, and 400 test images.
+# That is feature extraction: the network runs once over the images, and one `Dense` layer learns
+# from what it puts out. **The [control](glossary.md#control)** is the same network untrained, with
+# the same head, steps and images. Three draws of five labels, and 400 test images.
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -135,9 +134,9 @@ tlk.plots.strips({"dermatoscope": seen[::20], "phone": phone[::20]},
 
 # %% [markdown]
 # The features are those of two middle blocks, averaged over place: `get_layer(...).output` is any
-# layer's output in plain Keras. The head is scikit-learn's logistic regression: the same `Dense`
-# layer with weight decay, trained to the end in no time. Its strength, C, was chosen on validation
-# images of the *source*; the target has no labels to choose by.
+# layer's output in plain Keras. The head is scikit-learn's logistic regression, which is the same
+# `Dense` layer with weight decay. Its strength, C, was chosen on validation images of the *source*;
+# the target has no labels to choose by.
 
 # %%
 scale, network = tlk.load_backbone("efficientnet_lite0", image_size=64).layers[1:]
@@ -190,7 +189,7 @@ def coral(features):
     return features @ whiten @ power(np.cov(standard(z, z).T), 0.5)
 
 
-# %%
+# %% tags=["plumbing"]
 def five_draws(task, per_class):
     """Features and labels of so many training images of every class, drawn five times."""
     images, labels = task.arrays("train")
@@ -268,8 +267,7 @@ compare(braver, lesions=("dermatoscope", "phone"), digits=("printed", "handwritt
 # %% [markdown]
 # The same method saves one pair and ruins the other (+21 and -11 points for self-training, +22 and
 # -24 for class centres). Handwritten digits lie in heaps, one a digit, and the source's answers are
-# mostly right: believing them is good advice. Lesions do not lie in heaps (nearly all are moles),
-# and what is believed is wrong too often.
+# mostly right. Lesions do not (nearly all are moles), and what is believed is wrong too often.
 #
 # How would you know, without labels on the target? By a **rehearsal**: hide the labels of other
 # *source* images, adapt to those, and see what it costs. Nothing has shifted there, so nothing can
@@ -283,8 +281,8 @@ compare(braver[:4], lesions=("dermatoscope", "dermatoscope"), digits=("printed",
 #
 # ## Unsupervised: no class labels
 #
-# Take the names away from the dermatoscope, too. What is left is what every clinic's archive has:
-# pictures, and **which of them show the same lesion**. Nobody has to know what the lesion is.
+# Take the labels away from the dermatoscope, too. What is left is what every clinic's archive has:
+# pictures, and **which of them show the same lesion**.
 
 # %% tags=["plumbing"] alt="Three rows of pictures, a synthetic lesion each, three times: the same shape and colours, turned, nearer or farther, in other light, under other hairs."
 several = [n for n in np.unique(lesion) if np.sum(lesion == n) >= 3][3 * SEED :][:3]
@@ -293,9 +291,9 @@ tlk.plots.strips({f"lesion {n}": seen[lesion == n] for n in several}, columns=3,
 
 # %% [markdown]
 # In what do two pictures of one lesion differ? In light, angle, hairs, distance: in whatever does
-# not matter. So measure how features differ *within* lesions, and shrink those directions: divide
-# by the root of that covariance. This is **[whitening](glossary.md#whitening)**, ten lines and no
-# training. A classifier that is given few labels then cannot mistake light for disease.
+# not matter. So measure how features differ *within* lesions, and shrink those directions: multiply
+# by the inverse root of that covariance. This is **[whitening](glossary.md#whitening)**, ten lines
+# and no training. A classifier that is given few labels then cannot mistake light for disease.
 
 
 # %%
@@ -317,8 +315,7 @@ def few_labels(map_, few, labels):
 # %% [markdown]
 # The goal is the phone, where each class gets five labels. **Controls**: the features as they are;
 # the same whitening from *any two images*, that is, with the lesions' numbers shuffled; and the
-# same whitening from the phone's own pictures alone, as if nothing were transferred, with the
-# pictures of ten patients.
+# same whitening from the phone's own pictures of ten patients, as if nothing were transferred.
 
 # %%
 whitened = {"as they are": [], "one lesion": [], "any two images": [], "10 phone patients": []}

@@ -70,8 +70,7 @@ print(f"The head alone names {head_alone:.0%} of the validation pictures.")
 
 # %% [markdown]
 # That is **[feature extraction](glossary.md#feature-extraction)**: 12,810 numbers learn, 3.4
-# million stand still. Now a part of the backbone is to learn as well. Two things can go wrong
-# without a word.
+# million stand still. Now a part of the backbone is to learn as well. Two things can go wrong.
 #
 # ## Trap 1: unfrozen, but not compiled
 #
@@ -183,7 +182,7 @@ os.makedirs("runs", exist_ok=True)
 model.save("runs/clothes.keras")
 print(f"Validation: {head_alone:.0%} with the head alone, {accuracy():.0%} tuned. A single draw.")
 
-# %% tags=["nbval-check-output"]
+# %% tags=["plumbing", "nbval-check-output"]
 tlk.table(
     [["unfrozen, not compiled", forgot_to_compile], ["unfrozen, compiled", moved(before)]],
     ["the backbone", f"of {len(before)} weights moved"],
@@ -276,8 +275,8 @@ tlk.table(
 )
 
 # %% [markdown]
-# Rows two to five differ in what learns, and in nothing else: fifteen epochs of the head at 3e-3,
-# then ten more at 3e-4 with what is named. The untouched network reads 94 % of the letters.
+# Rows two to five differ in what learns, and in nothing else. The untouched network reads 94 % of
+# the letters.
 #
 # - **Option 1 has a plateau.** With all the time it wants the head reads 82 %, everything 91; the
 #   top (option 2) and the middle (option 4) lie between.
@@ -290,7 +289,7 @@ tlk.table(
 #   85 and 84. ([Lee and others, 2022](https://arxiv.org/abs/2210.11466) found the same for blur and
 #   noise.)
 # - **Seconds do not follow numbers.** The top has two thirds of all numbers and takes a quarter of
-#   the time of everything: what lies below it is computed once.
+#   the time of everything.
 #
 # ## Is it the order, or the rate?
 #
