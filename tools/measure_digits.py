@@ -3,17 +3,18 @@
     python tools/measure_digits.py          # about 15 minutes on 2 cores
     python tools/measure_digits.py --plot   # only draws the figure from the stored numbers
 
-Writes data/results/digits_labels.csv (one row a method, number of labels and seed) and the
-figure data/results/digits_labels.png. What has to be chosen (the strength of a probe's
-regularisation, the learning rate from scratch) is chosen on the validation split, with label
-draws of its own. One exception: a strength for each number of labels, instead of one for all, was
-adopted after the probe had been scored on test (84.5, 95.8, 97.0, 97.9 % before).
+Writes data/results/digits_labels.csv, a row a method, number of labels and seed, as it goes (what
+is there is not measured again), and the figure data/results/digits_labels.png. What has to be
+chosen (the strength of a probe's regularisation, the learning rate from scratch) is chosen on the
+validation split, with label draws of its own. One exception: a strength for each number of labels,
+instead of one for all, was adopted after the probe had been scored on test (84.5, 95.8, 97.0,
+97.9 % before).
 """
 
 import argparse
-import csv
 import time
-from pathlib import Path
+from functools import cache
+from itertools import product
 
 import tlkeras as tlk
 from tlkeras.cli.fit import SETTINGS
@@ -22,9 +23,13 @@ from tlkeras.utils.tables import text_table
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import RESULTS, Rows
 from sklearn.linear_model import LogisticRegression
+from trials import drawn
 
-RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
+ROWS = Rows(
+    "digits_labels", ("method", "labels_per_class", "seed"), ("test_accuracy", "seconds")
+)  # fmt: skip
 LABELS, FIT_LABELS = (1, 5, 10, 30), (5, 30)
 PROBE_SEEDS, FIT_SEEDS, CHOICE_SEEDS = range(10), range(3), range(100, 105)
 PROBES = ("pixels", "random backbone", "linear probe")
@@ -43,14 +48,7 @@ def features(pixels: np.ndarray, method: str) -> np.ndarray:
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """Indices of `per_class` examples of every class."""
-    rng = np.random.default_rng(seed)
-    groups = (np.flatnonzero(labels == c) for c in np.unique(labels))
-    return np.concatenate([rng.choice(group, per_class, replace=False) for group in groups])
-
-
-def probe_rows(method: str) -> list[tuple]:
+def probe(method: str, left: list[tuple[int, int]]) -> None:
     """Logistic regression on features; its strength is chosen for each number of labels."""
     task = tlk.load_task("digits")
     x, y = {}, {}
@@ -59,20 +57,23 @@ def probe_rows(method: str) -> list[tuple]:
         x[split] = features(pixels, method)
 
     def accuracy(split: str, per_class: int, seed: int, c: float) -> float:
-        chosen = draw(y["train"], per_class, seed)
+        chosen = drawn(y["train"], per_class, seed)
         probe = LogisticRegression(C=c, max_iter=2000)
         return probe.fit(x["train"][chosen], y["train"][chosen]).score(x[split], y[split])
 
-    rows = []
-    for n in LABELS:
+    @cache
+    def strength(n: int) -> float:
         tried = {
             c: np.mean([accuracy("validation", n, seed, c) for seed in CHOICE_SEEDS])
             for c in (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
         }
         best = max(tried, key=tried.get)
         print(f"{method}, {n} labels: C = {best}", flush=True)
-        rows += [(method, n, seed, accuracy("test", n, seed, best), 0) for seed in PROBE_SEEDS]
-    return rows
+        return best
+
+    for n, seed in left:
+        found = accuracy("test", n, seed, strength(n))
+        ROWS.add((method, n, seed), {"test_accuracy": str(found), "seconds": 0})
 
 
 def plan(method: str, learning_rate: float = 1e-3) -> tlk.Plan:
@@ -107,7 +108,7 @@ def fit(method: str, per_class: int, seed: int, split: str = "test", lr=1e-3, au
     return model.evaluate(data, verbose=0, return_dict=True)["accuracy"], seconds
 
 
-def fit_rows(method: str) -> list[tuple]:
+def train(method: str, left: list[tuple[int, int]]) -> None:
     settings = {}
     if method == "from scratch":
         options = [{"lr": 1e-3}, {"lr": 3e-3}, {"lr": 3e-3, "augment": True}]
@@ -116,34 +117,37 @@ def fit_rows(method: str) -> list[tuple]:
         ]
         settings = options[max(tried)[1]]
         print(f"{method}: {settings}", [round(score, 3) for score, _ in tried], flush=True)
-    return [(method, n, s, *fit(method, n, s, **settings)) for n in FIT_LABELS for s in FIT_SEEDS]
+    for n, seed in left:
+        accuracy, seconds = fit(method, n, seed, **settings)
+        ROWS.add((method, n, seed), {"test_accuracy": str(accuracy), "seconds": str(seconds)})
 
 
-def scores_of(rows: list[tuple], method: str, labels: int) -> list[float]:
+def scores_of(method: str, labels: int) -> list[float]:
     """Test accuracies in %, one a seed."""
-    return [100 * float(row[3]) for row in rows if (row[0], int(row[1])) == (method, labels)]
+    rows = ROWS.where(method=method, labels_per_class=labels)
+    return [100 * float(row["test_accuracy"]) for row in rows]
 
 
-def table(rows: list[tuple]) -> str:
+def table() -> str:
     """Mean and standard deviation of the test accuracy in %, a line a method."""
     lines = []
-    for method in (m for m in PROBES + FITS if m in {row[0] for row in rows}):
+    for method in filter(ROWS.find, PROBES + FITS):
         cells = []
         for n in LABELS:
-            scores = scores_of(rows, method, n)
+            scores = scores_of(method, n)
             cells.append(f"{np.mean(scores):.1f} ± {np.std(scores):.1f}" if scores else "")
         lines.append((method, *cells))
     return text_table(lines, ("labels per class", *LABELS))
 
 
-def figure(rows: list[tuple]):
+def figure():
     """Accuracy against labels per class, a line a method, the spread over seeds as a band."""
     styles = dict(zip(PROBES + FITS, ("^:", "v:", "D--", "s-.", "o--", "o-"), strict=True))
     with plots.canvas(size=(7, 4)) as (fig, axis):
         ends = []
         for method, style in styles.items():
             labels = LABELS if method in PROBES else FIT_LABELS
-            scores = [scores_of(rows, method, n) for n in labels]
+            scores = [scores_of(method, n) for n in labels]
             means, spread = np.array([(np.mean(s), np.std(s)) for s in scores]).T
             (line,) = axis.plot(labels, means, style, markersize=5)
             axis.fill_between(labels, means - spread, means + spread, alpha=0.15, linewidth=0)
@@ -162,21 +166,14 @@ def main() -> None:
     parser.add_argument("--plot", action="store_true", help="draw stored numbers again")
     parser.add_argument("--only", choices=PROBES + FITS, action="append", help="these methods")
     options = parser.parse_args()
-    stored = RESULTS / "digits_labels.csv"
-    header = ("method", "labels_per_class", "seed", "test_accuracy", "seconds")
-    rows = []
-    if stored.exists():
-        with stored.open() as file:
-            rows = [tuple(row) for row in csv.reader(file)][1:]
-    methods = () if options.plot else options.only or PROBES + FITS
-    for method in methods:
-        fresh = probe_rows(method) if method in PROBES else fit_rows(method)
-        rows = [row for row in rows if row[0] != method] + fresh
-        with stored.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    print(table(rows))
-    if {row[0] for row in rows} == {*PROBES, *FITS}:
-        figure(rows).savefig(RESULTS / "digits_labels.png", dpi=150)
+    for method in () if options.plot else options.only or PROBES + FITS:
+        probed = method in PROBES
+        runs = product(LABELS, PROBE_SEEDS) if probed else product(FIT_LABELS, FIT_SEEDS)
+        if left := [run for run in runs if not ROWS.find(method, *run)]:
+            (probe if probed else train)(method, left)
+    print(table())
+    if all(ROWS.find(method) for method in PROBES + FITS):
+        figure().savefig(RESULTS / "digits_labels.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -33,19 +33,18 @@ Parts:
 """
 
 import argparse
-import csv
 import re
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import keras_hub
 import numpy as np
+from rows import Rows
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -53,10 +52,12 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from trials import cosine, drawn, forget
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "extraction.csv"
-KEY = ("part", "task", "network", "what", "labels_per_class", "seed")
-HEADER = (*KEY, "choice", "validation", "score", "seconds", "parameters")
+ROWS = Rows(
+    "extraction", ("part", "task", "network", "what", "labels_per_class", "seed"),
+    ("choice", "validation", "score", "seconds", "parameters"),
+)  # fmt: skip
 SEARCH, SEEDS = (120, 121, 122), range(20, 25)
 LABELS = (5, 30)
 SIDE = {"efficientnet_lite0": 96, "glyph_vit": 32}
@@ -64,31 +65,6 @@ PAIRS = (("lesions", "efficientnet_lite0"), ("digits", "glyph_vit"))
 STRENGTHS = (1e-3, 1e-2, 0.1, 1.0)
 STEPS, BATCH, DROPOUT = 300, 32, 0.2
 SPLITS = ("train", "validation", "test")
-
-# --- rows ----------------------------------------------------------------------------------------
-
-
-def stored() -> list[dict[str, str]]:
-    if not STORE.exists():
-        return []
-    with STORE.open() as file:
-        return list(csv.DictReader(file))
-
-
-def done(*key: object) -> bool:
-    wanted = tuple(map(str, key))
-    return any(tuple(row[k] for k in KEY[: len(wanted)]) == wanted for row in stored())
-
-
-def write(*values: object) -> None:
-    new = not STORE.exists()
-    with STORE.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(HEADER)
-        writer.writerow(values)
-    print(*values, time.strftime("%H:%M:%S"), flush=True)
-
 
 # --- data ----------------------------------------------------------------------------------------
 
@@ -129,13 +105,6 @@ def outputs(network: str, x: np.ndarray) -> dict[str, np.ndarray]:
 def features(task: str, network: str) -> dict[str, dict[str, np.ndarray]]:
     data = images(task, SIDE[network])
     return {split: outputs(network, data[split][0]) for split in SPLITS}
-
-
-def drawn(y: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Which examples are labelled: `count` of each class."""
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(y == c) for c in np.unique(y)]
-    return np.concatenate([rng.choice(m, count, replace=False) for m in members])
 
 
 # --- classifiers ---------------------------------------------------------------------------------
@@ -192,12 +161,11 @@ class Small:
         keras.utils.set_random_seed(self.seed)
         self.model = network(*size)
         self.model.set_weights(new_network(*size).get_weights())
-        optimizer, rng = self.model.optimizer, np.random.default_rng(self.seed)
-        for variable in optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+        forget(self.model.optimizer)
+        rng = np.random.default_rng(self.seed)
         for step in range(STEPS):
             some = rng.integers(len(x), size=BATCH)
-            optimizer.learning_rate = self.rate * (1 + np.cos(np.pi * step / STEPS)) / 2
+            self.model.optimizer.learning_rate = cosine(self.rate, step, STEPS)
             self.model.train_on_batch(x[some], y[some])
         return self
 
@@ -252,17 +220,19 @@ def search(grid: dict, draws: Draws, new: np.ndarray, truth: np.ndarray) -> tupl
 
 def measure(key: tuple, grid: dict, draws: Draws, validation: tuple, test: tuple) -> None:
     """The five draws of one setting."""
-    if all(done(*key, seed) for seed in SEEDS):
+    left = [seed for seed in SEEDS if not ROWS.find(*key, seed)]
+    if not left:
         return
     best, there = search(grid, draws, *validation)
-    for seed in SEEDS:
+    for seed in left:
         x, y = draws(seed)
         clock = time.process_time()
         judge = grid[best](seed).fit(x, y)
         seconds = time.process_time() - clock
         score = balanced_accuracy_score(test[1], judge.predict(test[0]))
         size = numbers(judge, x, len(np.unique(y)))
-        write(*key, seed, best, f"{there:.4f}", f"{score:.4f}", f"{seconds:.3f}", size)
+        found = {"choice": best, "validation": there, "score": score, "parameters": size}
+        ROWS.add((*key, seed), found | {"seconds": f"{seconds:.3f}"})
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -284,7 +254,8 @@ def settings(task: str, network: str, block: str) -> Iterator[tuple[int, Draws, 
 def depth() -> None:
     for (task, _), network in product(PAIRS, SIDE):
         for block in reader(network).output:
-            if all(done("depth", task, network, block, n, SEEDS[-1]) for n in LABELS):
+            draws = product(LABELS, SEEDS)
+            if all(ROWS.find("depth", task, network, block, *draw) for draw in draws):
                 continue
             for count, *data in settings(task, network, block):
                 key = ("depth", task, network, block, count)
@@ -293,9 +264,7 @@ def depth() -> None:
 
 def best_block(task: str, network: str) -> str:
     """On validation, at 30 labels."""
-    rows = [r for r in stored() if (r["part"], r["task"], r["network"]) == ("depth", task, network)]
-    rows = [r for r in rows if r["labels_per_class"] == "30"]
-    return max(rows, key=lambda row: float(row["validation"]))["what"]
+    return ROWS.best("what", part="depth", task=task, network=network, labels_per_class=30)
 
 
 def classifier() -> None:
@@ -427,13 +396,13 @@ def text() -> None:
     }
     y = reports()["train"][1]
     for name, make in kinds.items():
-        if done("text", "lesions", name, "linear probe", LABELS[-1], SEEDS[-1]):
+        if ROWS.find("text", "lesions", name, "linear probe", LABELS[-1], SEEDS[-1]):
             continue
         clock = time.process_time()
         x = make()
-        if not done("made", "lesions", name):
+        if not ROWS.find("made", "lesions", name):
             spent = time.process_time() - clock
-            write("made", "lesions", name, "reports", 0, 0, "", "", "", f"{spent:.1f}", "")
+            ROWS.add(("made", "lesions", name, "reports", 0, 0), {"seconds": f"{spent:.1f}"})
         rest = [(x[split], reports()[split][1]) for split in SPLITS[1:]]
         for count in LABELS:
 
@@ -455,7 +424,7 @@ def cached() -> None:
     epochs = 10
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for what in ("in fit", "once"):
-        if done("cache", task, network, what):
+        if ROWS.find("cache", task, network, what):
             continue
         backbone = tlk.load_backbone(network, SIDE[network])
         backbone.trainable = False
@@ -472,7 +441,8 @@ def cached() -> None:
         model.fit(features, y, batch_size=30, epochs=epochs, verbose=0)
         seconds = time.process_time() - clock
         seen = len(x) * (1 if what == "once" else epochs)
-        write("cache", task, network, what, 30, 0, seen, "", "", f"{seconds:.1f}", "")
+        found = {"choice": seen, "seconds": f"{seconds:.1f}"}
+        ROWS.add(("cache", task, network, what, 30, 0), found)
 
 
 PARTS = {

@@ -34,12 +34,11 @@ Stored so far is `deep`; the same command measures the other two.
 """
 
 import argparse
-import csv
 import functools
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from itertools import product
 
 import tlkeras as tlk
 
@@ -48,13 +47,16 @@ import keras_hub
 import measure_adapters
 import numpy as np
 from keras import ops
+from rows import Rows
 from sklearn.linear_model import LogisticRegression
+from trials import cosine, forget, in_passes
 
 from tlkeras.utils import paths
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "shots.csv"
-KEY = ("part", "data", "method", "labels_per_class", "strength", "seed")
-HEADER = (*KEY, "validation", "score", "unseen", "seconds", "parameters")
+ROWS = Rows(
+    "shots", ("part", "data", "method", "labels_per_class", "strength", "seed"),
+    ("validation", "score", "unseen", "seconds", "parameters"),
+)  # fmt: skip
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "heart")
 NAMES = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
@@ -100,11 +102,11 @@ class Scenes:
                 noise = rng.normal(0, 36, images.shape)
                 images = np.clip(64 + 0.5 * images + noise, 0, 255).astype("float32")
             found[split] = unit(tower.predict(images, 100, verbose=0)), 8 * shape + colour
-        held = found.pop("held_out")
-        found["unseen"] = tuple(part[POOL:] for part in held)
-        parts = zip(found.pop("train"), held, strict=True)
+        held = found["held_out"]
+        parts = zip(found["train"], held, strict=True)
         self.pool = tuple(np.concatenate([x, more[:POOL]]) for x, more in parts)
-        self.splits = found
+        self.judged = {"validation": found["validation"], "score": found["test"]}
+        self.judged["unseen"] = tuple(part[POOL:] for part in held)
 
     def drawn(self, labels: int, seed: int, pairs=range(64)) -> tuple[np.ndarray, np.ndarray]:
         """Vectors and pairs of so many images of each pair; 0 is all."""
@@ -115,8 +117,13 @@ class Scenes:
         return x[chosen], y[chosen]
 
     def scores(self, answer: Callable, of: int = 1) -> dict[str, float]:
-        """Accuracy of the answers on every split; `of=8`: shapes alone."""
-        return {s: float(np.mean(answer(x) == y // of)) for s, (x, y) in self.splits.items()}
+        """Accuracy of the answers, by column; `of=8`: of shapes alone."""
+        return {c: float(np.mean(answer(x) == y // of)) for c, (x, y) in self.judged.items()}
+
+
+@functools.cache
+def scenes(data: str) -> Scenes:
+    return Scenes(data == "grain")
 
 
 @functools.cache
@@ -196,15 +203,12 @@ class CoOp:
     def train(self, x: np.ndarray, y: np.ndarray, rate: float, seed: int) -> np.ndarray:
         """The words' vectors after training, of all 64 pairs."""
         self.prompt.begin()
-        rng, optimizer = np.random.default_rng(seed), self.model.optimizer
-        for variable in optimizer.variables:
-            variable.assign(ops.zeros_like(variable))
+        forget(self.model.optimizer)
         y = np.searchsorted(self.pairs, y)
-        passes = range(-(-STEPS * BATCH // len(y)))
-        order = np.concatenate([rng.permutation(len(y)) for _ in passes])
+        order = in_passes(len(y), STEPS * BATCH, np.random.default_rng(seed))
         for step in range(STEPS):
             some = order[step * BATCH : (step + 1) * BATCH]
-            optimizer.learning_rate = rate * (1 + np.cos(np.pi * step / STEPS)) / 2
+            self.model.optimizer.learning_rate = cosine(rate, step, STEPS)
             self.model.train_on_batch(x[some], y[some])
         return ops.convert_to_numpy(self.prompt.vectors(self.every))
 
@@ -301,130 +305,95 @@ class Visual(measure_adapters.Learner):
 VISUAL_RATES = {"deep": (1e-2, 3e-2, 1e-1), "tokens": (1e-2, 3e-2), "pixels": (1e-2, 3e-2)}
 
 
-class Bench:
-    """Runs what is not stored."""
+# --- parts ---------------------------------------------------------------------------------------
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, str]] = []
-        if STORE.exists():
-            with STORE.open() as file:
-                self.rows = list(csv.DictReader(file))
-        self.scenes = functools.cache(Scenes)
 
-    def stored(self, **wanted: str) -> list[dict[str, str]]:
-        return [row for row in self.rows if all(row[k] == v for k, v in wanted.items())]
+def prompts() -> None:
+    kinds = {wording: words(wording) for wording in WORDINGS}
+    for name, table in {
+        "synonyms: a red hoop": SYNONYMS,
+        "never read: a red doughnut": OTHER_WORDS,
+    }.items():
+        names = tuple(f"{colour} {table[shape]}" for shape in SHAPES for colour in COLOURS)
+        kinds[name] = words("a {}", names)
+    kinds["mean of six wordings"] = unit(sum(words(wording) for wording in ENSEMBLE))
+    for data, (name, vectors) in product(("clean", "grain"), kinds.items()):
+        ROWS.once(("prompts", data, name, 0, "", 0), zero_shot, data, nearest(vectors))
 
-    def write(self, *cells: object) -> None:
-        row = dict(zip(HEADER, (f"{c:.4f}" if isinstance(c, float) else str(c) for c in cells),
-                       strict=True))  # fmt: skip
-        new = not STORE.exists()
-        with STORE.open("a", newline="") as file:
-            writer = csv.DictWriter(file, HEADER, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        self.rows.append(row)
-        print(*row.values(), time.strftime("%H:%M:%S"), flush=True)
 
-    def has(self, *key: object) -> bool:
-        return bool(self.stored(**dict(zip(KEY, map(str, key), strict=True))))
+def zero_shot(data: str, answer: Callable, of: int = 1) -> dict[str, object]:
+    return scenes(data).scores(answer, of) | {"parameters": 0}
 
-    def prompts(self) -> None:
-        kinds = {wording: words(wording) for wording in WORDINGS}
-        for name, table in {
-            "synonyms: a red hoop": SYNONYMS,
-            "never read: a red doughnut": OTHER_WORDS,
-        }.items():
-            names = tuple(f"{colour} {table[shape]}" for shape in SHAPES for colour in COLOURS)
-            kinds[name] = words("a {}", names)
-        kinds["mean of six wordings"] = unit(sum(words(wording) for wording in ENSEMBLE))
-        for data in ("clean", "grain"):
-            for name, vectors in kinds.items():
-                key = ("prompts", data, name, 0, "", 0)
-                if not self.has(*key):
-                    found = self.scenes(data == "grain").scores(nearest(vectors))
-                    self.write(*key, *found.values(), "", 0)
 
-    def shots(self, methods: tuple[str, ...]) -> None:
-        for data in ("clean", "grain"):
-            for method in methods:
-                few = (1, 4, 16) if method.startswith("coop") else SHOTS
-                more = (32,) if method in ("linear", "both", "prototypes") else ()
-                for labels in (*few, *more):
-                    self.one(data, method, labels)
-
-    def one(self, data: str, method: str, labels: int) -> None:
-        scenes, tried = functools.partial(self.scenes, data == "grain"), {}
-        for strength in STRENGTHS[method]:
-            for seed in SEARCH[: 1 if method.startswith("coop") else 2]:
-                key = ("search", data, method, labels, f"{strength:g}", seed)
-                if not self.has(*key):
-                    answer, seconds, size = learned(scenes(), method, labels, strength, seed)
-                    right = scenes().scores(answer)["validation"]
-                    self.write(*key, right, "", "", f"{seconds:.2f}", size)
-            rows = self.stored(**dict(zip(KEY[:5], map(str, key[:5]), strict=True)))
-            tried[strength] = np.mean([float(row["validation"]) for row in rows])
-        best = max(tried, key=tried.get)
-        for seed in SEEDS:
-            key = ("shots", data, method, labels, f"{best:g}", seed)
-            if not self.has(*key):
-                answer, seconds, size = learned(scenes(), method, labels, best, seed)
-                found = scenes().scores(answer)
-                self.write(*key, *found.values(), f"{seconds:.2f}", size)
-
-    def shape(self) -> None:
-        key = ("shape", "clean", "words", 0, "", 0)
-        if not self.has(*key):
-            best = nearest(words())
-            found = self.scenes(False).scores(lambda x: best(x) // 8, of=8)
-            self.write(*key, *found.values(), "", 0)
-        for labels in (1, 4, 16, 0):
-            for seed in SEEDS if labels else (0,):
-                key = ("shape", "clean", "linear", labels, "10", seed)
-                if not self.has(*key):
-                    x, y = self.scenes(False).drawn(labels, seed, SEEN)
-                    head = LogisticRegression(C=10, max_iter=500).fit(x, y // 8)
-                    found = self.scenes(False).scores(head.predict, of=8)
-                    self.write(*key, *found.values(), "", head.coef_.size + 8)
-
-    def visual(self) -> None:
-        for method, rates in VISUAL_RATES.items():
-            learner, tried = functools.cache(functools.partial(Visual, method)), {}
-            for rate in rates:
-                tried[rate] = self.prompted(learner, "search", method, rate, 100, "validation")
-            best = max(tried, key=tried.get)
+def shots(*methods: str) -> None:
+    for data, method in product(("clean", "grain"), methods):
+        few = (1, 4, 16) if method.startswith("coop") else (*SHOTS, 32)
+        draws = SEARCH[: 1 if method.startswith("coop") else 2]
+        for labels in few:
+            what = (data, method, labels)
+            for strength, seed in product(STRENGTHS[method], draws):
+                ROWS.once(("search", *what, strength, seed), shot, "search", *what, strength, seed)
+            rows = {"data": data, "method": method, "labels_per_class": labels}
+            best = float(ROWS.best("strength", part="search", **rows))
             for seed in SEEDS:
-                self.prompted(learner, "visual", method, best, seed, "test")
+                ROWS.once(("shots", *what, best, seed), shot, "shots", *what, best, seed)
 
-    def prompted(self, learner: Callable, part: str, method: str, rate: float, seed: int,
-                 split: str) -> float:  # fmt: skip
-        key = (part, "blinds", method, 30, f"{rate:g}", seed)
-        if not self.has(*key):
-            data = measure_adapters.load("blinds", 30, seed)
-            seconds = learner().train(*data["train"], seed, rate)
-            right = learner().score(*data[split])
-            scores = (right, "", "") if part == "search" else ("", right, "")
-            self.write(*key, *scores, f"{seconds:.2f}", learner().sizes()[0])
-        row = self.stored(**dict(zip(KEY, map(str, key), strict=True)))[0]
-        return float(row["validation"] or row["score"])
+
+def shot(part: str, data: str, method: str, labels: int, strength: float, seed: int) -> dict:
+    answer, seconds, size = learned(scenes(data), method, labels, strength, seed)
+    found = scenes(data).scores(answer)
+    if part == "search":
+        found = {"validation": found["validation"]}
+    return found | {"seconds": f"{seconds:.2f}", "parameters": size}
+
+
+def shape() -> None:
+    best = nearest(words())
+    ROWS.once(("shape", "clean", "words", 0, "", 0), zero_shot, "clean", lambda x: best(x) // 8, 8)
+    for labels in (1, 4, 16, 0):
+        for seed in SEEDS if labels else (0,):
+            ROWS.once(("shape", "clean", "linear", labels, "10", seed), shape_alone, labels, seed)
+
+
+def shape_alone(labels: int, seed: int) -> dict[str, object]:
+    x, y = scenes("clean").drawn(labels, seed, SEEN)
+    head = LogisticRegression(C=10, max_iter=500).fit(x, y // 8)
+    return scenes("clean").scores(head.predict, of=8) | {"parameters": head.coef_.size + 8}
+
+
+def visual() -> None:
+    for method, rates in VISUAL_RATES.items():
+        make = functools.cache(functools.partial(Visual, method))
+        for rate in rates:
+            key = ("search", "blinds", method, 30, rate, 100)
+            ROWS.once(key, prompted, make, rate, 100, "validation")
+        best = float(ROWS.best("strength", part="search", data="blinds", method=method))
+        for seed in SEEDS:
+            ROWS.once(("visual", *key[1:4], best, seed), prompted, make, best, seed, "test")
+
+
+def prompted(make: Callable, rate: float, seed: int, split: str) -> dict[str, object]:
+    found = measure_adapters.measure(make, ("glyph_vit", "blinds", 30), rate, seed, split)
+    return {key: value for key, value in found.items() if key in ROWS.columns}
+
+
+PARTS = {
+    "prompts": prompts,
+    "shots": functools.partial(shots, "prototypes", "linear", "both"),
+    "shape": shape,
+    "coop": functools.partial(shots, "coop", "coop, 56 pairs"),
+    "visual": visual,
+}
 
 
 def main() -> None:
-    parts = ("prompts", "shots", "shape", "coop", "visual")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=parts)
+    parser.add_argument("--only", choices=PARTS)
     only = parser.parse_args().only
     warnings.filterwarnings("ignore", category=UserWarning)
-    bench = Bench()
-    work = {
-        "prompts": bench.prompts,
-        "shots": functools.partial(bench.shots, ("prototypes", "linear", "both")),
-        "shape": bench.shape,
-        "coop": functools.partial(bench.shots, ("coop", "coop, 56 pairs")),
-        "visual": bench.visual,
-    }
-    for part in [only] if only else parts:
-        work[part]()
+    for name, part in PARTS.items():
+        if only in (None, name):
+            part()
 
 
 if __name__ == "__main__":

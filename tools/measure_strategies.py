@@ -16,25 +16,26 @@ glyph_resnet at 32 for digits. The head is a logistic regression with C=0.01, th
   then few labels on the target. The few labelled images of a draw are the same for every method.
 """
 
-import csv
-import sys
+import argparse
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
+from itertools import product
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import Rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from trials import drawn, pooled_reader, standard
 
-STORE = Path(__file__).resolve().parents[1] / "data" / "results" / "strategies.csv"
-HEADER = (
-    "strategy", "source", "target", "method", "labels_per_class", "patients", "seed", "score"
-)  # fmt: skip
+ROWS = Rows(
+    "strategies",
+    ("strategy", "source", "target", "method", "labels_per_class", "patients", "seed"),
+    ("score",),
+)
 LETTERS = {"printed": "glyphs/digits", "handwritten": "digits"}
-BLOCKS = ("block4c_add", "block5c_add")
 SEEDS = range(5)
 LABELS, FEW, PATIENTS = 30, (5, 10, 30), (10, 30, 100, 300, 1000)
 REGULARISE = 0.1  # of a covariance, in units of its mean diagonal
@@ -61,14 +62,8 @@ def patients(domain: str) -> np.ndarray:
 
 
 def new_reader(domain: str) -> keras.Model:
-    if domain in LETTERS:
-        backbone = tlk.load_backbone("glyph_resnet", image_size=32)
-        return keras.Sequential([backbone, keras.layers.GlobalAveragePooling2D()])
-    _, scale, network = tlk.load_backbone("efficientnet_lite0", image_size=64).layers
-    pool = keras.layers.GlobalAveragePooling2D()
-    outputs = [pool(network.get_layer(name).output) for name in BLOCKS]
-    inside = keras.Model(network.input, keras.layers.Concatenate()(outputs))
-    return keras.Sequential([keras.Input((64, 64, 3)), scale, inside])
+    network = ("glyph_resnet", 32) if domain in LETTERS else ("efficientnet_lite0", 64)
+    return pooled_reader(*network)
 
 
 reader = cache(new_reader)
@@ -94,17 +89,6 @@ def to_features(network: keras.Model, images: np.ndarray) -> np.ndarray:
 def features(domain: str, split: str, adapted: bool = False) -> np.ndarray:
     network = (adapted_reader if adapted else reader)(domain)
     return to_features(network, data(domain, split)[0])
-
-
-def scaled(x: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """With mean 0 and spread 1 where `like` has them."""
-    return (x - like.mean(axis=0)) / (like.std(axis=0) + 1e-6)
-
-
-def drawn(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    return np.concatenate([rng.choice(m, per_class, replace=False) for m in members])
 
 
 def head(x: np.ndarray, y: np.ndarray) -> LogisticRegression:
@@ -141,18 +125,18 @@ def class_centres(x, y, unlabelled, test, rounds: int = 5) -> np.ndarray:
     return np.argmax(test @ centres.T, axis=1)
 
 
-def adapt(method: str, source: str, target: str, seed: int) -> np.ndarray:
-    """Answers on the target's test images."""
+def answers(method: str, source: str, target: str, seed: int) -> np.ndarray:
+    """On the target's test images."""
     by_network = method == "AdaBN"
     of_source, unlabelled = (features(d, "train", by_network) for d in (source, target))
     test, labels = features(target, "test", by_network), data(source, "train")[1]
     some = drawn(labels, LABELS, seed)
-    x, y = scaled(of_source[some], of_source), labels[some]
+    x, y = standard(of_source[some], of_source), labels[some]
     if method == "as it is" or by_network:
-        return head(x, y).predict(scaled(test, of_source))
-    own, test = scaled(unlabelled, unlabelled), scaled(test, unlabelled)
+        return head(x, y).predict(standard(test, of_source))
+    own, test = standard(unlabelled, unlabelled), standard(test, unlabelled)
     if method == "CORAL":  # also the covariance of the target's (Sun, Feng, Saenko, 2016)
-        x = x @ power(np.cov(scaled(of_source, of_source).T), -0.5) @ power(np.cov(own.T), 0.5)
+        x = x @ power(np.cov(standard(of_source, of_source).T), -0.5) @ power(np.cov(own.T), 0.5)
     if method == "target labels":
         labels = data(target, "train")[1]
         some = drawn(labels, LABELS, seed)
@@ -162,6 +146,11 @@ def adapt(method: str, source: str, target: str, seed: int) -> np.ndarray:
     if method == "class centres":
         return class_centres(x, y, own, test)
     return head(x, y).predict(test)
+
+
+def adapt(method: str, source: str, target: str, seed: int) -> dict[str, float]:
+    found = answers(method, source, target, seed)
+    return {"score": balanced_accuracy_score(data(target, "test")[1], found)}
 
 
 METHODS = (
@@ -176,14 +165,10 @@ PAIRS = (
 )
 
 
-def transductive(done: set[tuple[str, ...]]) -> Iterator[tuple]:
-    for source, target in PAIRS:
-        for seed in SEEDS:
-            for method in METHODS:
-                key = ("transductive", source, target, method, "0", "0", str(seed))
-                if key not in done:
-                    found = adapt(method, source, target, seed)
-                    yield *key, balanced_accuracy_score(data(target, "test")[1], found)
+def transductive() -> None:
+    for (source, target), seed, method in product(PAIRS, SEEDS, METHODS):
+        key = ("transductive", source, target, method, 0, 0, seed)
+        ROWS.once(key, adapt, method, source, target, seed)
 
 
 # --- unsupervised: no class labels; then few of them, on the target ------------------------------
@@ -219,16 +204,16 @@ def scatters(seed: int) -> Iterator[tuple[str, int, np.ndarray | None]]:
     """(method, target patients, covariance to whiten by or None), of a draw."""
     rng = np.random.default_rng(seed)
     source, group = features("dermatoscope", "train"), data("dermatoscope", "train")[2]
-    x, pairs = scaled(source, source), within
+    x, pairs = standard(source, source), within
     of_lesions, degrees = pairs(x, group)
     yield "as they are", 0, None
     yield "one lesion", 0, of_lesions / degrees
     yield "any two images", 0, np.divide(*pairs(x, rng.permutation(group)))
     yield "all images", 0, np.cov(x.T)
     changed, image = views()
-    yield "one image, changed", 0, np.divide(*pairs(scaled(changed, source), image))
+    yield "one image, changed", 0, np.divide(*pairs(standard(changed, source), image))
     target, group, patient = (
-        scaled(features("phone", "train"), source), data("phone", "train")[2], patients("phone")
+        standard(features("phone", "train"), source), data("phone", "train")[2], patients("phone")
     )  # fmt: skip
     for count in PATIENTS:
         some = np.isin(patient, rng.choice(np.unique(patient), count, replace=False))
@@ -237,43 +222,33 @@ def scatters(seed: int) -> Iterator[tuple[str, int, np.ndarray | None]]:
         yield "source and target", count, (of_lesions + own) / (degrees + own_degrees)
 
 
-def few_labels(covariance: np.ndarray | None, per_class: int, seed: int) -> float:
+def few_labels(covariance: np.ndarray | None, per_class: int, seed: int) -> dict[str, float]:
     source, labels = features("dermatoscope", "train"), data("phone", "train")[1]
     some = drawn(labels, per_class, seed)
     white = np.eye(source.shape[1]) if covariance is None else power(covariance, -0.5)
-    x = scaled(features("phone", "train")[some], source) @ white
-    test = scaled(features("phone", "test"), source) @ white
+    x = standard(features("phone", "train")[some], source) @ white
+    test = standard(features("phone", "test"), source) @ white
     centre, spread = x.mean(axis=0), x.std()
     found = head((x - centre) / spread, labels[some]).predict((test - centre) / spread)
-    return balanced_accuracy_score(data("phone", "test")[1], found)
+    return {"score": balanced_accuracy_score(data("phone", "test")[1], found)}
 
 
-def unsupervised(done: set[tuple[str, ...]]) -> Iterator[tuple]:
+def unsupervised() -> None:
     for seed in SEEDS:
         for method, count, covariance in scatters(seed):
             for labels in FEW:
-                key = ("unsupervised", "dermatoscope", "phone", method, str(labels), str(count))
-                if (*key, str(seed)) not in done:
-                    yield *key, seed, few_labels(covariance, labels, seed)
+                key = ("unsupervised", "dermatoscope", "phone", method, labels, count, seed)
+                ROWS.once(key, few_labels, covariance, labels, seed)
 
 
 PARTS = {"transductive": transductive, "unsupervised": unsupervised}
 
 
 def main() -> None:
-    known: set[tuple[str, ...]] = set()
-    if STORE.exists():
-        with STORE.open() as file:
-            known = {tuple(row[key] for key in HEADER[:-1]) for row in csv.DictReader(file)}
-    for part in sys.argv[1:] or PARTS:
-        for row in PARTS[part](known):
-            new = not STORE.exists()
-            with STORE.open("a", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if new:
-                    writer.writerow(HEADER)
-                writer.writerow((*row[:-1], f"{row[-1]:.4f}"))
-            print(*row[:-1], f"{row[-1]:.3f}", flush=True)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
+    for part in parser.parse_args().parts:
+        PARTS[part]()
 
 
 if __name__ == "__main__":

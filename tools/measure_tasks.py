@@ -13,10 +13,9 @@ their own.
 """
 
 import argparse
-import csv
+import functools
 import itertools
 import time
-from pathlib import Path
 
 import tlkeras as tlk
 from tlkeras.utils.tables import text_table
@@ -24,16 +23,20 @@ from tlkeras.utils.tables import text_table
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import keras_hub
 import numpy as np
+from rows import ROOT, Row, Rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+from trials import accuracy, class_weights, drawn, forget, in_passes
 
 from tlkeras.blocks.graph import split  # isort: skip  (after keras)
 
-DATA = Path(__file__).resolve().parents[1] / "data"
-STORE, PRESETS_FOLDER = DATA / "results" / "tasks.csv", DATA / "presets"
-HEADER = ("preset", "task", "method", "labels_per_class", "seed", "score", "seconds", "choice")
+PRESETS_FOLDER = ROOT / "data" / "presets"
+ROWS = Rows(
+    "tasks", ("preset", "task", "method", "labels_per_class", "seed"),
+    ("score", "seconds", "choice"),
+)  # fmt: skip
 PRESETS = ("efficientnet_lite0", "glyph_resnet", "glyph_resnet_small", "glyph_vit", "scene_clip")
 TASKS = ("clothes", "digits", "glyphs/digits", "glyphs/styles", "lesions", "scenes")
 SIZES = {  # pixels; all others: 32
@@ -80,15 +83,6 @@ class Bench:
         self.data = {s: loaded.arrays(s) for s in ("train", "validation", "test")}
         self.features, self.models = {}, {}
 
-    def drawn(self, per_class: int, seed: int) -> np.ndarray:
-        """Indices into train: `per_class` of every class, or all."""
-        y = self.data["train"][1]
-        if not per_class:
-            return np.arange(len(y))
-        rng = np.random.default_rng(seed)
-        members = [np.flatnonzero(y == c) for c in range(self.classes)]
-        return np.concatenate([rng.choice(m, per_class, replace=False) for m in members])
-
     def score(self, method: str, per_class: int, seed: int) -> tuple[float, str]:
         """Balanced accuracy on test, and what was chosen on validation."""
         if method in UNTRAINED:
@@ -131,7 +125,7 @@ class Bench:
         self, method: str, per_class: int, seed: int, depth: str, strength: float, split: str
     ) -> float:
         """Logistic regression on frozen features."""
-        x, chosen = self.seen(method)[depth], self.drawn(per_class, seed)
+        x, chosen = self.seen(method)[depth], drawn(self.data["train"][1], per_class, seed)
         probe = LogisticRegression(C=strength, max_iter=300, class_weight="balanced")
         with threadpool_limits(1):  # many threads on little data only wait for each other
             probe.fit(x["train"][chosen], self.data["train"][1][chosen])
@@ -148,26 +142,23 @@ class Bench:
 
     def fit(self, method: str, per_class: int, seed: int, rate: float, split: str) -> float:
         """Trains the whole network: from scratch, or the pretrained one after its new head."""
-        chosen = self.drawn(per_class, seed)
+        chosen = drawn(self.data["train"][1], per_class, seed)
         x, y = (part[chosen] for part in self.data["train"])
         passes, batch, least = FEW if per_class else ALL
         steps = max(least, passes * len(y) // batch)
-        rng, passes = np.random.default_rng(seed), range(-(-steps * batch // len(y)))
-        order = np.concatenate([rng.permutation(len(y)) for _ in passes])[: steps * batch]
-        weights = dict(enumerate(len(y) / self.classes / np.bincount(y, minlength=self.classes)))
-        options = {"batch_size": batch, "shuffle": False, "class_weight": weights, "verbose": 0}
+        order = in_passes(len(y), steps * batch, np.random.default_rng(seed))
+        options = {"batch_size": batch, "shuffle": False, "verbose": 0}
+        options["class_weight"] = class_weights(y, self.classes)
 
         bottom, head, model = self.network(method, rate, steps)
         keras.utils.set_random_seed(seed)
         model.set_weights(self.new_model(method).get_weights())
         if method == "fine-tuned":
-            _forget(head.optimizer)
+            forget(head.optimizer)
             head.fit(bottom.predict(x, verbose=0)[order], y[order], **options)
-        _forget(model.optimizer)
+        forget(model.optimizer)
         model.fit(x[order], y[order], **options)
-        images, labels = self.data[split]
-        found = model.predict(images, batch_size=256, verbose=0).argmax(axis=-1)
-        return balanced_accuracy_score(labels, found)
+        return accuracy(model, *self.data[split], batch=256)
 
     def network(self, method: str, rate: float, steps: int) -> tuple[keras.Model, ...]:
         """The backbone, the head on its outputs, and both together, compiled once for all seeds."""
@@ -191,11 +182,6 @@ class Bench:
     def backbone(self, weights: str | None) -> keras.Model:
         options = {"tower": "image"} if self.preset == "scene_clip" else {}
         return tlk.load_backbone(self.preset, self.size, weights, **options)
-
-
-def _forget(optimizer: keras.optimizers.Optimizer) -> None:
-    for variable in optimizer.variables:
-        variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
 
 
 def pooled_blocks(backbone: keras.Model) -> keras.Model:
@@ -231,40 +217,33 @@ def _flat(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1)
 
 
-def stored() -> list[dict]:
-    if not STORE.exists():
-        return []
-    with STORE.open() as file:
-        return list(csv.DictReader(file))
+def stored() -> list[Row]:
+    return ROWS.stored
+
+
+kept_bench = functools.lru_cache(maxsize=1)(Bench)
+
+
+def one(preset: str, task: str, method: str, per_class: int, seed: int) -> dict[str, object]:
+    bench, start = kept_bench(preset, task), time.perf_counter()
+    score, choice = bench.score(method, per_class, seed)
+    seconds = f"{time.perf_counter() - start:.1f}"
+    return {"score": score, "seconds": seconds, "choice": choice}
 
 
 def measure(preset: str, task: str, methods: list[str], labels: list[int]) -> None:
     """Measures what is not stored yet, a row at a time."""
-    known = {tuple(row[key] for key in HEADER[:5]) for row in stored()}
-    bench = None
     for method, per_class in itertools.product(methods, labels):
         name = "" if method == "pixels" else preset
         for seed in SEEDS[per_class] if method not in UNTRAINED or per_class else [0]:
-            row = (name, task, method, str(per_class), str(seed))
-            if row in known:
-                continue
-            bench = bench or Bench(preset, task)
-            start = time.perf_counter()
-            score, choice = bench.score(method, per_class, seed)
-            new = not STORE.exists()
-            with STORE.open("a", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if new:
-                    writer.writerow(HEADER)
-                seconds = f"{time.perf_counter() - start:.1f}"
-                writer.writerow((*row, f"{score:.4f}", seconds, choice))
-            print(*row, f"{score:.3f}", seconds, choice, flush=True)
+            what = (task, method, per_class, seed)
+            ROWS.once((name, *what), one, preset, *what)
 
 
-def scores(task: str, method: str, preset: str, labels: int, rows: list[dict]) -> list[float]:
+def scores(task: str, method: str, preset: str, labels: int, rows: list[Row]) -> list[float]:
     """The stored scores in %, one a seed."""
     key = ("" if method == "pixels" else preset, task, method, str(labels))
-    return [100 * float(r["score"]) for r in rows if tuple(r[k] for k in HEADER[:4]) == key]
+    return [100 * float(r["score"]) for r in rows if tuple(r[k] for k in ROWS.key[:4]) == key]
 
 
 def cell(found: list[float], labels: int) -> str:

@@ -3,9 +3,10 @@
     python tools/measure_unfreezing.py      # about 15 minutes on 2 cores
     python tools/measure_unfreezing.py --seed 3 --target near   # a part; other rows are kept
 
-Writes data/results/unfreezing.csv, which chapter 06 reads: one row a target, option and seed. The
-seed draws the training images (30 a class), the head's first weights, and the hundred letters on
-which forgetting is measured; plans are those of the chapter, with more epochs.
+Writes data/results/unfreezing.csv, which chapter 06 reads: a row a target, option and seed, as it
+goes; what is there is not measured again. The seed draws the training images (30 a class), the
+head's first weights, and the hundred letters on which forgetting is measured; plans are those of
+the chapter, with more epochs.
 
 Columns: accuracy on the target's test images; accuracy on letters, as read by the class means of
 the untouched backbone's features ("letters") and by means computed anew ("letters_relearned");
@@ -14,24 +15,23 @@ parameters that learn in the last stage; seconds of all stages.
 """
 
 import argparse
-import csv
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import tlkeras as tlk
 
 import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 import numpy as np
+from rows import Rows
 from sklearn.neighbors import NearestCentroid
+from trials import behind_blinds
 
 from tlkeras.blocks.find import Block
 
-RESULTS = Path(__file__).resolve().parents[1] / "data" / "results" / "unfreezing.csv"
-SEEDS = range(5)
-COLUMNS = (
-    "target", "option", "seed", "test_accuracy", "letters", "letters_relearned", "drift",
-    "parameters", "seconds",
+ROWS = Rows(
+    "unfreezing", ("target", "option", "seed"),
+    ("test_accuracy", "letters", "letters_relearned", "drift", "parameters", "seconds"),
 )  # fmt: skip
+SEEDS = range(5)
 HEAD_LR, TUNE_LR = 3e-3, 3e-4
 HEAD = tlk.Stage("head", tlk.policies.head_only(), HEAD_LR, epochs=15)
 RATES = {"head": 1, "top": 0.1, "middle": 0.03, "bottom": 0.01}
@@ -65,12 +65,6 @@ PLANS = {  # what is measured on which target
     "near": ["head only", "all blocks", "head, 100 epochs"],
     "far": ["head only", *AFTER_HEAD, *FROM_START],
 }
-BLINDS = 128 + 127 * np.sin(1.3 * np.arange(32))
-
-
-def behind_blinds(images: np.ndarray) -> np.ndarray:
-    """Digits behind bright and dark stripes that invert them; a synthetic domain shift."""
-    return np.abs(images - BLINDS[:, None]).astype("float32")
 
 
 def new_model(seed: int) -> keras.Model:
@@ -114,36 +108,46 @@ def features(backbone: keras.Model, images: np.ndarray) -> np.ndarray:
     return keras.Model(backbone.input, pooled).predict(images, batch_size=250, verbose=0)
 
 
-def measure(seed: int, targets: list[str], options: list[str]) -> list[tuple]:
-    source, rows = Source(seed), []
+def arrays(target: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    task = tlk.load_task("digits", labels_per_class=30, seed=seed)
+    data = {split: task.arrays(split) for split in ("train", "validation", "test")}
+    if target == "far":
+        data = {split: (behind_blinds(x), y) for split, (x, y) in data.items()}
+    return data
 
-    def row(target, data, option, plan, start=None, seconds=0.0):
-        model = new_model(seed)
-        if start is not None:
-            model.set_weights(start)
-        run = tlk.fit_stages(model, plan, data["train"], data["validation"], seed=seed, verbose=0)
-        accuracy = model.evaluate(*data["test"], verbose=0, return_dict=True)["accuracy"]
-        scores = (f"{x:.4f}" for x in (accuracy, *source.measure(model.layers[1])))
-        learned = run.stages[-1].learns.trainable_params
-        seconds += run.seconds
-        if option in options:
-            rows.append((target, option, seed, *scores, learned, f"{seconds:.1f}"))
-            print(*rows[-1], flush=True)
-        return model.get_weights(), seconds
 
-    for target in targets:
-        task = tlk.load_task("digits", labels_per_class=30, seed=seed)
-        data = {split: task.arrays(split) for split in ("train", "validation", "test")}
-        if target == "far":
-            data = {split: (behind_blinds(x), y) for split, (x, y) in data.items()}
-        wanted = [option for option in PLANS[target] if option in options]
-        headed = row(target, data, "head only", tlk.Plan([HEAD]))
-        for option in wanted:
-            if option in AFTER_HEAD:
-                row(target, data, option, AFTER_HEAD[option], *headed)
-            elif option in FROM_START:
-                row(target, data, option, FROM_START[option])
-    return rows
+def train(source: Source, data: dict, plan: tlk.Plan, seed: int, headed: tuple = (None, 0.0)):
+    """What was measured, weights, and seconds. headed: weights after the head's stage, seconds."""
+    start, seconds = headed
+    model = new_model(seed)
+    if start is not None:
+        model.set_weights(start)
+    run = tlk.fit_stages(model, plan, data["train"], data["validation"], seed=seed, verbose=0)
+    accuracy = model.evaluate(*data["test"], verbose=0, return_dict=True)["accuracy"]
+    letters, relearned, drift = source.measure(model.layers[1])
+    seconds += run.seconds
+    found = {
+        "test_accuracy": accuracy, "letters": letters, "letters_relearned": relearned,
+        "drift": f"{drift:.4f}", "parameters": run.stages[-1].learns.trainable_params,
+        "seconds": f"{seconds:.1f}",
+    }  # fmt: skip
+    return found, model.get_weights(), seconds
+
+
+def measure(target: str, options: list[str], seed: int) -> None:
+    """The options that are not stored; those that follow the head's stage share it."""
+    left = [option for option in options if not ROWS.find(target, option, seed)]
+    if not left:
+        return
+    source, data = Source(seed), arrays(target, seed)
+    of_head, *headed = train(source, data, tlk.Plan([HEAD]), seed)
+    for option in left:
+        found = of_head
+        if option in AFTER_HEAD:
+            found = train(source, data, AFTER_HEAD[option], seed, headed)[0]
+        elif option in FROM_START:
+            found = train(source, data, FROM_START[option], seed)[0]
+        ROWS.add((target, option, seed), found)
 
 
 def main() -> None:
@@ -152,19 +156,11 @@ def main() -> None:
     parser.add_argument("--target", action="append", choices=PLANS, help="only these")
     parser.add_argument("--option", action="append", choices=PLANS["far"], help="only these")
     chosen = parser.parse_args()
-    targets, options = chosen.target or list(PLANS), chosen.option or PLANS["far"]
     tlk.accelerate()
     for seed in chosen.seed or SEEDS:
-        rows = measure(seed, targets, options)
-        new = {row[:3] for row in rows}
-        if RESULTS.exists():
-            with RESULTS.open() as file:
-                header, *old = csv.reader(file)
-            rows += [tuple(r) for r in old if (r[0], r[1], int(r[2])) not in new]
-            assert tuple(header) == COLUMNS, header
-        rows.sort(key=lambda r: (int(r[2]), list(PLANS).index(r[0]), PLANS["far"].index(r[1])))
-        with RESULTS.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+        for target in chosen.target or PLANS:
+            wanted = chosen.option or PLANS[target]
+            measure(target, [option for option in PLANS[target] if option in wanted], seed)
 
 
 if __name__ == "__main__":

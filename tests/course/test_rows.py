@@ -1,8 +1,13 @@
 """What measurements store: a row once, and never half a row."""
 
+import csv
+import importlib
+from pathlib import Path
+
 import pytest
 import rows
 
+TOOLS = sorted(path.stem for path in Path(rows.__file__).parent.glob("measure_*.py"))
 HEADER = "method,rate,seed,validation,note\n"
 ROW = '"soft, all",0.001,0,0.5000,"two\nlines"\n'
 FIRST = HEADER + ROW
@@ -62,3 +67,14 @@ def test_other_columns_are_refused(stored):
     stored().path.write_text("method,seed\nalone,0\n")
     with pytest.raises(ValueError, match="expected .*found"):
         stored().find("alone")
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_finds_what_it_has_stored(tool):
+    kept = importlib.import_module(tool).ROWS
+    if not kept.path.exists():
+        pytest.skip("nothing is stored yet")
+    with kept.path.open(newline="") as file:
+        assert kept.stored == list(csv.DictReader(file))
+    keys = [tuple(row[column] for column in kept.key) for row in kept.stored]
+    assert len(set(keys)) == len(keys)
