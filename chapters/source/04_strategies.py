@@ -234,9 +234,11 @@ to_phone.where(method=simple).mean_by("method", scale=100, digits=0)
 # ```python
 # for layer in network.layers:
 #     if isinstance(layer, keras.layers.BatchNormalization):
-#         layer.momentum = 0.0              # the next batch replaces the statistics
-# network(scale(phone), training=True)      # one batch: no label, no gradient
+#         layer.momentum = 0.0
+# network(scale(phone), training=True)
 # ```
+#
+# With momentum 0 one batch replaces the statistics: no label, no gradient.
 #
 # ## Where it fails
 #
