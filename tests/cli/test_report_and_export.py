@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from light import bright, run_of
 from PIL import Image
@@ -46,6 +47,18 @@ def test_a_run_that_predicts_numbers_is_judged_by_numbers(photos, tmp_path, caps
     Path("photos", "labels.csv").write_text("\n".join(["file,label", *rows]))
     assert main.main(["report", "run", "--data", "photos"]) == 0
     assert capsys.readouterr().out.startswith("mean absolute error ")
+
+
+def test_other_images_are_decoded_as_those_of_training_were(tmp_path, capsys):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    run_of(bright(), loss, tmp_path, ("dark", "light"), white=4095.0)
+    for number in range(24):
+        place, level = ("dark", 100) if number % 2 else ("light", 1000)
+        Path("deep", place).mkdir(parents=True, exist_ok=True)
+        pixels = np.full((8, 8), level + number, "uint16")  # of 12 bits; light among 10
+        Image.fromarray(pixels).save(Path("deep", place, f"{number}.png"))
+    assert main.main(["report", "run", "--data", "deep", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["balanced accuracy"][0] == 0.5
 
 
 def test_it_says_where_the_report_is_and_makes_one_that_is_gone(run, capsys):

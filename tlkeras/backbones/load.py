@@ -142,8 +142,6 @@ def _file(path: Path, size: Size, weights: str | None) -> keras.Model:
         raise FileNotFoundError(f"No file {str(path)!r}.")
     if path.suffix != ".keras":
         raise ValueError(f"{path} is no .keras file: save the model with model.save('x.keras').")
-    import keras_hub  # noqa: F401  (a saved KerasHub network is found through its registration)
-
     model = keras.saving.load_model(path, compile=False)
     blocks = find_blocks(model)
     last = blocks[-1]

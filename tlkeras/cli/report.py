@@ -27,8 +27,10 @@ def run(options: argparse.Namespace) -> int:
         path = options.out or run.folder / "report.html"
         found = run.record.get("interpretation")
         if options.data:
-            numbers = run.output == "numbers"
-            task = tlk.load_task(options.data, image_size=run.image_size, regression=numbers)
+            task = tlk.load_task(
+                options.data, image_size=run.image_size, white=run.record.get("white"),
+                regression=run.output == "numbers",
+            )  # fmt: skip
             judged = tlk.interpret(run, task)
             found = judged.record
             run.save_report(path, interpretation=judged, classes=None)

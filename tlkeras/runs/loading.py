@@ -1,7 +1,6 @@
 """Reads a run from its folder."""
 
 import contextlib
-import importlib
 import json
 import math
 import os
@@ -80,8 +79,6 @@ def load_run(path: str | os.PathLike) -> SavedRun:
             f"Expected the model that run.json of {folder} describes; found another model.keras: "
             "it is damaged, or was written later. Save the run again."
         )
-    for name in ("keras_hub", "tlkeras.optimizers"):  # a saved network is found by its registration
-        importlib.import_module(name)
     try:
         model = keras.saving.load_model(folder / "model.keras", compile=False, safe_mode=True)
     except Exception as error:

@@ -56,6 +56,7 @@ def load(
     image_size: tuple[int, int] | None,
     regression: bool,
     skip_unreadable: bool,
+    white: float | None,
     cache: Path,
     verbose: int,
 ) -> Contents:
@@ -67,6 +68,7 @@ def load(
             images' own size if they share one of at most 224 pixels a side, else 128x128.
         regression: the labels in `labels.csv` are numbers to be predicted.
         skip_unreadable: what cannot be read, or is listed and not there, is left out.
+        white: what becomes 255, of files of more than 8 bits; None: see `pictures.white_of`.
         cache: where a file of pixels is kept.
         verbose: 0 shows no progress.
 
@@ -98,9 +100,10 @@ def load(
     groups = classes if kind == CLASS else [folder.resolve().name]
     found = splitting.assign(found, groups, report)
     files = [file for split in found.values() for file in split]
-    size, white = image_size or _choose_size(files), pictures.white_of([f.header for f in files])
+    size, headers = image_size or _choose_size(files), [file.header for file in files]
+    white = white or pictures.white_of(headers)
     report += overview.formats([file.path for file in files])
-    report += overview.describe([f.header for f in files], size, white)
+    report += overview.describe(headers, size, white)
     place = _place(len(files), size, cache, report)
     splits: dict[str, dict[str, Any]] = {}
     digests = {}

@@ -37,6 +37,7 @@ def load_task(
     profile: str | None = None,
     regression: bool = False,
     skip_unreadable: bool = False,
+    white: float | None = None,
     verbose: int = 1,
 ) -> Task:
     """Loads a task by name, or from a folder of images.
@@ -61,6 +62,8 @@ def load_task(
         regression: the labels in a folder's `labels.csv` are numbers to be predicted.
         skip_unreadable: leaves out files of a folder that cannot be read, which otherwise are an
             error; the task's report names them.
+        white: the value that becomes 255 in a folder's files of more than 8 bits a channel, as
+            `Task.white` of another says. None: the largest that the bits in use can hold.
         verbose: 0 shows no progress while a folder is read.
 
     Raises:
@@ -90,7 +93,7 @@ def load_task(
         found = online.load(name, cache, size, is_online)
     elif (folder := Path(name).expanduser()).is_dir() or not _could_be_a_name(name):
         builders.refuse_domain(name, domain)
-        found = folders.load(folder, size, regression, skip_unreadable, cache, verbose)
+        found = folders.load(folder, size, regression, skip_unreadable, white, cache, verbose)
         name = folder.resolve().name
     else:
         raise ValueError(_unknown(name))
