@@ -31,6 +31,7 @@ __all__ = [
     "filtered",
     "find_blocks",
     "find_learning_rate",
+    "fit_auto",
     "fit_stages",
     "flavors",
     "freeze",
@@ -78,6 +79,7 @@ _HOME = {  # the module each of the other names lives in
     "filtered": "advice.controls",
     "find_blocks": "blocks.find",
     "find_learning_rate": "training.rate_finder",
+    "fit_auto": "advice.auto",
     "fit_stages": "training.fit",
     "freeze": "freezing.flags",
     "interpret": "advice.interpret",
@@ -121,6 +123,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from tlkeras import flavors, optimizers
+    from tlkeras.advice.auto import fit_auto
     from tlkeras.advice.comparing import compare
     from tlkeras.advice.controls import decision_guide, filtered
     from tlkeras.advice.exporting import export

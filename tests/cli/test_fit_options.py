@@ -152,6 +152,24 @@ def test_a_tiny_budget_trains_one_epoch(shots):
     assert [stage["epochs"] for stage in result["stages"]] == [1]
 
 
+def test_auto_says_why_it_took_each_step(shots, capsys):
+    shots("ab"[red] for red in shots.values[0])
+    result = result_of("--recipe", "auto", "--time-budget", "5")
+    assert result["recipe"] == "auto" and result["stages"][0]["name"] == "head"
+    assert result["why"][0].startswith("The probe reads ") and not result["ended"]
+    assert result["why"][0] in capsys.readouterr().err
+    report = Path("runs/shots/report.html").read_text()
+    card = Path("runs/shots/README.md").read_text()
+    assert "as --backbone says. The probe reads" in report and result["why"][-1][:20] in card
+
+
+def test_auto_ends_with_its_time(shots):
+    shots("ab"[red] for red in shots.values[0])
+    result = result_of("--recipe", "auto", "--time-budget", "1e-9")
+    assert [stage["epochs"] for stage in result["stages"]] == [1]
+    assert "is used up" in result["ended"] and "is used up" in result["why"][-1]
+
+
 def test_unreadable_files_are_skipped_when_asked(shots, tmp_path, capsys):
     shots("ab"[red] for red in shots.values[0])
     (tmp_path / "shots" / "3.bmp").write_bytes(b"no picture")
@@ -168,6 +186,8 @@ def test_unreadable_files_are_skipped_when_asked(shots, tmp_path, capsys):
         ("a;b", ["--regression"], "expected one finite number"),
         ("1", ["--regression", "--class-weight", "balanced"], "a number each"),
         ("1", ["--regression", "--labels-per-class", "3"], "leave it out"),
+        ("a;b", ["--recipe", "auto"], "for one class an image; these have several labels"),
+        (None, ["--recipe", "auto", "--augment", "light"], "--augment does not go with"),
         (None, ["--epochs", "0"], "--epochs must be above 0; found 0"),
         (None, ["--time-budget", "nan"], "--time-budget must be above 0; found nan"),
     ],

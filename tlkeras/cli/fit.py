@@ -33,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "recipe_b": {"head_epochs": 200, "tune_epochs": 50},
     "recipe_c": {"epochs": 50},
 }
+AUTO = "auto"  # decides by probe and validation, and needs no settings
 BACKBONE_RATES = ("tune_lr", "block_lr", "lr")
 FACTORS_FASTER = 10  # times: factors of LoRA start from nothing (tools/measure_adapters.py)
 REASONS = {
@@ -60,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file,label[,split]; several labels a file separated by ;)",
     )
     parser.add_argument(
-        "--recipe", choices=SETTINGS, default="two_stage", help="default: two_stage"
+        "--recipe",
+        choices=[*SETTINGS, AUTO],
+        default="two_stage",
+        help="default: two_stage; auto probes, trains the head, and opens more blocks while "
+        "validation gains more than chance",
     )
     parser.add_argument(
         "--backbone",
@@ -75,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--time-budget",
         type=float,
         metavar="MINUTES",
-        help="train no epoch that would go over, as long as the last one took",
+        help="train no epoch that would go over, as long as the last one took; default: none, "
+        "of auto 5",
     )
     parser.add_argument(
         "--augment",
@@ -129,34 +135,27 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     _check_place(check_folder(out, options.force), Path(options.task))
     _check_numbers(options)
     task, network, why = _load(options, talk)
+    if options.recipe == AUTO:
+        fit_options.check_auto(options, task.kind)
     weights = targets.class_weights(task) if options.class_weight else None
     keras.utils.set_random_seed(options.seed)  # the head's first weights
     backbone = tlk.load_backbone(network, image_size=task.image_size)
     model = tlk.add_head(backbone, len(task.classes))
-    settings = dict(SETTINGS[options.recipe])
-    if options.lora:
-        tlk.flavors.lora.add(model, options.lora, seed=options.seed)
-        settings |= {k: FACTORS_FASTER * settings[k] for k in BACKBONE_RATES if k in settings}
-    plan = getattr(tlk.recipes, options.recipe)(**settings)
-    plan = fit_options.changed(plan, options.epochs, options.augment, task.kind, options.seed)
     feed = targets.Feed(task, rows=options.augment == "strong")
-    plan = fit_options.judged(plan, feed.monitor, task.kind)
-    print(f"\n{tlk.find_blocks(model)!r}\n\n{plan!r}\n", file=talk, flush=True)
     start = time.perf_counter()
-    callbacks = [fit_options.TimeBudget(options.time_budget)] if options.time_budget else []
-    try:
-        with warnings.catch_warnings():
-            if options.lora:  # what a file would forget of adapters: they are merged below
-                warnings.filterwarnings("ignore", "Keras does not save all", UserWarning)
-            run = tlk.fit_stages(
-                model, plan, feed.train, feed.validation, loss=feed.loss, metrics=feed.metrics,
-                class_weight=weights, keep="best_of_run", callbacks=callbacks, seed=options.seed,
-                cache=tlk.FeatureCache(folder=paths.kept_dir()),
-                verbose=not options.quiet,
-            )  # fmt: skip
-        ended = ""
-    except fit_options.OutOfTime as end:
-        run, ended = fit_options.ended(end), str(end)
+    given: dict[str, Any] = {
+        "class_weight": weights, "seed": options.seed, "verbose": not options.quiet,
+        "cache": tlk.FeatureCache(folder=paths.kept_dir()),
+    }  # fmt: skip
+    run: tlk.Run
+    if options.recipe == AUTO:
+        print(f"\n{tlk.find_blocks(model)!r}\n", file=talk, flush=True)
+        minutes = options.time_budget
+        limit = {"budget": 60 * minutes} if minutes else {}
+        auto = tlk.fit_auto(model, feed.train, feed.validation, **limit, **given)
+        run, model, ended = auto, auto.model, auto.ended
+    else:
+        run, ended = _staged(options, model, task, feed, given, talk)
     if options.lora:
         fit_options.merge_adapters(run)
     seconds = time.perf_counter() - start
@@ -179,6 +178,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         "stages": [_stage(stage) for stage in run.stages],
         "stopped": run.stopped,
         "ended": ended,
+        "why": getattr(run, "why", []),
         "model_path": str(out / "model.keras"),
         "classes": task.classes,
         "report": task.report,
@@ -189,6 +189,41 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         command=options.command,
     )  # fmt: skip
     return result
+
+
+def _staged(
+    options: argparse.Namespace,
+    model: Any,
+    task: "Task",
+    feed: Any,
+    given: dict[str, Any],
+    talk: TextIO,
+) -> "tuple[tlk.Run, str]":
+    """What came of a recipe's plan, and whether the time ended it."""
+    from tlkeras.advice import budget
+    from tlkeras.cli import fit_options
+
+    settings = dict(SETTINGS[options.recipe])
+    if options.lora:
+        tlk.flavors.lora.add(model, options.lora, seed=options.seed)
+        settings |= {k: FACTORS_FASTER * settings[k] for k in BACKBONE_RATES if k in settings}
+    plan = getattr(tlk.recipes, options.recipe)(**settings)
+    plan = fit_options.changed(plan, options.epochs, options.augment, task.kind, options.seed)
+    plan = fit_options.judged(plan, feed.monitor, task.kind)
+    print(f"\n{tlk.find_blocks(model)!r}\n\n{plan!r}\n", file=talk, flush=True)
+    minutes = options.time_budget
+    limit = [budget.TimeBudget(60 * minutes, f"{minutes:g} minutes")] if minutes else []
+    try:
+        with warnings.catch_warnings():
+            if options.lora:  # what a file would forget of adapters: they are merged below
+                warnings.filterwarnings("ignore", "Keras does not save all", UserWarning)
+            run = tlk.fit_stages(
+                model, plan, feed.train, feed.validation, loss=feed.loss, metrics=feed.metrics,
+                keep="best_of_run", callbacks=limit, **given,
+            )  # fmt: skip
+        return run, ""
+    except budget.OutOfTime as end:
+        return budget.ended(end), str(end)
 
 
 def _interpretation(run: "tlk.Run", task: "Task") -> "Interpretation | None":

@@ -1,6 +1,6 @@
-"""What the options of `tlkeras fit` stand for: augmentation, how long to train."""
+"""What the options of `tlkeras fit` stand for, and which do not go together."""
 
-import time
+import argparse
 
 import keras
 
@@ -14,42 +14,16 @@ from tlkeras.tasks.contents import CLASS, NUMBER
 VIEWS = 4  # augmented views of an image, drawn once, where only the head learns
 
 
-class OutOfTime(Exception):
-    """The time given for training is used up."""
-
-
-class TimeBudget(keras.callbacks.Callback):
-    """Ends a staged training before an epoch that would go over the time.
-
-    An epoch is expected to take as long as the one before it; the first always runs.
-
-    Args:
-        minutes: counted from the beginning of training.
-
-    Raises OutOfTime out of `fit_stages`; its attribute `run` is the Run so far.
-    """
-
-    def __init__(self, minutes: float):
-        super().__init__()
-        self.minutes, self.start, self.began, self.last = minutes, 0.0, 0.0, 0.0
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        self.start = time.monotonic()
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.began = time.monotonic()
-        if epoch and self.began - self.start + self.last > 60 * self.minutes:
-            raise OutOfTime(f"after {epoch} epochs the time of {self.minutes:g} minutes is used up")
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.last = time.monotonic() - self.began
-
-
-def ended(error: OutOfTime) -> Run:
-    """The Run so far: as planned, though shorter than it might have been."""
-    run: Run = error.run  # type: ignore[attr-defined]
-    run.stages[-1].failed, run.stages[-1].stopped = "", str(error)
-    return run
+def check_auto(options: argparse.Namespace, kind: str) -> None:
+    """Raises ValueError for what `--recipe auto` decides itself, or cannot judge."""
+    for name in ("epochs", "augment", "lora"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} does not go with --recipe auto: name another recipe.")
+    if kind != CLASS:
+        raise ValueError(
+            "--recipe auto is for one class an image; these have "
+            f"{'a number' if kind == NUMBER else 'several labels'} each: name another recipe."
+        )
 
 
 def merge_adapters(run: Run) -> None:

@@ -1,0 +1,300 @@
+"""Train as a probe and the validation data say: `fit_auto`."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkeras.advice.asking import Asked
+from tlkeras.advice.budget import OutOfTime, TimeBudget, ended, said_of, seconds_of
+from tlkeras.advice.probing import STEP, SURE, Probe, chunks, class_numbers, probe
+from tlkeras.backbones.heads import add_head
+from tlkeras.blocks.activation import LOGITS, endings
+from tlkeras.blocks.find import find_blocks
+from tlkeras.features.store import FeatureCache
+from tlkeras.freezing import policies
+from tlkeras.inputs import intake, reading
+from tlkeras.plans.plan import Plan, Stage
+from tlkeras.runs.run import Run
+from tlkeras.training.fit import fit_stages
+
+IMAGES, RAISED = 10_000, 10.0  # what the rates are for; raised by what fewer lack, at most so
+HEAD_LR, TUNE_LR = 1e-3, 3e-5
+HEAD_EPOCHS, TUNE_EPOCHS, PATIENCE = 30, 20, 6
+FEW = 100  # validation examples, below which the loss chooses the best epoch
+LEAST = 1e-3  # probability of the truth, in a log loss
+NOTHING_LEFT = "Nothing is left to gain: every validation example is right."
+LAST, ALL = "last block", "all blocks"
+
+# Of every validation example, whether it is right, and the log likelihood of its class.
+Judged = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(repr=False)
+class AutoRun(Run):
+    """A Run of `fit_auto`.
+
+    Attributes:
+        why: for every step in a sentence why it was taken, and why there is no further one; saved
+            with the run, and in its report.
+        probe: what `tlk.probe` found before.
+        ended: that the time ended it, or "".
+    """
+
+    why: list[str] = field(default_factory=list)
+    probe: Probe | None = None
+    ended: str = ""
+
+    def save(
+        self,
+        path: str | os.PathLike,
+        classes: Sequence[str] | None = None,
+        *,
+        task: Any = None,
+        force: bool = False,
+        **known: Any,
+    ) -> Path:
+        return super().save(path, classes, task=task, force=force, **self._with_why(known))
+
+    def save_report(
+        self,
+        path: str | os.PathLike,
+        classes: Sequence[str] | None = None,
+        *,
+        task: Any = None,
+        **known: Any,
+    ) -> Path:
+        return super().save_report(path, classes, task=task, **self._with_why(known))
+
+    def _with_why(self, known: dict[str, Any]) -> dict[str, Any]:
+        said = ([f"{known['why']}."] if known.get("why") else []) + self.why
+        return known | {"why": " ".join(said)}
+
+    def _said(self) -> list[str]:
+        return [*self.why, *super()._said()]
+
+
+def fit_auto(
+    model: keras.Model,
+    data: Any,
+    validation_data: Any,
+    *,
+    budget: str | float = "5min",
+    seed: int | None = None,
+    verbose: int = 1,
+    **options: Any,
+) -> AutoRun:
+    """Probes, trains the head, and opens more blocks while validation gains more than chance.
+
+    The steps: the head on the last block, or, where the probe reads an earlier block better beyond
+    chance, on that one, with what lies above it left out; the last block at a rate some 30
+    times smaller; all blocks. The next step is taken only if the one before it has improved what
+    validation says, accuracy or log loss, beyond its 95 % interval (pairs of the same examples),
+    and if an epoch of it fits into the time left. The model ends with the weights of the best step.
+    Rates are those of `tlk.recommend`: made for 10,000 examples, and raised by what fewer lack in
+    steps, at most tenfold. Test data have no part in this.
+
+    Args:
+        model: built, with a head that gives one score or probability a class.
+        data, validation_data: as for `fit_stages`; labels are one class for each example.
+        budget: "90s", "5min", "2h" or seconds. The probe and one epoch of the head are run in any
+            case.
+        seed: as for `fit_stages`.
+        verbose: 0 shows nothing.
+        options: of `fit_stages`: optimizer, loss, metrics, batch_size, class_weight, cache,
+            callbacks, jit_compile.
+
+    Returns:
+        A Run whose `why` says in sentences why each step was taken, and whose `model` is the
+        model, or the shorter one where the probe said so.
+
+    Raises:
+        ValueError: a budget that is none, an option that fit_auto decides itself, or what
+            `tlk.probe` and `fit_stages` refuse.
+
+    Source: section 1.7, rule 3: probe before you commit.
+
+    >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
+    >>> y = np.arange(48) % 3  # brighter images in the higher classes
+    >>> x = 80 * y[:, None, None, None] + np.random.uniform(0, 80, (48, 32, 32, 3))
+    >>> run = tlk.fit_auto(model, (x, y), (x, y), budget="1min", seed=0, verbose=0)
+    >>> run.stages[0].name, run.why[0][:15]
+    ('head', 'The probe reads')
+    """
+    end = time.monotonic() + seconds_of(budget)
+    own = {"plan", "keep", "backup_dir", "validation_split", "steps_per_epoch", "validation_steps"}
+    if unknown := own & set(options):
+        raise ValueError(f"fit_auto decides or cannot do {sorted(unknown)}: leave it out.")
+    for part in (data, validation_data):
+        intake.taken(model, part, passes=2)
+    found = probe(model, data, validation_data)
+    options = {"cache": FeatureCache(), "seed": seed, "verbose": verbose} | options
+    model, said = _commit(model, found)
+    auto = _Auto(model, data, validation_data, found, end, said_of(budget), options)
+    auto.say(said)
+    auto.train()
+    return auto.run
+
+
+def _commit(model: keras.Model, found: Probe) -> tuple[keras.Model, str]:
+    """The model to train, and why that one."""
+    names, scores = found.blocks, found.accuracies
+    best = int(np.argmax(scores))
+    if found.last_serves:
+        return model, (
+            f"The probe reads {scores[-1]:.3f} of validation rightly off the last block, "
+            f"{names[-1]}, and no block better beyond chance: the head begins there."
+        )
+    read = (
+        f"The probe reads {names[best]} better than the last block beyond chance "
+        f"({scores[best]:.3f} against {scores[-1]:.3f})"
+    )
+    blocks = find_blocks(model)
+    if blocks[names[best]].cut is None or model.compiled or endings(model) != [LOGITS]:
+        return model, f"{read}, but the model cannot be cut there: the head begins at its end."
+    below, _ = blocks.split(names[best])
+    shorter = add_head(below, model.output_shape[-1])
+    return shorter, f"{read}: what lies above it is left out, and the head begins there."
+
+
+class _Auto:
+    """The steps, one after another."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Any,
+        validation: Any,
+        found: Probe,
+        end: float,
+        budget: str,
+        options: dict[str, Any],
+    ):
+        self.model, self.data, self.validation = model, data, validation
+        self.found, self.end, self.budget, self.options = found, end, budget, options
+        self.truth = np.concatenate([class_numbers(y) for _, y, *_ in chunks(validation)])
+        custom = model.compiled or "metrics" in options or "loss" in options
+        few = len(self.truth) < FEW or custom
+        self.monitor = "val_loss" if few else "val_accuracy"
+        self.run = AutoRun(model, Plan([self._head()]), probe=found)
+
+    def say(self, sentence: str) -> None:
+        self.run.why.append(sentence)
+        if self.options["verbose"]:
+            print(sentence, flush=True)
+
+    def train(self) -> None:
+        """All of them, and puts the weights of the best back."""
+        head, *further = self._ladder()
+        stopped = self._step(head)
+        with Asked(self.model) as asked:
+            before = self._judge(asked)
+            best, kept, self.run.kept = _score(before), self.model.get_weights(), head.name
+            goes_on = not stopped and self._begins(before)
+            while goes_on and further and self._time_for(further[0]):
+                stage = further.pop(0)
+                stopped, now = self._step(stage), self._judge(asked)
+                if _score(now) > best:
+                    best, kept, self.run.kept = _score(now), self.model.get_weights(), stage.name
+                goes_on = self._goes_on(stage, before, now) and not stopped
+                before = now
+        self.model.set_weights(kept)
+
+    def _ladder(self) -> list[Stage]:
+        """All steps, should each be worth it."""
+        count = sum(block.role != "head" for block in find_blocks(self.model))
+        rate = TUNE_LR * self._raised()
+        opened = {LAST: policies.last_blocks(1), ALL: policies.all_blocks()}
+        return [self._head()] + [
+            Stage(name, policy, rate, TUNE_EPOCHS, patience=PATIENCE, monitor=self.monitor)
+            for name, policy in opened.items()
+            if count > 1 or name == ALL
+        ]
+
+    def _head(self) -> Stage:
+        rate = HEAD_LR * self._raised()
+        return Stage("head", policies.head_only(), rate, HEAD_EPOCHS, monitor=self.monitor)
+
+    def _raised(self) -> float:
+        images = reading.look(self.data)[0] or IMAGES
+        return float(f"{min(max(IMAGES / images, 1.0), RAISED):.2g}")
+
+    def _time_for(self, stage: Stage) -> bool:
+        whole, last = self.found.seconds
+        epoch = STEP * (last if stage.name == LAST else whole)
+        left = self.end - time.monotonic()
+        if epoch > left:
+            self.run.ended = (
+                f"an epoch of {stage.name} takes about {epoch:.1f} s, and of {self.budget} "
+                f"{max(left, 0):.1f} s are left"
+            )
+            self.say(f"No more is opened: {self.run.ended}.")
+        return epoch <= left
+
+    def _step(self, stage: Stage) -> str:
+        """Trains it, adds it to the run, and returns why the training ended before its time."""
+        budget = TimeBudget(self.end - time.monotonic(), self.budget)
+        callbacks = [*(self.options.get("callbacks") or ()), budget]
+        stopped = ""
+        try:
+            run = fit_stages(
+                self.model, [stage], self.data, self.validation,
+                **self.options | {"callbacks": callbacks},
+            )  # fmt: skip
+            stopped = run.stopped
+        except OutOfTime as error:
+            run, stopped = ended(error), str(error)
+            self.run.ended = stopped
+        [result] = run.stages
+        columns = [name for name in run.history if name not in ("stage", "epoch")]
+        logs = [{name: run.history[name][i] for name in columns} for i in range(result.epochs)]
+        self.run._add(result, logs)
+        self.run.plan = Plan([*self.run.plan.stages, stage][-len(self.run.stages) :])
+        self.run.unsaved = run.unsaved
+        if stopped:
+            self.say(f"{stage.name} ended early: {stopped}.")
+        return stopped
+
+    def _judge(self, asked: Asked) -> Judged:
+        given = np.concatenate([asked.ask(x) for x, *_ in chunks(self.validation)])
+        likely = given[np.arange(len(given)), self.truth.astype(int)]
+        return given.argmax(-1) == self.truth, np.log(np.maximum(likely, LEAST))
+
+    def _begins(self, now: Judged) -> bool:
+        """Whether to open any block after the head."""
+        if now[0].all():
+            self.say(NOTHING_LEFT)
+        else:
+            self.say(
+                f"The head gets {now[0].mean():.3f} right: blocks are opened at a small rate, to "
+                "see whether that helps."
+            )
+        return not now[0].all()
+
+    def _goes_on(self, stage: Stage, before: Judged, now: Judged) -> bool:
+        """Whether to open more after this step."""
+        pairs = zip(("accuracy", "log loss"), before, now, strict=True)
+        gained = [name for name, old, new in pairs if beyond_chance(new.astype(float) - old)]
+        change = (
+            f"{stage.name.capitalize()} opened: accuracy from {before[0].mean():.3f} to "
+            f"{now[0].mean():.3f}"
+        )
+        better = f"better in {' and '.join(gained)} beyond chance"
+        self.say(f"{change}, {better if gained else 'no gain beyond chance: no more is opened'}.")
+        if gained and now[0].all():
+            self.say(NOTHING_LEFT)
+        return bool(gained) and not now[0].all()
+
+
+def _score(judged: Judged) -> tuple[float, float]:
+    return float(judged[0].mean()), float(judged[1].mean())
+
+
+def beyond_chance(gained: np.ndarray) -> bool:
+    """Whether the mean of gains, one an example, lies above 0 with its 95 % interval."""
+    return bool(gained.mean() > SURE * gained.std() / np.sqrt(len(gained)))
