@@ -27,8 +27,8 @@ setting = tlk.setting("02")
 #
 # It works because knowledge is **reusable**. The bicycle here is `efficientnet_lite0`, which has
 # learned from **ImageNet**: 1.28 million photographs of a thousand kinds of things (all of ImageNet
-# has more than 14 million). What it needed to tell bananas from buses, edges, shapes and colours,
-# is of use for many other pictures: X-rays of broken bones, leaves of sick plants. Where every
+# has more than 14 million). The edges, shapes and colours by which it tells bananas from buses are
+# of use for other pictures, too: X-rays of broken bones, leaves of sick plants. Where every
 # label takes an expert there are only a few hundred, and to learn everything from those is like
 # learning a language from one page of its dictionary.
 #
