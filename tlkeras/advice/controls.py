@@ -31,7 +31,7 @@ def decision_guide(controls: bool | None = None) -> Any:
         return _noted(guide(), "four controls that answer as you drag")
     import ipywidgets
 
-    narrow = {"button_width": "5em"}
+    narrow = {"button_width": "6em"}
     return _answering(
         _advise,
         images=ipywidgets.SelectionSlider(
@@ -78,6 +78,7 @@ def filtered(table: Table, *columns: str, controls: bool | None = None) -> Any:
             options=[ANY, *dict.fromkeys(row[place] for row in table.cells)],
             description=name,
             style={"description_width": "initial"},
+            layout={"max_width": "95%"},  # of a telephone
         )
         for place, name in zip(places, columns, strict=True)
     }
