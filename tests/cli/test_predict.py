@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 from pathlib import Path
 
 import keras
@@ -42,6 +44,13 @@ def test_a_table_is_written_batch_by_batch(capsys):
     assert capsys.readouterr().out.endswith("written to out.csv\n")
     rows = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
     assert [row["class_1"] for row in rows] == ["light, very", "dark", "light, very"]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+def test_a_name_that_is_no_text_is_printed_all_the_same(capsys):
+    Path("day.png").rename(os.fsdecode(b"d\xffy.png"))
+    assert main.main(["predict", "run", os.fsdecode(b"d\xffy.png"), "--top", "1"]) == 0
+    assert capsys.readouterr().out.startswith("d?y.png  light, very 1.000\n")
 
 
 def test_what_cannot_be_read_is_no_success(capsys):

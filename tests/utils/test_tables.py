@@ -7,6 +7,7 @@ from tlkeras.utils.tables import table
 
 
 def test_cells_are_shown_by_their_kind():
+    assert repr(table([["\udcff", 1]], ["x", "y"])).splitlines()[-1] == "?  1"
     row = ["a", 12345, 0.25, np.float32(2), [1, 3], np.array([4]), True, None]
     (cells,) = table([row], ["x"] * 8, digits=2).cells
     assert cells == ["a", "12,345", "0.25", "2.00", "2.00 ± 1.41", "4.00", "True", "None"]

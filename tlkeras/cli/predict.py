@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
         from tlkeras.advice.predicting import Predictor, files_of
+        from tlkeras.utils.tables import printable
 
         files = files_of(options.files)
         predictor = Predictor(options.folder, options.top, options.tta, options.batch_size)
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
             elif not rows:
                 for told in found:
                     ranked = "  ".join(f"{name} {value:.3f}" for name, value in told["ranked"])
-                    print(f"{told['file']}  {ranked}", flush=True)
+                    print(printable(f"{told['file']}  {ranked}"), flush=True)
     seconds = time.perf_counter() - start
     for name, why in broken.items():
         print(f"tlkeras: cannot read {name}: {why}", file=sys.stderr)

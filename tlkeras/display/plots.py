@@ -83,7 +83,7 @@ def _shade_stages(axis: Axes, stages: Sequence[str]) -> None:
             axis.axvspan(start + 0.5, end + 0.5, color=PALE, alpha=0.35, linewidth=0)
         room = 40 * (end - start) / len(stages)  # letters above the band, about
         axis.text((start + end + 1) / 2, 1.01, stages[start], ha="center", va="bottom",
-                  transform=axis.get_xaxis_transform(),
+                  transform=axis.get_xaxis_transform(), parse_math=False,
                   fontsize=9 if len(stages[start]) < room else 7)  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tlkeras.tasks.contents import SPLITS
 from tlkeras.tasks.pictures import SUFFIXES
+from tlkeras.utils.tables import printable
 
 LISTED = 10  # files named in a message
 LABELS = "labels.csv"
@@ -196,11 +197,6 @@ def listed(items: Iterable[str]) -> str:
     items = [printable(item) for item in items]
     more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
     return ", ".join(items[:LISTED]) + more
-
-
-def printable(name: str) -> str:
-    """A name in which bytes that are no text, which some systems let pass, are question marks."""
-    return name.encode("utf-8", "replace").decode()
 
 
 def _name(place: Path) -> str:

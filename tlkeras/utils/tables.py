@@ -11,11 +11,17 @@ import numpy as np
 _NUMBER = re.compile(r"^[-+]?[\d,.]+( ± [\d,.]+)?( ?%)?$")
 
 
+def printable(text: object) -> str:
+    """Text in which bytes that are no text, which some systems let pass in a file's name, are
+    question marks."""
+    return str(text).encode("utf-8", "replace").decode()
+
+
 def _columns(
     rows: Iterable[Iterable[object]], header: Sequence[str]
 ) -> tuple[list[list[str]], list[bool]]:
     """All cells as text, and for every column whether its cells are numbers."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(cell) for cell in row] for row in rows]
     for row in cells:
         if len(row) != len(header):
             raise ValueError(f"Expected a cell for each of {list(header)}; found {row}.")
