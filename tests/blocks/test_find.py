@@ -432,6 +432,17 @@ def test_dropout_before_the_last_dense_is_in_the_head():
     assert find_blocks(model)[-2].cut._keras_history.operation.name == "dense2"
 
 
+def test_a_flat_model_has_a_head_for_each_output_and_gives_features_too():
+    x = inputs = keras.Input((8,))
+    for _ in range(3):
+        x = layers.Dense(8, activation="relu")(x)
+    kind, size = layers.Softmax()(layers.Dense(3, name="kind")(x)), layers.Dense(1, name="size")(x)
+    for outputs in ([kind, size], {"kind": kind, "size": size, "features": x}):
+        blocks = find_blocks(keras.Model(inputs, outputs))
+        assert {layer.name for layer in blocks["head"].layers} == {"kind", "size"}
+        assert len(blocks) == 4
+
+
 # Names ------------------------------------------------------------------------------------------
 
 
@@ -491,6 +502,19 @@ def test_a_model_splits_at_every_block_with_a_cut(make):
         )
         ids = {id(w) for b in blocks[: i + 1] for w in b.weights}
         assert {id(w) for w in below.weights} == ids
+
+
+@pytest.mark.parametrize("kind", [layers.ReLU, layers.BatchNormalization, lambda: layers.Dense(8)])
+def test_a_model_splits_where_the_layer_at_the_cut_is_called_again_above(kind):
+    layer, x = kind(), keras.Input((8,))
+    given, x = x, layer(x)
+    for _ in range(3):
+        x = layer(layers.Dense(8)(x))
+    model = keras.Model(given, layers.Dense(3)(x))
+    blocks, x = find_blocks(model), np.random.default_rng(0).random((2, 8), "float32")
+    for block in blocks[:-1]:
+        below, above = blocks.split(block.name)
+        np.testing.assert_array_equal(above(below(x)), model(x))
 
 
 def test_training_the_upper_half_trains_the_model():

@@ -186,7 +186,8 @@ def find_blocks(model: keras.Model) -> Blocks:
 
 
 def _head(parts: Sequence[Part]) -> int:
-    """Where the head of a flat model begins: its pooling, or its last Dense, or its end."""
+    """Where the head of a flat model begins: its pooling, or its last Dense (one for each output),
+    or its end."""
     learning = [i for i, part in enumerate(parts) if part.learns]
     if not learning:
         return len(parts)
@@ -195,11 +196,14 @@ def _head(parts: Sequence[Part]) -> int:
             break  # what is still an image or a sequence is no head
         if part.pools and learning[0] < i < learning[-1]:
             return i
-    last = parts[learning[-1]]
-    if not (last.vector and [type(layer) for layer, _ in last.owners] == [keras.layers.Dense]):
-        return len(parts)
-    head = learning[-1]
-    while head and _drops(parts[head - 1]):
+    head = len(parts)
+    for i in reversed(learning):
+        alone = i == learning[-1] and parts[i].vector and len(parts[i].owners) == 1
+        dense = all(type(layer) is keras.layers.Dense for layer, _ in parts[i].owners)
+        if not (dense and (alone or parts[i].ends)):
+            break
+        head = i
+    while head < len(parts) and _drops(parts[head - 1]):
         head -= 1
     return head
 

@@ -111,6 +111,8 @@ class Graph:
         for i, step in enumerate(self.steps):
             made = [self.needs[self.made[key]] for key in step.reads if key not in self.inputs]
             self.needs.append({i}.union(*made))
+        learning = (i for i in range(len(self.steps)) if self.learns([i]))
+        self.learned_from = set[int]().union(*(self.needs[i] - {i} for i in learning))
         # What runs beside the network and does not make it wide: inputs read later, masks, skips.
         masks = {id(mask_of(tensor)) for tensor in self.tensors}
         self.beside = {k for k, tensor in enumerate(self.tensors) if id(tensor) in masks}
@@ -314,7 +316,7 @@ def halves(
         outputs = keras.tree.map_structure(
             lambda tensor: keras.layers.Identity()(tensor) if tensor is cut else tensor, outputs
         )
-        return keras.Model(inputs, cut), keras.Model(cut, outputs)
+        return keras.Model(inputs, cut), _from(cut, calls, outputs)
     read = {id(t) for node in calls for t in node.input_tensors} | {id(t) for t in net.outputs}
     for node in calls:
         inner = functional(node.operation)
@@ -332,6 +334,25 @@ def halves(
                 above = keras.Model(leaving, outputs)(above)
             return below, keras.Model(given, above)
     return None
+
+
+def _from(cut: keras.KerasTensor, calls: Sequence[Any], outputs: Any) -> keras.Model:
+    """From `cut` to `outputs`, through `calls`.
+
+    Keras puts an input in the place of the layer that makes `cut`, for all its calls: where there
+    are more of them above (a shared layer, one ReLU used everywhere), they are made anew.
+    """
+    maker = next(n.operation for n in calls if any(cut is tensor for tensor in n.outputs))
+    if sum(node.operation is maker for node in calls) == 1:
+        return keras.Model(cut, outputs)
+    given = keras.Input(batch_shape=cut.shape, dtype=cut.dtype)
+    made = {id(cut): given}
+    for node in calls:
+        if made.keys() >= {id(t) for t in node.input_tensors} and id(node.outputs[0]) not in made:
+            args, kwargs = node.arguments.fill_in(made)
+            written = keras.tree.flatten(node.operation(*args, **kwargs))
+            made.update(zip(map(id, node.outputs), written, strict=True))
+    return keras.Model(given, keras.tree.map_structure(lambda tensor: made[id(tensor)], outputs))
 
 
 def _one(tensors: Sequence[keras.KerasTensor]) -> Any:

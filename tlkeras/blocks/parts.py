@@ -24,6 +24,7 @@ class Part:
     positions: int = 1  # of the newest tensor that leaves it: pixels or tokens
     cost: float = math.inf  # numbers per example in the tensors that leave it
     vector: bool = True  # may end in one vector per example
+    ends: bool = False  # its layers make outputs that are vectors, and nothing for other layers
     pools: bool = False  # makes that vector from an image or a sequence, without weights
     attends: bool = False  # has attention somewhere inside
     first: int = 0  # number of its first step in the graph
@@ -141,6 +142,7 @@ def _part(flow: graph.Graph, first: int, last: int) -> Part:
         positions=flow.sizes[max(live)],
         cost=sum(math.prod(side or 1 for side in flow.shapes[key][1:]) for key in live),
         vector=len(leaving) == 1 and len(flow.shapes[min(leaving)]) == 2,
+        ends=_ends(flow, first, last),
         first=first,
         leaving=[
             (flow.made[key], flow.tensors[key])
@@ -154,6 +156,14 @@ def _part(flow: graph.Graph, first: int, last: int) -> Part:
         pooling = any(type(step.op).__name__.startswith("Global") for step in steps)
         part.pools = not part.owners and (pooling or (rank > 2 and part.vector))
     return part
+
+
+def _ends(flow: graph.Graph, first: int, last: int) -> bool:
+    """Whether the layers of these steps make outputs, and nothing for another layer, in a model
+    that puts out nothing but vectors."""
+    held = {i for i in range(first, last + 1) if flow.learns([i])}
+    vectors = all(len(flow.shapes[key]) == 2 for key in flow.outputs)
+    return vectors and held.isdisjoint(flow.learned_from)
 
 
 def _from_layer(layer: keras.Layer, whole: int) -> list[Part]:
