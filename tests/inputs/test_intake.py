@@ -52,8 +52,11 @@ def refused(data, message, **how):
         ((X,), "without labels"),
         (Batches(None), r"come to an end.*steps_per_epoch"),
         ((batch for batch in [(X, Y)]), "generator, which the first epoch uses up"),
+        (lambda: (X, Y), r"a tf.data.Dataset or a PyDataset; found function"),
+        (({"a": X, "b": None}, Y), "found a NoneType. Give the optional input"),
+        ((X, [Y, None]), r"found a NoneType. Give labels as \{name of the output"),
     ],
-    ids=range(13),
+    ids=range(16),
 )
 def test_it_is_named_before_training(data, message):
     refused(data, message)
@@ -152,15 +155,16 @@ def test_validation_split_takes_the_last_examples():
     refused((X, Y), "on both sides", validation_split=1.0)
 
 
+@pytest.mark.filterwarnings("ignore:Batches is read by one worker")
 def test_the_workers_of_a_pydataset_work_and_change_nothing():
-    results = []
+    results, on_tensorflow = [], keras.backend.backend() == "tensorflow"
     for how in ({}, {"workers": 3, "max_queue_size": 5}):
         keras.utils.set_random_seed(1)
         model, data = with_head(small_backbone()), Batches(**how)
         fit_stages(model, [HEAD], data, cache=False, seed=0, verbose=0)
         results.append(model.get_weights())
     found = order.ordered(data, 16, (0,), None, steps=2)
-    assert (found.workers, found.max_queue_size) == (3, 5)
+    assert (found.workers, found.max_queue_size) == (3 if on_tensorflow else 1, 5)
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -187,3 +191,11 @@ def test_a_task_with_its_own_preprocessor_is_given_raw_data():
 def test_weights_of_classes_go_with_one_array_of_labels_and_no_others():
     refused((X, Y, np.ones(48)), "not both", class_weight={0: 2.0})
     refused((X, {"a": Y}), "several outputs", class_weight={0: 2.0}, loss={"a": "mse"})
+    refused((X, Y), "must be a dict.*found 'balanced'", class_weight="balanced")
+    refused((X, Y), "found {'0': 2.0}", class_weight={"0": 2.0})
+
+
+def test_ragged_and_sparse_arrays_are_to_come_in_a_dataset():
+    tf = pytest.importorskip("tensorflow")
+    for array in (tf.ragged.stack(list(X)), tf.sparse.from_dense(X)):
+        refused((array, Y), r"found a (Ragged|Sparse)Tensor.*from_tensor_slices")

@@ -4,6 +4,7 @@ Everything is looked at before training starts, and nothing that shuffles itself
 """
 
 import math
+from numbers import Real
 from typing import Any
 
 import keras
@@ -14,6 +15,11 @@ from tlkeras.inputs import reading
 from tlkeras.inputs.reading import shape_of
 
 STEPS = {"training data": "steps_per_epoch", "validation data": "validation_steps"}
+NO_ARRAY = (
+    "Give the optional input an array, or make the model without it.",
+    "Give labels as {name of the output: labels}, of those outputs that have a loss.",
+    "Put ragged or sparse ones into a tf.data.Dataset: from_tensor_slices((x, y)).batch(32).",
+)
 INFINITE = -1  # what tf.data says of its cardinality
 
 
@@ -38,6 +44,7 @@ def taken(
         ValueError: it cannot be trained on; says what was expected, found, and what to do.
     """
     data = as_arrays(data)
+    _check_kind(data, what)
     _check_end(data, what, steps, passes)
     example = reading.example_of(data)
     if example is None:
@@ -114,6 +121,13 @@ def learns_alone(model: keras.Model) -> bool:
 
 def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None:
     """Raises ValueError where `fit` would refuse weights of classes, or cannot apply them."""
+    numbers = isinstance(class_weight, dict) and all(isinstance(k, Real) for k in class_weight)
+    if class_weight is not None and not numbers:
+        raise ValueError(
+            "class_weight must be a dict with a weight for each class number, {0: 1.0, 1: 2.5}; "
+            f"found {class_weight!r}. scikit-learn's compute_class_weight('balanced', ...) has the "
+            "weights that let every class count the same."
+        )
     example = reading.example_of(data) if class_weight is not None else None
     parts = reading.without_none(example) if isinstance(example, tuple | list) else ()
     outputs = len(parts) > 1 and keras.tree.is_nested(parts[1])
@@ -122,6 +136,23 @@ def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None
             "Expected one array of labels and no sample_weight in the data for class_weight, not "
             f"both; found {'several outputs' if outputs else 'a sample_weight'}. Give each example "
             "a sample_weight into which that of its class is multiplied."
+        )
+
+
+def _check_kind(data: Any, what: str) -> None:
+    """Raises ValueError for what can be neither begun nor, being arrays, taken in any order."""
+    if isinstance(data, tuple | list):
+        for part, advice in zip(data, NO_ARRAY, strict=False):
+            for leaf in keras.tree.flatten(part):
+                if not hasattr(leaf, "__array__"):
+                    raise ValueError(
+                        f"Expected {what} as arrays; found a {type(leaf).__name__}. "
+                        + (advice if leaf is None else NO_ARRAY[-1])
+                    )
+    elif not (hasattr(data, "__iter__") or isinstance(data, keras.utils.PyDataset)):
+        raise ValueError(
+            f"Expected {what} as arrays (x, y), a tf.data.Dataset or a PyDataset; found "
+            f"{type(data).__name__}."
         )
 
 

@@ -7,6 +7,7 @@ their own order keep it; what is counted is how often they were opened, because 
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class Ordered(keras.utils.PyDataset):
         self.arrays: tuple | None = None
         if isinstance(data, keras.utils.PyDataset):
             forked = data.use_multiprocessing and augment is None  # what Keras computes is not
-            super().__init__(data.workers, forked, data.max_queue_size)
+            super().__init__(_workers(data), forked, data.max_queue_size)
             self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
             self.count = self.whole = reading.length(data) or 0
         else:
@@ -96,7 +97,7 @@ class Changed(keras.utils.PyDataset):
     """The batches of a PyDataset, each after `change`."""
 
     def __init__(self, data: keras.utils.PyDataset, change: Callable[[tuple], tuple]):
-        super().__init__(data.workers, False, data.max_queue_size)
+        super().__init__(_workers(data), False, data.max_queue_size)
         self.data, self.change = data, change
         self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
 
@@ -110,6 +111,20 @@ class Changed(keras.utils.PyDataset):
 
     def __getitem__(self, number: int) -> tuple:
         return self.change(self.data[number])
+
+
+def _workers(data: keras.utils.PyDataset) -> int:
+    """How many of its workers can be used: on other backends than TensorFlow, `fit` builds the
+    model on a batch out of their queue, and then trains from the second one on."""
+    if data.workers > 1 and keras.backend.backend() != "tensorflow":
+        warnings.warn(
+            f"{type(data).__name__} is read by one worker instead of {data.workers}: on "
+            f"{keras.backend.backend()}, Keras's fit shifts the batches of several.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return 1
+    return int(data.workers)
 
 
 def prepared_batch(prepare: Callable, batch: tuple) -> tuple:
