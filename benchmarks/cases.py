@@ -46,6 +46,7 @@ def draw(number: int, sibling: bool = False) -> Case:
     net = Network(rng, sibling)
     model = net.model()
     _settle(model)
+    _close(rng, net, model)
     data, validation, options = _data(rng, net)
     plan = _plan(rng, net, model, validation is not None)
     seed = rng.choice((None, number))
@@ -234,13 +235,16 @@ class Network:
             self.kind = "text"
         self.partner = "" if self.kind == "text" else rng.choice(("", "", "", "", "vector", "twin"))
         self.outputs = rng.choice((1, 1, 1, 2))
+        self.everywhere = layers.LeakyReLU() if rng.random() < 0.15 else None  # one, called often
+        self.denses = dict[int, keras.Layer]()  # of each width, one that is called again
         self.target = "class" if self.outputs == 2 else rng.choice(("class", "one-hot", "number"))
 
     def model(self) -> keras.Model:
         inputs, features = self._inputs()
         x = features[0] if len(features) == 1 else self._fused(features)
         if self.rng.random() < 0.4:
-            x = self._layer(x)
+            x = self._again(x) if self.denses else self._layer(x)
+        x = self.everywhere(x) if self.everywhere else x
         if self.outputs == 2:
             outputs = {
                 "kind": layers.Dense(CLASSES, name="kind")(x),
@@ -297,11 +301,12 @@ class Network:
     def _trunk(self, x: Any) -> Any:
         for _ in range(self.rng.choice((2, 2, 3))):
             x = self._step(x)
+            x = self.everywhere(x) if self.everywhere else x
         return x
 
     def _step(self, x: Any) -> Any:
         rank = len(x.shape)
-        options = ["layer"] * 8 + ["branch", "nested", "sequential", "shared", "operation"]
+        options = ["layer"] * 8 + ["branch", "nested", "sequential", "shared", "operation", "again"]
         options += ["attention"] * 2 if rank == 3 else []
         if rank == 4 and None not in x.shape[1:]:
             options.append("to a sequence")
@@ -356,6 +361,10 @@ class Network:
     def _shared(self, x: Any) -> Any:
         layer = layers.Dense(x.shape[-1], "tanh")
         return layers.Add()([layer(x), layer(layer(x))])
+
+    def _again(self, x: Any) -> Any:
+        width = x.shape[-1]
+        return self.denses.setdefault(width, layers.Dense(width, "tanh"))(x)
 
     def _operation(self, x: Any) -> Any:
         name = self.settings.choice(list(OPERATIONS))
@@ -426,6 +435,15 @@ def _settle(model: keras.Model) -> None:
             weight.assign(rng.normal(0, 0.1, weight.shape))
         elif weight.name in ("gamma", "moving_variance"):
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+
+
+def _close(rng: random.Random, net: Network, model: keras.Model) -> None:
+    """Closes a layer, as its user may have, which then stays closed."""
+    inside = [x for x in model._flatten_layers() if type(x) is layers.Dense and x.name != "logits"]
+    if inside and not net.plain and rng.random() < 0.1:
+        layer = rng.choice(inside)
+        layer.trainable = False
+        net.said.append(f"{layer.name} is closed")
 
 
 # Data -------------------------------------------------------------------------------------------
