@@ -12,7 +12,7 @@ import numpy as np
 
 from tlkeras.advice.asking import Asked
 from tlkeras.advice.budget import OutOfTime, TimeBudget, ended, said_of, seconds_of
-from tlkeras.advice.probing import STEP, SURE, Probe, chunks, class_numbers, probe
+from tlkeras.advice.probing import SURE, Probe, chunks, class_numbers, probe
 from tlkeras.backbones.heads import add_head
 from tlkeras.blocks.activation import LOGITS, endings
 from tlkeras.blocks.find import find_blocks
@@ -225,8 +225,7 @@ class _Auto:
         return float(f"{min(max(IMAGES / images, 1.0), RAISED):.2g}")
 
     def _time_for(self, stage: Stage) -> bool:
-        whole, last = self.found.seconds
-        epoch = STEP * (last if stage.name == LAST else whole)
+        epoch = self.found.epoch_seconds(last=stage.name == LAST)
         left = self.end - time.monotonic()
         if epoch > left:
             self.run.ended = (

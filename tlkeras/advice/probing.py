@@ -33,8 +33,8 @@ class Probe:
         logme: of each block, how likely a linear model makes the training labels, whatever its
             weights: comparable between blocks and networks on the same data, higher is better.
         strengths: C of each classifier.
-        seconds: of one pass over training and validation data through all blocks, and of that the
-            part that the last block takes; measured here.
+        examples: how many to train on, and how many for validation.
+        seconds: that one takes through all blocks, and through the last, measured here.
         advice: what that suggests.
     """
 
@@ -42,6 +42,7 @@ class Probe:
     correct: np.ndarray = field(repr=False)
     logme: tuple[float, ...]
     strengths: tuple[float, ...] = field(default=(), repr=False)
+    examples: tuple[int, int] = field(default=(0, 0), repr=False)
     seconds: tuple[float, float] = field(default=(math.nan, math.nan), repr=False)
     _header = ("block", "accuracy of a linear probe", "95 % interval", "LogME")
 
@@ -68,24 +69,32 @@ class Probe:
     def choices(self) -> Table:
         """What could be done, the accuracy to expect where the probe knows it, and the time.
 
-        A step that trains a block is taken to cost three times its forward pass (forward, and the
-        gradients of outputs and of weights); what stays frozen below is computed once.
+        Seconds are those of `epoch_seconds`; what stays frozen is computed once.
 
         >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
         >>> x, y = np.random.uniform(0, 255, (16, 32, 32, 3)), np.arange(16) % 2
         >>> [row[0] for row in tlk.probe(backbone, (x, y), (x, y)).choices.cells][-2:]
         ['train stack1, too', 'train all blocks']
         """
-        once, (whole, last) = "once, then next to nothing", self.seconds
+        once, first = "once, then next to nothing", _time(self.seconds[0] * sum(self.examples))
         names, found = self.blocks, self.accuracies
         best = int(np.argmax(found))
-        rows = [("the head alone", f"{found[-1]:.3f}", f"{_time(whole)} {once}")]
+        rows = [("the head alone", f"{found[-1]:.3f}", f"{first} {once}")]
         if best < len(names) - 1:
             rows.append((f"cut after {names[best]}, a head on it", f"{found[best]:.3f}",
-                         f"under {_time(whole)} {once}"))  # fmt: skip
-        rows.append((f"train {names[-1]}, too", "not known", _time(STEP * last)))
-        rows.append(("train all blocks", "not known", _time(STEP * whole)))
+                         f"under {first} {once}"))  # fmt: skip
+        rows.append((f"train {names[-1]}, too", "not known", _time(self.epoch_seconds(last=True))))
+        rows.append(("train all blocks", "not known", _time(self.epoch_seconds())))
         return Table(rows, ("choice", "accuracy to expect", "seconds an epoch, here"))
+
+    def epoch_seconds(self, last: bool = False) -> float:
+        """What an epoch takes in which all blocks learn, or the last alone, here.
+
+        A training step is taken to cost three forward passes of what learns (forward, and the
+        gradients of outputs and of weights), validation one.
+        """
+        trained, validated = self.examples
+        return self.seconds[last] * (STEP * trained + validated)
 
     def plot(self) -> Figure:
         """Accuracy against depth: a Figure.
@@ -176,9 +185,9 @@ def probe(
         strengths.append(strength or linear.strength(seen, labels))
         fitted = linear.classifier(strengths[-1]).fit(seen, labels)
         correct.append(fitted.predict(new) == truth)
-    seconds = taps.seconds(next(chunks(given[0]))[0], len(labels) + len(truth))
+    examples, seconds = (len(labels), len(truth)), taps.seconds(next(chunks(given[0]))[0])
     names = tuple(block.name for block in blocks)
-    return Probe(names, np.array(correct), tuple(evidence), tuple(strengths), seconds)
+    return Probe(names, np.array(correct), tuple(evidence), tuple(strengths), examples, seconds)
 
 
 def _taken(model: keras.Model, data: Any) -> Any:
@@ -202,9 +211,9 @@ class _Taps:
         means = list(map(np.asarray, keras.tree.flatten(self.model.predict_on_batch(x))))
         return [np.concatenate([means[i] for i in places], axis=1) for places in self.places]
 
-    def seconds(self, x: Any, count: int) -> tuple[float, float]:
-        """Of a pass of `count` examples through all blocks, and through the last alone: from one
-        batch, run twice for the first run traces."""
+    def seconds(self, x: Any) -> tuple[float, float]:
+        """Of an example through all blocks, and through the last alone: from one batch, run again,
+        for the first time it is traced."""
         below = {i for places in self.places[:-1] for i in places}
         parts = [self.model]
         if below:
@@ -215,8 +224,7 @@ class _Taps:
                 start = time.perf_counter()
                 part.predict_on_batch(x)
                 found[number] = time.perf_counter() - start
-        scale = count / len(keras.tree.flatten(x)[0])
-        whole, rest = (scale * second for second in found)
+        whole, rest = (second / len(keras.tree.flatten(x)[0]) for second in found)
         return whole, max(whole - rest, 0.0)
 
 
