@@ -161,20 +161,6 @@ def test_what_cannot_be_found_says_what_can(source, error, says):
         tlk.load_backbone(source)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", "resnet_18_imagenet"])
-def test_a_failed_download_is_one_clear_error(name, monkeypatch):
-    def unreachable(*arguments, **options):
-        raise Exception("URL fetch failure")
-
-    import keras_hub
-
-    monkeypatch.setattr(inspect.getmodule(keras.applications.MobileNetV2).file_utils, "get_file",
-                        unreachable)  # fmt: skip
-    monkeypatch.setattr(keras_hub.models.Backbone, "from_preset", unreachable)
-    with pytest.raises(ConnectionError, match=f"weights of '{name}'. Without the internet use"):
-        tlk.load_backbone(name, profile="online")
-
-
 @pytest.mark.parametrize("folder", paths.presets(), ids=lambda folder: folder.name)
 def test_the_presets_that_come_along_are_whole(folder):
     assert (folder / "card.json").exists() and not presets.damaged_files(folder)

@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from tlkeras.devices import join
-from tlkeras.devices.setup import Acceleration, accelerate
+from tlkeras.devices.setup import accelerate
 from tlkeras.utils import processes
 
 
@@ -70,8 +70,3 @@ def test_another_backend_is_refused(monkeypatch):
 )
 def test_process_0_listens_at_its_address_alone(address, listens):
     assert join._bind_address(address) == listens
-
-
-def test_the_line_says_which_process_this_is():
-    line = repr(Acceleration("GPU", 2, "float32", True, "mirrored", 1, 4))
-    assert line == "tlkeras: 2 GPU, float32, XLA on, mirrored, process 1 of 4"

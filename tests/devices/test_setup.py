@@ -56,6 +56,8 @@ def test_the_line():
     assert repr(alone) == "tlkeras: 1 GPU, mixed_bfloat16, XLA on"
     several = Acceleration("GPU", 4, "float32", False, "mirrored")
     assert repr(several) == "tlkeras: 4 GPU, float32, XLA off, mirrored"
+    joined = Acceleration("GPU", 2, "float32", True, "mirrored", 1, 4)
+    assert repr(joined) == "tlkeras: 2 GPU, float32, XLA on, mirrored, process 1 of 4"
 
 
 def test_precision_can_be_chosen():

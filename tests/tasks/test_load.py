@@ -259,12 +259,9 @@ def test_what_cannot_be_loaded_says_why(cache, arguments, says):
         tlk.load_task(**arguments, data_dir=cache)
 
 
-def test_an_unknown_split_is_an_error(digits):
+def test_an_unknown_split_or_feature_is_an_error(digits):
     with pytest.raises(ValueError, match="'train', 'validation', 'test'"):
         digits.arrays("valid")
-
-
-def test_an_unknown_feature_is_an_error(digits):
     with pytest.raises(ValueError, match="'image', 'label'.*'mask'"):
         digits.arrays("test", "mask")
 

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
 DARK, BLUE, ORANGE, PALE = "#222222", "#0b5fa5", "#e08214", "#c9d3dd"
+COLOURS = (BLUE, ORANGE, DARK, "#6f9fc8", "#9b5d18", "#8a8a8a")
+STYLES = ("-", "--", "-.", ":")
 STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
@@ -19,7 +21,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
-    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, DARK, "#7b9fbf", "#9b5d18", "#8a8a8a"]),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "lines.linewidth": 2,
 }
 

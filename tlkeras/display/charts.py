@@ -11,13 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tlkeras.display.canvas import BLUE, DARK, ORANGE, canvas, name_lines, wrapped
+from tlkeras.display.canvas import COLOURS, STYLES, canvas, name_lines, wrapped
 from tlkeras.utils.tables import mean_and_spread
 
 WIDTH = 5.8  # inches: letters of 12 points can still be read when a phone shows the whole
 FONT = 12
-COLOURS = (BLUE, ORANGE, DARK, "#6f9fc8", "#9b5d18", "#8a8a8a")
-STYLES = ("-", "--", "-.", ":")
 MARKERS = "os^vD*"
 
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tlkeras.blocks.find import find_blocks
-from tlkeras.display.canvas import BLUE, DARK, ORANGE, PALE, canvas, name_lines
+from tlkeras.display.canvas import BLUE, DARK, ORANGE, PALE, STYLES, canvas, name_lines
 from tlkeras.display.charts import bars, curves, strips
 from tlkeras.optimizers.rates import block_rates
 
@@ -144,7 +144,7 @@ def _draw_curves(axis: Axes, edges: np.ndarray, curves: dict[str, np.ndarray]) -
         curve, place = np.frombuffer(key), len(names) - 1 - i
         first, last = np.flatnonzero(np.isfinite(curve))[[0, -1]]
         line = np.where(np.arange(len(edges)) == last + 1, curve[last], curve)  # to the next edge
-        axis.plot(edges, line, ("-", "--", "-.", ":")[place % 4], drawstyle="steps-post",
+        axis.plot(edges, line, STYLES[place % 4], drawstyle="steps-post",
                   linewidth=1.5 + 3 * place / len(names))  # fmt: skip
         end = (float(edges[last + 1]), float(f"{curve[last]:.6g}"))
         begin = (edges[first], curve[first])
