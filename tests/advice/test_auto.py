@@ -151,6 +151,20 @@ def test_what_it_decides_itself_is_refused():
         trained(letters(), iter([stripes(6)]), stripes(6))
 
 
+def test_a_model_of_several_labels_is_refused():
+    x = keras.Input((16, 16, 3))
+    model = keras.Model(x, keras.layers.Dense(3, "sigmoid")(keras.layers.Flatten()(x)))
+    with pytest.raises(ValueError, match="a probability for each of several labels"):
+        trained(model, easy_data(12), easy_data(12))
+
+
+def test_validation_in_another_order_each_time_is_refused():
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensor_slices(easy_data(48)).shuffle(48, seed=0).batch(16)
+    with pytest.raises(ValueError, match="Leave out shuffle"):
+        trained(with_head(small_backbone()), easy_data(24), data)
+
+
 def test_the_reasons_are_saved_with_the_run(tmp_path):
     run = trained(letters(), stripes(30), stripes(30, seed=1))
     run.save(tmp_path / "run", why="it reads letters")

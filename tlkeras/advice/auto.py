@@ -14,7 +14,7 @@ from tlkeras.advice.asking import Asked
 from tlkeras.advice.budget import OutOfTime, TimeBudget, ended, said_of, seconds_of
 from tlkeras.advice.probing import SURE, Probe, chunks, class_numbers, probe
 from tlkeras.backbones.heads import add_head
-from tlkeras.blocks.activation import LOGITS, endings
+from tlkeras.blocks.activation import LOGITS, SIGMOID, endings
 from tlkeras.blocks.find import find_blocks
 from tlkeras.features.store import FeatureCache
 from tlkeras.freezing import policies
@@ -51,25 +51,14 @@ class AutoRun(Run):
     ended: str = ""
 
     def save(
-        self,
-        path: str | os.PathLike,
-        classes: Sequence[str] | None = None,
-        *,
-        task: Any = None,
-        force: bool = False,
-        **known: Any,
+        self, path: str | os.PathLike, classes: Sequence[str] | None = None, **known: Any
     ) -> Path:
-        return super().save(path, classes, task=task, force=force, **self._with_why(known))
+        return super().save(path, classes, **self._with_why(known))
 
     def save_report(
-        self,
-        path: str | os.PathLike,
-        classes: Sequence[str] | None = None,
-        *,
-        task: Any = None,
-        **known: Any,
+        self, path: str | os.PathLike, classes: Sequence[str] | None = None, **known: Any
     ) -> Path:
-        return super().save_report(path, classes, task=task, **self._with_why(known))
+        return super().save_report(path, classes, **self._with_why(known))
 
     def _with_why(self, known: dict[str, Any]) -> dict[str, Any]:
         said = ([f"{known['why']}."] if known.get("why") else []) + self.why
@@ -132,6 +121,7 @@ def fit_auto(
         raise ValueError(f"fit_auto decides or cannot do {sorted(unknown)}: leave it out.")
     for part in (data, validation_data):
         intake.taken(model, part, passes=2)
+    _check_output(model)
     found = probe(model, data, validation_data)
     options = {"cache": FeatureCache(), "seed": seed, "verbose": verbose} | options
     model, said = _commit(model, found)
@@ -139,6 +129,17 @@ def fit_auto(
     auto.say(said)
     auto.train()
     return auto.run
+
+
+def _check_output(model: keras.Model) -> None:
+    found = endings(model) or []
+    several = found == [SIGMOID] and model.output_shape[-1] > 1
+    if len(found) != 1 or several or intake.preprocesses(model):
+        raise ValueError(
+            "Expected a model in one graph, from what it is fed to scores or probabilities of one "
+            f"class for each example; found {type(model).__name__} {model.name!r}, which "
+            + ("gives a probability for each of several labels." if several else "is none.")
+        )
 
 
 def _commit(model: keras.Model, found: Probe) -> tuple[keras.Model, str]:
@@ -177,7 +178,14 @@ class _Auto:
     ):
         self.model, self.data, self.validation = model, data, validation
         self.found, self.end, self.budget, self.options = found, end, budget, options
-        self.truth = np.concatenate([class_numbers(y) for _, y, *_ in chunks(validation)])
+        self.truth, again = (
+            np.concatenate([class_numbers(y) for _, y, *_ in chunks(validation)]) for _ in "ab"
+        )
+        if not np.array_equal(self.truth, again):
+            raise ValueError(
+                "Expected validation data in the same order each time they are read, for steps are "
+                "compared example by example; found another order. Leave out shuffle()."
+            )
         custom = model.compiled or "metrics" in options or "loss" in options
         few = len(self.truth) < FEW or custom
         self.monitor = "val_loss" if few else "val_accuracy"
