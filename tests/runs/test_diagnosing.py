@@ -47,6 +47,10 @@ def test_a_rate_too_high_after_unfreezing():
     assert "dropped" in found.symptom and "0.900 to 0.500" in found.evidence
     assert found.apply(TWO).stages[1].learning_rate == TWO.stages[1].learning_rate / 10
     assert found.apply(TWO).stages[0] == TWO.stages[0]
+    plan = tlk.Plan([TWO.stages[0], TWO.stages[1].replace(batchnorm="train")])
+    [found] = findings = tlk.diagnose(ran(plan, GOOD, shaken))
+    assert "BatchNorm" in found.symptom and found.evidence in repr(findings)
+    assert found.apply(plan).stages[1].batchnorm == "frozen"
 
 
 def test_overfitting_lets_fewer_blocks_learn():
