@@ -32,6 +32,7 @@ def test_the_same_outputs_for_any_number_of_images(run, format):
     for count in (1, 3):
         images = np.random.default_rng(0).uniform(0, 255, (count, 8, 8, 3)).astype("float32")
         np.testing.assert_allclose(ask(images), model.predict(images, verbose=0), atol=1e-5)
+    assert tlk.export(run, format, run.parent / "other").path.exists()  # by any name
     assert tlk.export(run, format).path == made.path  # again, in place of the first
     tlk.load_run(run).save(run)
     assert not made.path.exists()  # it was of the earlier run

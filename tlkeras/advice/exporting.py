@@ -77,8 +77,6 @@ def export(
     target = _target(run, path, chosen)
     if target.exists() and target.name not in EXPORTED:
         raise ValueError(f"{target} exists already: choose another path, or remove it.")
-    if format == "litert" and target.suffix != ".tflite":
-        raise ValueError(f"Expected a path that ends in .tflite for LiteRT; found {target}.")
     with Asked(run) as asked, tempfile.TemporaryDirectory() as made:
         where = Path(made) / chosen.file
         spec = _spec(asked)

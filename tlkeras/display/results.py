@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,19 +152,10 @@ def results(name: str, **where: Any) -> Results:
     if not (folder / f"{name}.csv").exists():
         there = sorted(path.stem for path in folder.glob("*.csv"))
         raise ValueError(f"No stored measurement {name!r}; there are {there}.")
-    told = _told(folder / f"{name}.json")
+    told = json.loads((folder / f"{name}.json").read_text("utf-8"))
     with open(folder / f"{name}.csv", encoding="utf-8", newline="") as file:
         rows = _typed(list(csv.DictReader(file)))
     return Results(name, rows, told["command"], told["settings"]).where(**where)
-
-
-def _told(path: Path) -> dict[str, str]:
-    if not path.exists():
-        raise ValueError(
-            f"{path.name}, beside {path.stem}.csv, is missing: expected a JSON object with "
-            '"command" and "settings", that say how the measurement was made.'
-        )
-    return json.loads(path.read_text("utf-8"))
 
 
 def _typed(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
