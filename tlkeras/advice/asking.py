@@ -30,14 +30,15 @@ class Asked:
     def __init__(self, run: Any):
         run = load_run(run) if isinstance(run, str | os.PathLike) else run
         model = run.model if isinstance(run, Run) else run
-        self._exit = ExitStack()
-        self._exit.enter_context(internals.Traces(internals.functional(model)))
         self.record: dict[str, Any] = run.record if isinstance(run, SavedRun) else {}
         self.model: keras.Model = model
         output = self.record.get("output")
-        if output is None:
-            build, output = usable(model)
-            self.model = build()
+        with ExitStack() as stack:
+            stack.enter_context(internals.Traces(internals.functional(model)))
+            if output is None:
+                build, output = usable(model)
+                self.model = build()
+            self._exit = stack.pop_all()
         width, names = self.model.output_shape[-1], self.record.get("classes")
         self.two = output == "sigmoid" and width == 1 and (names is None or len(names) == 2)
         self.classes: tuple[str, ...] = tuple(names or map(str, range(2 if self.two else width)))
