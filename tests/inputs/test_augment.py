@@ -74,7 +74,8 @@ def test_it_is_what_a_map_by_hand_gives(kind):
         data = {"images": x, key: tf.cast(y, "float32")}
         for layer in by_hand:
             data = layer(data, training=True)
-        return data["images"], data[key]
+        whole = kind == "masks"  # Keras 3.12 moves them bilinearly
+        return data["images"], tf.floor(data[key] + 0.5) if whole else data[key]
 
     labels = MASKS[..., None] if kind == "masks" else ONE_HOT
     data = tf.data.Dataset.from_tensor_slices((X, labels)).batch(16)

@@ -96,14 +96,18 @@ def optimizer_of(name):
     return made(RATE, **options)
 
 
-@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"MultiOptimizer"}))
+OLD = {"Muon"} if keras.__version__.startswith("3.12") else set()  # `fit` itself fails there
+TRAINING = sorted({*OPTIMIZERS} - {"MultiOptimizer"} - OLD)
+
+
+@pytest.mark.parametrize("name", TRAINING)
 def test_an_optimizer_steps_as_in_fit(name):
     one = by_fit(ONE_HOT, optimizer_of(name), loss="mse")
     for cache in CACHE:
         assert_same(one, by_stages(ONE_HOT, optimizer_of(name), cache, loss="mse"), state=True)
 
 
-@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"MultiOptimizer"}))
+@pytest.mark.parametrize("name", TRAINING)
 def test_a_compiled_model_goes_on_with_what_its_optimizer_remembers(name):
     one, other = (by_fit(ONE_HOT, optimizer_of(name), loss="mse")[0] for _ in range(2))
     one.fit(batches(ONE_HOT), epochs=EPOCHS, shuffle=False, verbose=0)

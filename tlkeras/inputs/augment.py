@@ -48,7 +48,11 @@ def augmented_batch(augment: Callable, batch: tuple) -> tuple:
             data = layer(data, training=True)
         else:
             data = data | {"images": layer(data["images"], training=True)}
-    return (data["images"], data[along][..., 0] if flat else data[along], *weights)
+    moved = data[along]
+    if along == "segmentation_masks" and "float" not in str(y.dtype):
+        moved = moved + 0.5  # Keras 3.12 moves masks as pictures: to whole numbers, in tf.data, too
+        moved = moved - moved % 1
+    return (data["images"], moved[..., 0] if flat else moved, *weights)
 
 
 def goes_along(augment: Callable | None, batch: Any) -> str:

@@ -109,6 +109,9 @@ class Changed(keras.utils.PyDataset):
     def num_batches(self) -> int | None:
         return reading.length(self.data)
 
+    def __len__(self) -> int:  # Keras 3.12 asks for it
+        return len(self.data)
+
     def __getitem__(self, number: int) -> tuple:
         return self.change(self.data[number])
 

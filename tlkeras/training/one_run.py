@@ -42,6 +42,8 @@ class OneRun(keras.callbacks.Callback):
         if not self._begun or isinstance(self.callback, JUDGES):
             self._begun = True
             self.callback.on_train_begin(logs)
+            if isinstance(self.callback, keras.callbacks.EarlyStopping):
+                self.callback.best = None  # which Keras 3.12 keeps
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.callback.on_epoch_begin(self.before + epoch, logs)

@@ -1,5 +1,6 @@
 """One call of `fit_stages` at work: trains stage after stage, and saves where it is."""
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -224,18 +225,23 @@ class Runner:
             data = order.prepared(data, feed.batch_size, self.prepare)
             if validation is not None:
                 validation = order.prepared(validation, feed.batch_size, self.prepare)
-            kind = keras.Model  # whose `fit` does not prepare them once more
+            kind = keras.Model  # whose `fit` and `evaluate` do not prepare them once more
+            self.model.evaluate = functools.partial(kind.evaluate, self.model)
         if processes.count() > 1:
             data = monitor.ordered = shares.share(data, feed.batch_size)
             if validation is not None:
                 validation = shares.share(validation, feed.batch_size)
-        kind.fit(
-            self.model, data, validation_data=validation, class_weight=self.class_weight,
-            validation_batch_size=feed.batch_size if isinstance(validation, tuple) else None,
-            steps_per_epoch=None if monitor.ordered is not None else self.steps[0],
-            validation_steps=self.steps[1], epochs=monitor.stage.epochs,
-            initial_epoch=monitor.epochs, callbacks=callbacks, shuffle=False, verbose=0,
-        )  # fmt: skip
+        try:
+            kind.fit(
+                self.model, data, validation_data=validation, class_weight=self.class_weight,
+                validation_batch_size=feed.batch_size if isinstance(validation, tuple) else None,
+                steps_per_epoch=None if monitor.ordered is not None else self.steps[0],
+                validation_steps=self.steps[1], epochs=monitor.stage.epochs,
+                initial_epoch=monitor.epochs, callbacks=callbacks, shuffle=False, verbose=0,
+            )  # fmt: skip
+        finally:
+            if self.prepare:
+                del self.model.evaluate
 
     # Backup -------------------------------------------------------------------------------------
 
