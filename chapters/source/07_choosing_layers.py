@@ -123,10 +123,11 @@ by_hand = classifier.fit(seen, train[1]).score(new, few[1])
 print(f"Read off the last block: {by_hand:.1%} of {len(new)} validation pictures")
 
 # %% [markdown]
-# `tlk.probe` does this for every block, in one pass over the pictures.
+# `tlk.probe` does this for every block, in one pass over the pictures, and says in a second table what
+# each choice would cost on this machine.
 
 # %%
-probe = tlk.probe(backbone, train, few)
+probe = tlk.probe(backbone, train, few, strength=1.0)  # as strict as the one by hand
 probe
 
 # %% [markdown]
@@ -319,11 +320,11 @@ tlk.recipes.recipe_a(scale=10_000 / 2_000)
 # still leave it open?
 
 # %% [markdown] tags=["hint"]
-# `images, labels` hold all of them; `tlk.probe(backbone, train, (images, labels))`, and `interval`
-# with 1,000.
+# `images, labels` hold all of them; `tlk.probe(backbone, train, (images, labels), strength=1.0)`,
+# and `interval` with 1,000.
 
 # %% tags=["answer"]
-again = tlk.probe(backbone, train, (images, labels))
+again = tlk.probe(backbone, train, (images, labels), strength=1.0)
 pairs = zip(again.blocks, again.accuracies, strict=True)
 rows = [[block, 100 * score, interval(score, len(labels))] for block, score in pairs]
 tlk.table(rows, ["outputs of", "accuracy (%)", "95 % interval"])

@@ -1,5 +1,6 @@
 """The guard: what a notebook has to be before it counts as a chapter."""
 
+import re
 from pathlib import Path
 
 import build_chapters
@@ -22,6 +23,13 @@ def test_the_index_lists_every_chapter(index):
     folder = "" if index.startswith("chapters") else "chapters/"
     for path in ROOT.glob("chapters/*.ipynb"):
         assert f"[{path.stem}]({folder}{path.name})" in text
+
+
+def test_the_map_says_the_seconds_that_were_recorded():
+    text = (ROOT / "chapters" / "README.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"\]\((\w+)\.ipynb\) \|[^|]*\| (\d+) \|", text))
+    notebooks = {path.stem: build_chapters.load(path) for path in ROOT.glob("chapters/*.ipynb")}
+    assert said == {name: str(nb.metadata.tlkeras.seconds) for name, nb in notebooks.items()}
 
 
 def chapter() -> NotebookNode:
