@@ -48,7 +48,7 @@ BUNDLED = {
 SHORTER = {"steps=80": "steps=2"}  # gradient ascent: more steps only make better pictures
 
 
-class FitReached(Exception):
+class FitReached(BaseException):  # cross-validation goes on after an Exception
     pass
 
 
