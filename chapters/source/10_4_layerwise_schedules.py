@@ -150,14 +150,13 @@ decay = tlk.optimizers.layerwise_decay(0.3)
 rows = []
 for name, plan in (("late blocks", [stage]), ("decay of 0.3", [stage.replace(rates=decay)])):
     model = new_model()
-    run = tlk.fit_stages(model, plan, (images, labels), (new, truth), batch_size=16, verbose=0)
-    rows.append([name, digits_read(model), run.seconds])
-tlk.table(rows, ["soft(3e-3), and for blocks", "digits (%)", "seconds"], note="A single draw.")
+    tlk.fit_stages(model, plan, (images, labels), (new, truth), batch_size=16, verbose=0)
+    rows.append([name, digits_read(model)])
+tlk.table(rows, ["soft(3e-3), and for blocks", "digits (%)"], note="A single draw.")
 
 # %% [markdown]
 # In this draw both read less than the 92 of one rate with the same schedule: the blocks now learn
-# at a tenth or less, so the head's rate has to be higher, as the experiment shows. (The seconds are
-# those of a machine busy with other work; undisturbed the whole chapter takes less than a minute.)
+# at a tenth or less, so the head's rate has to be higher, as the experiment shows.
 #
 # ## The experiment: which half of the schedule helps?
 #
