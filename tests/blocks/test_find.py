@@ -443,6 +443,12 @@ def test_a_flat_model_has_a_head_for_each_output_and_gives_features_too():
         assert len(blocks) == 4
 
 
+def test_a_single_dense_before_a_dropout_is_one_block():
+    x = keras.Input((8,))
+    model = keras.Model(x, layers.Dropout(0.5)(layers.Dense(3)(x)))
+    assert [block.role for block in find_blocks(model)] == ["head"]
+
+
 # Names ------------------------------------------------------------------------------------------
 
 

@@ -42,8 +42,9 @@ class Block:
     - `cut`: the `KerasTensor` through which all data leaves the block, or None where there is no
       such tensor: inside one layer, beside a second live tensor (a padding mask, the other tower
       of CLIP), or in a model without a graph. In a flat model `keras.Model(model.input, cut)` and
-      `keras.Model(cut, model.output)` compose to the model. In a nested backbone `cut` belongs
-      to the inner graph; `Blocks.split` makes the two halves in either case.
+      `keras.Model(cut, model.output)` compose to the model, if the layer at the cut is called once.
+      In a nested backbone `cut` belongs to the inner graph; `Blocks.split` makes the two halves
+      in any case.
     - `outputs`: what the block computes for what comes after it: its cut; or, where that is None,
       one `KerasTensor` for each tower (of a model called twice, that of every call), of an inner
       graph as `cut` is; none inside one layer, or in a model without a graph.
@@ -203,7 +204,7 @@ def _head(parts: Sequence[Part]) -> int:
         if not (dense and (alone or parts[i].ends)):
             break
         head = i
-    while head < len(parts) and _drops(parts[head - 1]):
+    while 0 < head < len(parts) and _drops(parts[head - 1]):
         head -= 1
     return head
 
