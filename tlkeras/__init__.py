@@ -51,6 +51,7 @@ __all__ = [
     "probe",
     "recipes",
     "recommend",
+    "relative_gradients",
     "results",
     "setting",
     "table",
@@ -93,6 +94,7 @@ _HOME = {  # the module each of the other names lives in
     "predict": "advice.predicting",
     "probe": "advice.probing",
     "recommend": "advice.recommending",
+    "relative_gradients": "advice.gradients",
     "results": "display.results",
     "setting": "utils.profiles",
     "table": "utils.tables",
@@ -127,6 +129,7 @@ if TYPE_CHECKING:
     from tlkeras.advice.comparing import compare
     from tlkeras.advice.controls import decision_guide, filtered
     from tlkeras.advice.exporting import export
+    from tlkeras.advice.gradients import relative_gradients
     from tlkeras.advice.interpret import interpret
     from tlkeras.advice.predicting import predict
     from tlkeras.advice.probing import probe

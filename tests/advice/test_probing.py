@@ -6,7 +6,7 @@ from small import easy_data, small_backbone, with_head
 
 import tlkeras as tlk
 from tlkeras.advice.linear import STRENGTHS, logme, strength
-from tlkeras.advice.probing import Probe, _outputs, _Taps, probe
+from tlkeras.advice.probing import Probe, Taps, outputs_of, probe
 from tlkeras.blocks.find import find_blocks
 
 
@@ -15,7 +15,7 @@ def test_one_pass_gives_the_pooled_outputs_of_every_block(nested):
     model = with_head(small_backbone(), nested=nested)
     blocks = find_blocks(model)
     x, y = easy_data(10)
-    outputs, labels = _outputs(_Taps(model, blocks[:-1]), (x, y))
+    outputs, labels = outputs_of(Taps(model, blocks[:-1]), (x, y))
     for block, found in zip(blocks[:-1], outputs, strict=True):
         below, _ = blocks.split(block.name)
         expected = keras.ops.convert_to_numpy(below(x, training=False)).mean((1, 2))
@@ -39,7 +39,7 @@ def twin():
 
 def test_two_images_are_read_from_both_calls_of_the_network():
     model, (x, y), (other, _) = twin(), easy_data(90), easy_data(90, seed=1)
-    outputs, _ = _outputs(_Taps(model, find_blocks(model)[:-1]), ((x, other), y))
+    outputs, _ = outputs_of(Taps(model, find_blocks(model)[:-1]), ((x, other), y))
     assert [found.shape[1] for found in outputs] == [2 * 4, 2 * 6, 2 * 8]
     alone, backbone = small_backbone(), model.layers[2]
     alone.set_weights(backbone.get_weights())
@@ -83,7 +83,7 @@ def test_what_a_mask_hides_does_not_count():
     model = keras.Model(tokens, keras.layers.Dense(3)(keras.layers.LSTM(6)(embedded)))
     table = np.asarray(model.layers[1].embeddings)
     block = find_blocks(model)[0]
-    found = _Taps(model, [block])(np.array([[3, 4, 0, 0, 0]]))
+    found = Taps(model, [block])(np.array([[3, 4, 0, 0, 0]]))
     np.testing.assert_allclose(found[0][0], table[[3, 4]].mean(0), rtol=1e-5)
 
 

@@ -166,19 +166,10 @@ def probe(
     >>> max(found.accuracies)
     1.0
     """
-    given = [_taken(model, part) for part in (data, validation_data)]
-    blocks = [b for b in find_blocks(model) if b.role != "head" and b.outputs]
-    if not blocks:
-        raise ValueError(
-            f"Expected a model whose blocks can be looked into; found {type(model).__name__} "
-            f"{model.name!r}, which has no backbone in a graph. Put it together as a functional "
-            "model: keras.Model(inputs, outputs)."
-        )
-    with internals.Traces(internals.functional(model)):
-        taps = _Taps(model, blocks)
-    (outputs, labels), (tested, truth) = (_outputs(taps, part) for part in given)
-    if len(np.unique(labels)) < 2:
-        raise ValueError(f"Expected at least two classes; found {np.unique(labels).tolist()}.")
+    given = [taken(model, part) for part in (data, validation_data)]
+    taps = taps_of(model)
+    (outputs, labels), (tested, truth) = (outputs_of(taps, part) for part in given)
+    check_classes(labels)
     correct, evidence, strengths = [], [], []
     for seen, new in zip(outputs, tested, strict=True):
         evidence.append(linear.logme(seen, labels))
@@ -186,21 +177,22 @@ def probe(
         fitted = linear.classifier(strengths[-1]).fit(seen, labels)
         correct.append(fitted.predict(new) == truth)
     examples, seconds = (len(labels), len(truth)), taps.seconds(next(chunks(given[0]))[0])
-    names = tuple(block.name for block in blocks)
+    names = tuple(block.name for block in taps.blocks)
     return Probe(names, np.array(correct), tuple(evidence), tuple(strengths), examples, seconds)
 
 
-def _taken(model: keras.Model, data: Any) -> Any:
+def taken(model: keras.Model, data: Any) -> Any:
     """The data as the model's blocks take them."""
     data = intake.taken(model, data, "data to probe", names=True)
     prepared = intake.preprocesses(model)
     return order.prepared(data, CHUNK, model.preprocess_samples) if prepared else data
 
 
-class _Taps:
+class Taps:
     """Gives the pooled outputs of every block, (examples, channels) each."""
 
     def __init__(self, model: keras.Model, blocks: Sequence[Block]):
+        self.blocks = blocks
         self.model, found = tapped(model, [tensor for b in blocks for tensor in b.outputs])
         self.places = [
             [i for i, tensor in enumerate(found) if any(tensor is one for one in block.outputs)]
@@ -228,13 +220,34 @@ class _Taps:
         return whole, max(whole - rest, 0.0)
 
 
-def _outputs(taps: _Taps, data: Any) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pooled outputs of every block, (examples, channels) each, and the labels."""
+def taps_of(model: keras.Model) -> Taps:
+    """Of the blocks below the head. Raises ValueError for a model without any, or a graph."""
+    blocks = [b for b in find_blocks(model) if b.role != "head" and b.outputs]
+    if not blocks:
+        raise ValueError(
+            f"Expected a model whose blocks can be looked into; found {type(model).__name__} "
+            f"{model.name!r}, which has no backbone in a graph. Put it together as a functional "
+            "model: keras.Model(inputs, outputs)."
+        )
+    with internals.Traces(internals.functional(model)):
+        return Taps(model, blocks)
+
+
+def outputs_of(taps: Taps, data: Any) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pooled outputs of every block, (examples, channels) each, and the labels.
+
+    Raises ValueError for labels that are not one class for each example.
+    """
     found, labels = [], []
     for x, y, *_ in chunks(data):
         found.append(taps(x))
         labels.append(class_numbers(y))
     return [np.concatenate(kept) for kept in zip(*found, strict=True)], np.concatenate(labels)
+
+
+def check_classes(labels: np.ndarray) -> None:
+    if len(np.unique(labels)) < 2:
+        raise ValueError(f"Expected at least two classes; found {np.unique(labels).tolist()}.")
 
 
 def _time(seconds: float) -> str:
