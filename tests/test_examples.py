@@ -21,16 +21,10 @@ from tlkeras.training.rate_finder import LearningRates
 
 # What public functions return, and what a user calls on it.
 RETURNED = [
-    *(Blocks.split, Learning, LearningRates.plot, Probe.plot, Task.arrays, Task.show),
-    *(
-        Probe.choices.fget,
-        Interpretation.plot,
-        Predictions.to_csv,
-        Results.where,
-        Results.scores,
-        Results.mean_by,
-    ),
-    *(tlk.Plan.to_dict, tlk.Plan.from_dict, tlk.Run.plot, tlk.Run.save, tlk.Run.save_report),
+    *(Blocks.split, Learning, LearningRates.plot, Probe.plot, Probe.choices.fget, Task.arrays),
+    *(Task.show, Interpretation.plot, Predictions.to_csv, Results.where, Results.scores),
+    *(Results.mean_by, tlk.Plan.to_dict, tlk.Plan.from_dict, tlk.Run.plot, tlk.Run.save),
+    tlk.Run.save_report,
 ]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
