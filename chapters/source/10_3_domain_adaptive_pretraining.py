@@ -282,9 +282,10 @@ tlk.table(rows, "probe (%), labels a class", digits=0)
 #
 # Of one core pretraining took 16 seconds, 40 steps of fine-tuning 6, and 220 steps 27. (As many
 # pictures as both together, but in smaller batches.) Two views of 3,600 pictures through the frozen
-# blocks are some twenty seconds more. A probe takes less than two seconds, whitening included. 2.7
-# million numbers learn in pretraining and tuning, and AdamW remembers two for each; of the probe
-# 8,967 in the last block and 791 in the middle. The stored outputs are 1,792 numbers a view.
+# blocks come on top. To fit a probe takes less than two seconds, and whitening is one root of a
+# matrix of 112 by 112 before it. 2.7 million numbers learn in pretraining and tuning, and AdamW
+# remembers two for each; of the probe 8,967 in the last block and 791 in the middle. The stored
+# outputs are 1,792 numbers a view.
 #
 # ## Try it yourself
 
@@ -342,8 +343,8 @@ tlk.table([[len(count), int(np.sum(count[place] > 1)), len(lesion)]],
 #
 # - Pretraining on your own pictures has to beat the same time spent otherwise. Always run
 #   fine-tuning with as many more steps, and pretraining on random pairs.
-# - What counts is what the pairs have in common: pictures of one thing taught much, views of one
-#   picture next to nothing, random pairs ruin the network.
-# - Before you pretrain, whiten: the same pairs, a closed form, less than a second.
+# - What counts is what the pairs have in common: where labels were few, pictures of one thing taught
+#   much and views of one picture next to nothing; random pairs ruin the network.
+# - Before you pretrain, whiten: the same pairs, a closed form, no step of training.
 #
 # **Then:** each block at its own rate and time, [chapter 10.4](10_4_layerwise_schedules.ipynb).

@@ -143,7 +143,7 @@ tlk.table(rows, ["images", "shift", "the guide is behind the best depth by (poin
 # %% [markdown]
 # Four of five hold, most of them as ties: **near the source nearly everything works**, and then the
 # guide's real service is to name the cheapest. Where it matters, far away, it is right about many
-# images and wrong about a medium number: two to four blocks are four points short of everything.
+# images and wrong about a medium number: the two blocks that it opens are four points short of all.
 # This network has four blocks, and what differs, stripes, is a matter of pixels, which the bottom
 # sees first. The guide asks how far the data are, not where they differ.
 #
@@ -164,8 +164,8 @@ ahead = [np.mean(score["progressive"] - score["all blocks"]) for score in (new, 
 tlk.table([["digits", ahead[0]], ["letters", ahead[1]]], ["progressive", "ahead by (points)"], 0)
 
 # %% [markdown]
-# Step by step is two points behind on the new task and three ahead on the old one, in two thirds of
-# the time. Who needs the letters no longer should open everything. (At the same small rate: at a
+# Step by step is two points behind on the new task and three ahead on the old one (each ± 0.5, the
+# standard error of the mean difference in the same draws), in two thirds of the time. Who needs the letters no longer should open everything. (At the same small rate: at a
 # high one, everything at once loses the letters altogether, chapter 06.)
 #
 # Little compute, and any images: adapters. LoRA and its controls on a transformer of letters, which
@@ -227,11 +227,12 @@ starts = {"nothing, views": nothing["views"][5].mean() - nothing["from scratch"]
 tlk.table(list(starts.items()), ["start, and first", "gain at 5 labels a class (points)"])
 
 # %% [markdown]
-# Views gain nothing here from either start. Pairs, which know that two pictures show one thing, gain
-# about seven points from nothing and five from ImageNet; in a single draw of 40 steps that may be one
-# or ten, with 220 it is four to six. With 30 labels a class and 220 steps it is a tie. So the row is
-# worth its price where you know more of your pictures than their pixels; and from ImageNet the labels
-# alone are ahead of all that begins from nothing.
+# With five labels a class views gain nothing from either start. Pairs, which know that two pictures
+# show one thing, gain seven or eight points from nothing and five from ImageNet; in a single draw of
+# 40 steps that may be one or ten, with 220 it is four to six. With 30 labels from nothing views gain
+# five points and pairs thirteen; from ImageNet, with 220 steps, pairs are a tie. So the row is worth
+# its price where you know more of your pictures than their pixels; and from ImageNet the labels alone
+# are ahead of all that begins from nothing, with 30 labels once they get their 220 steps.
 
 # %% [markdown]
 # ## How far, without labels?
@@ -291,8 +292,8 @@ header = ["images", "distance (%)", "probe: the last block serves", "best depth 
 tlk.table(rows, header, note=shift.note)
 
 # %% [markdown]
-# **It is not.** Among digits changed by hand a longer distance does go with more to gain at the
-# bottom. Across kinds of images it says little: lesions and clothes are nearer to letters than
+# **It is not.** Among digits changed by hand (a draw each) a longer distance does go with more to gain
+# at the bottom. Across kinds of images it says little: lesions and clothes are nearer to letters than
 # tiles are, and yet, with the last block open, tiles are read at 95 % and lesions at 28 %, and of
 # clothes the frozen features read no more than the pixels (75 %, `tlk.results("tasks")`). No
 # threshold separates what the head can do from what it cannot. (A classifier that tells both sides
