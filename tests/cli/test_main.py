@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -159,6 +160,9 @@ def test_validation_accuracy_stands_in_where_there_is_no_test(fit, photos, tmp_p
         (["fit", "photos", "--image-size", "-1"], "image_size"),
         (["fit", "photos", "--out", "small.keras"], "is a file"),
         (["fit", "photos", "--out", "photos/out"], "inside the images' own folder"),
+        (["fit", "photos", "--out", "small.keras/out"], "small.keras: not a directory. Choose"),
+        (["fit", "photos", "--seed", "-1"], "--seed must be 0 or more"),
+        (["recommend", "--images", "-5"], "at least 1, not -5"),
     ],
 )
 def test_a_mistake_costs_one_line(photos, backbone, arguments, says, capsys):
@@ -166,6 +170,16 @@ def test_a_mistake_costs_one_line(photos, backbone, arguments, says, capsys):
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert line.startswith("tlkeras: ") and says in line
+    assert not Path("runs").exists()
+
+
+def test_an_unknown_option_shows_those_of_its_command(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main.main(["fit", "photos", "--epoch-count", "3"])
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("usage: tlkeras fit ") and "unrecognized arguments: --epoch-count" in said
+    )
 
 
 def test_traceback_shows_where_an_error_arose():

@@ -45,7 +45,8 @@ def test_a_run_that_predicts_numbers_is_judged_by_numbers(photos, tmp_path, caps
     run_of(bright(1), "mse", tmp_path, ("label",))
     rows = [f"{path.name},{number}" for number, path in enumerate(Path("photos").rglob("*.png"))]
     Path("photos", "labels.csv").write_text("\n".join(["file,label", *rows]))
-    assert main.main(["report", "run", "--data", "photos"]) == 0
+    asked = ["report", "run", "--data", "photos", "--out", "new/page.html"]
+    assert main.main(asked) == 0 and Path("new", "page.html").exists()
     assert capsys.readouterr().out.startswith("mean absolute error ")
 
 

@@ -272,15 +272,21 @@ def _check_numbers(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0; found {value}.")
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed must be 0 or more, and below 2**32; found {options.seed}.")
 
 
 def _check_place(out: Path, task: Path) -> None:
     """That results can be written there: better to know before training."""
     if task.is_dir() and out.resolve().is_relative_to(task.resolve()):
         raise ValueError(f"--out {out} is inside the images' own folder: choose another place.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out if out.exists() else out.parent):
-        pass
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ValueError(f"Cannot write into {there}: {why}. Choose another --out.") from error
 
 
 def _stage(stage: "StageResult") -> dict[str, Any]:

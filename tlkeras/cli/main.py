@@ -25,7 +25,9 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status. A user's mistake costs one line."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}")
     options.command = shlex.join(["tlkeras", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         return options.run(options)
@@ -35,8 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if options.traceback:
             raise
-        print(f"tlkeras: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"tlkeras: {_line(error)}", file=sys.stderr)
         return 2
+
+
+def _line(error: Exception) -> str:
+    """What went wrong, in one line; what the system says of a file, without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return (
+            f"cannot use {error.filename}: {error.strerror.lower()}. Expected a place that is "
+            "there, and may be read and written."
+        )
+    return " ".join(str(error).split())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,5 +64,5 @@ def _parser() -> argparse.ArgumentParser:
             name, parents=[common], help=command.TEXT, description=command.TEXT
         )
         command.add_arguments(made)
-        made.set_defaults(run=command.run)
+        made.set_defaults(run=command.run, parser=made)
     return parser

@@ -27,7 +27,8 @@ def run(options: argparse.Namespace) -> int:
         rows = [dict(zip(table.header, row, strict=True)) for row in table.cells]
         print(json.dumps({"guide": rows}) if options.json else table)
         return 0
-    images = int(options.images) if options.images.isdecimal() else options.images
+    number = options.images.removeprefix("-").isdecimal()
+    images = int(options.images) if number else options.images
     labelled = True if options.labelled is None else options.labelled
     advice = tlk.recommend(images, options.shift, options.compute, labelled)
     found = dict(advice.lines()) | {"plan": advice.plan.to_dict()}

@@ -84,6 +84,7 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
 
 def write(path: Path, made: str) -> Path:
     """Writes a page, whole or not at all, and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(made, encoding="utf-8", errors="backslashreplace")
     os.replace(unfinished, path)

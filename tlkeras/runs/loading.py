@@ -109,7 +109,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = None
     version = record.get("tlkeras_run") if isinstance(record, dict) else None
     if not isinstance(version, int) or (version <= FORMAT and NEEDED - set(record)):
-        raise ValueError(f"Expected run.json of {folder} as tlkeras writes it; found otherwise.")
+        raise ValueError(
+            f"Expected run.json of {folder} as tlkeras writes it; found one that is damaged or of "
+            "something else. Save the run again."
+        )
     if version > FORMAT:
         raise ValueError(
             f"{folder} was written by a newer tlkeras (format {version}, known is "
