@@ -335,9 +335,11 @@ class Network:
 
     def _branch(self, x: Any) -> Any:
         width = x.shape[-1]
-        pair = [self._layer(x), layers.Dense(width)(x)]
+        layer = self._made(x)
+        pair = [layer(x), layers.Dense(width)(x)]
         pair[0] = layers.Dense(width)(pair[0])
-        if pair[0].shape != pair[1].shape:
+        image = keras.KerasTensor([size or 8 for size in x.shape], x.dtype)  # where sizes are open
+        if layer.compute_output_spec(image).shape[:-1] != image.shape[:-1]:
             return pair[0]
         if self.rng.random() < 0.5:
             pair.reverse()
