@@ -300,7 +300,7 @@ while waited < 2 and epoch < len(val_loss):
 print(f"it stops after epoch {epoch}, at {value:.2f}; the best was {best:.2f}")
 
 # %% [markdown] tags=["answer"]
-# Two epochs after the best one, and with the weights of the last, which are worse:
+# Two epochs after the best one, and with the weights of the last, which are no better:
 # `restore_best_weights` is off by default. `fit_stages` keeps the best epoch of every stage.
 
 # %% [markdown] tags=["question"]

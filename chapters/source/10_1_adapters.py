@@ -285,7 +285,7 @@ rows = [
 tlk.table(rows, ["rank", "numbers in A and B", "of the kernel's"])
 
 # %% [markdown] tags=["answer"]
-# At rank 64 they are as many as the kernel has, and save nothing. In a transformer of 768 channels,
+# At rank 64 they are as many as the kernel has, from 65 on more, and save nothing. In a transformer of 768 channels,
 # the size of ImageNet's, rank 4 is one percent: the larger the network, the more adapters save.
 
 # %% [markdown] tags=["question"]

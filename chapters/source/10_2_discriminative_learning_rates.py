@@ -334,8 +334,8 @@ tlk.table(rows, ["rule", "value"])
 
 # %% [markdown] tags=["answer"]
 # Half a millionth of the head's: frozen, but paid for. A factor belongs to a depth: 0.74 does for
-# twelve blocks what 0.3 does for three. (Howard and Ruder use 1/2.6 for three layers, ELECTRA 0.8
-# for twelve.)
+# twelve blocks what 0.3 does for three. (Howard and Ruder use 1/2.6 for three layers,
+# [ELECTRA](https://arxiv.org/abs/2003.10555) 0.8 for twelve.)
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: one batch, two optimizers
