@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 2 · What is transfer learning: what, when and how
 #
-# **The question.** A network has learned something. What of it can you take for your own task,
-# when should you rather take nothing, and how do you take it?
+# **The question.** A network has learned something. What of it can you take for your own task, when
+# should you take nothing, and how do you take it?
 #
 # **The promise.** In a minute on two cores you read off at which depth a network knows your task,
-# meet a network that makes things *worse* and find out why, and write both ways of transfer in
-# plain Keras: feature extraction and fine-tuning, side by side.
+# meet a network that makes things *worse* and find out why, and write feature extraction and
+# fine-tuning in plain Keras, side by side.
 
 # %%
 import tlkeras as tlk
@@ -19,18 +19,17 @@ setting = tlk.setting("02")
 # %% [markdown]
 # ## The bicycle
 #
-# Who rides a bicycle and is given a motorbike does not start from nothing. Keeping upright and
-# steering come along; clutch, gears and throttle are new. **[Transfer
+# Who rides a bicycle and is given a motorbike does not start from nothing: balance and steering
+# come along; clutch, gears and throttle are new. **[Transfer
 # learning](glossary.md#transfer-learning)** is that, for networks: what was learned on a *source*
-# task, where data were plenty, is used on a *target* task, where they are few, and only the rest is
-# learned anew.
+# task, where data were plenty, is used on a *target* task, where they are few.
 #
 # It works because knowledge is **reusable**. The bicycle here is `efficientnet_lite0`, which has
 # learned from **ImageNet**: 1.28 million photographs of a thousand kinds of things (all of ImageNet
-# has more than 14 million). The edges, shapes and colours by which it tells bananas from buses are
-# of use for other pictures, too: X-rays of broken bones, leaves of sick plants. Where every
-# label takes an expert there are only a few hundred, and to learn everything from those is like
-# learning a language from one page of its dictionary.
+# has more than 14 million). The edges, shapes and colours by which it tells bananas from buses help
+# with other pictures, too: X-rays of broken bones, leaves of sick plants. Where every label takes
+# an expert there are few, and to learn everything from those is like learning a language from one
+# page of its dictionary.
 #
 # Our target is `lesions`: seven kinds of marks on skin, thirty labelled images of each. They are
 # **synthetic**, drawn by a program, of no medical validity. Three questions come first: *what*,
@@ -43,7 +42,7 @@ task.show(rows=1, columns=7)
 # %% [markdown]
 # ## What can I transfer?
 #
-# All of the network, or its early part only? Ask the network. Cut it after one of its
+# All of the network, or its early part only? Ask it: cut it after one of its
 # **[blocks](glossary.md#block)**, average what comes out over the image, and see how much of the
 # answer a *linear* classifier can read off there: a **[linear probe](glossary.md#linear-probe)**.
 # By hand, at one place:
@@ -65,8 +64,8 @@ reader = keras.Model(below.input, pooled)
 
 # %% [markdown]
 # Test images are not for choosing, so we look at **validation** images, at most twenty of each
-# kind, for some kinds are fifty times as frequent as others. The score is **[balanced
-# accuracy](glossary.md#balanced-accuracy)**, the share found in each kind, averaged over the kinds.
+# kind. The score is **[balanced accuracy](glossary.md#balanced-accuracy)**, the share found in each
+# kind, averaged over the kinds.
 
 # %% tags=["plumbing"]
 images, labels = task.arrays("train")[:2]
@@ -86,16 +85,16 @@ middle = [reader.predict(x, 70, verbose=0) for x in (images, held)]
 print(f"{blocks.names[-2]}: {probe(*middle):.0f} %, guessing: 14 %")
 
 # %% [markdown]
-# `tlk.probe` does that for every block in one pass, and says what it would make of it. One draw of
-# labels and 140 images: differences of a few points mean nothing.
+# `tlk.probe` does that for every block (it counts plain accuracy), and says what it would make of
+# it. One draw of labels, 140 images: a few points mean nothing. (*LogME* is chapter 7's.)
 
 # %%
 tlk.probe(network, (images, labels), (held, truth), strength=0.01)
 
 # %% [markdown]
-# So with more care: five draws of labels, all test images, the strength of each probe chosen on
-# validation, and the same network **untrained** beside it. And a second task, which is real:
-# `clothes`, ten kinds of clothes, shoes and bags in photographs from a shop.
+# So with more care: five draws, all test images, each probe's strength chosen on validation, and
+# the same network **untrained** beside it; and a real task, `clothes`, ten kinds of clothes, shoes
+# and bags in photographs from a shop.
 
 
 # %% tags=["plumbing"]
@@ -128,18 +127,17 @@ for target in ("lesions", "clothes"):
 tlk.table(table, "read off after")
 
 # %% [markdown]
-# So: most of it, but not the last block. On clothes the block before serves better by more than
-# four points; on lesions the two are a tie. The last block has gone on towards cats and buses,
-# while the stem alone, edges and spots, is not enough for either. And a control belongs beside
-# every score: on clothes the untrained network comes within about four points at the last block, so
-# being built as it is does much there; on lesions it does little.
+# So: most of it, but not the last block, which has gone on towards cats and buses. On clothes the
+# block before serves better by more than four points; on lesions the two are a tie. The stem alone,
+# edges and spots, is not enough for either. The control: at the last block the untrained network
+# comes within about four points on clothes, so being built as it is does much there; on lesions
+# little.
 #
 # ## When should I not?
 #
-# Now another source. `glyph_resnet` has learned to name printed letters in any font, any colour and
-# any light, which is worth much on handwriting. And on lesions? Here it is beside rivals that know
-# nothing: itself untrained, and **six numbers**, the mean and spread of an image's red, green and
-# blue.
+# Now another source. `glyph_resnet` has learned to name printed letters in any font, colour and
+# light, which is worth much on handwriting. And on lesions? Its rivals know nothing: itself
+# untrained, and **six numbers**, the mean and spread of an image's red, green and blue.
 
 
 # %%
@@ -169,8 +167,8 @@ views = {
 tlk.table([(name, probe(*seen)) for name, seen in views.items()], ["features", "%"], digits=0)
 
 # %% [markdown]
-# One draw; the stored probes have five, every block, and all test images. For each start its best
-# block, which flatters whoever has more blocks to choose from, and beside it the last one.
+# That was one draw. Of the stored five, on all test images, each start's best block, which flatters
+# whoever has more blocks to choose from, and its last:
 
 # %% tags=["plumbing", "nbval-check-output"]
 starts = ("ImageNet", "letters", "letters, untrained", "pixels", "colour")  # six numbers of it
@@ -183,15 +181,14 @@ tlk.table(rows, ["lesions, 30 labels", "best block", "last block"])
 # %% [markdown]
 # Letters' last block is below its own network untrained, below the pixels, and below six numbers
 # (*colour*, in the table): what it has learned made it *worse*. That is **[negative
-# transfer](glossary.md#negative-transfer)**: with knowledge transferred you do worse than without
-# it, on the same labels and the same images. A low score alone is no negative transfer.
+# transfer](glossary.md#negative-transfer)**: you do worse with the knowledge than without it, on
+# the same labels and images. A low score alone is none.
 #
 # ### Why?
 #
 # A suspicion: letters come in all colours, so naming them paid the network for overlooking colour;
-# and these lesions differ in colour. Then the colour of an image should be missing from its
-# features. How much of the **tint** of new images, their mean colour with the brightness taken out,
-# does a linear fit find there?
+# and these lesions differ in colour. How much of the **tint** of new images, their mean colour with
+# the brightness taken out, does a linear fit find in the features?
 
 # %%
 from sklearn.linear_model import Ridge
@@ -211,15 +208,14 @@ def tint_found(seen, unseen):
 tlk.table([(name, tint_found(*seen)) for name, seen in views.items()], ["features", "%"], digits=0)
 
 # %% [markdown]
-# For letters nothing is found. (210 images are few for such a fit, and the untrained network's
-# share swings with its random weights; in stored fits of 630 images its last block shows 57 %, and
-# the letters' none.)
+# For letters nothing is found. (210 images are few for such a fit: in stored fits of 630 the
+# untrained network's last block shows 57 %, and the letters' none.)
 #
-# Is that so for letters in general, or for this one network? Of the course's five networks three
-# learned letters, one photographs, and `scene_clip` learned coloured shapes with captions such as
-# *a red ring*, and so was paid for **seeing** colour. The table has the number of blocks in which
-# more than half of the tint is found, and how many points the network is ahead of itself untrained
-# on lesions, each at its best block.
+# Is that so for letters in general? Of the course's five networks three learned letters, one
+# photographs, and `scene_clip` learned coloured shapes with captions such as *a red ring*, and so
+# was paid for **seeing** colour. The table counts the blocks in which more than half of the tint is
+# found, and says how far the network is ahead of itself untrained on lesions, each at its best
+# block.
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -234,14 +230,12 @@ header = ["network", "blocks that keep half of the tint", "gain by its training,
 tlk.table(rows, header)
 
 # %% [markdown]
-# All three networks of letters lose colour on the way up, whether they are made of convolutions or
-# of attention (`glyph_vit`), and what they learned is worth two points on lesions or costs twelve
-# and more. The two that keep it through most of their blocks gain eighteen points and more. What is
-# general in a network depends on what its source asked for.
+# All three networks of letters lose colour on the way up, whether made of convolutions or of
+# attention (`glyph_vit`), and what they learned is worth two points on lesions or costs twelve and
+# more. The two that keep it through most blocks gain eighteen and more.
 #
-# A suspicion that fits is not yet an explanation. If colour is the reason, then on **grey**
-# lesions, where nobody has any colour to use, the letters must lose nothing, and their rivals must
-# fall back.
+# If colour is the reason, then on **grey** lesions the letters must lose nothing, and their rivals
+# must fall back.
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -251,14 +245,14 @@ for start in starts:
 tlk.table(rows, ["lesions, best block", "in colour", "in grey"])
 
 # %% [markdown]
-# Letters lose nothing, their rivals fall to them or below; ImageNet loses and is still ahead, for
-# it knows shape and texture as well. That fits the suspicion. It does not exclude a second reason.
+# Letters lose nothing, their rivals fall to them or below; ImageNet is still ahead, for it knows
+# shape and texture as well. That does not exclude a second reason.
 #
 # ### Can training mend it?
 #
 # A frozen network cannot bring colour back, one that is trained might. So all of the letters'
-# network was trained for twenty epochs by the same plan, from its learned weights or from random
-# ones, eight draws each.
+# network was trained for twenty epochs, from its learned weights or from random ones, eight draws
+# each.
 
 # %% tags=["plumbing"] alt="Bars of balanced accuracy after training the whole network on 30 labels. Lesions in colour: from random weights 44, from letters 39 %. Lesions in grey: from random weights 35, from letters 38 %."
 names = {"letters, untrained": "from random weights", "letters": "from letters"}
@@ -281,11 +275,9 @@ tlk.plots.bars(trained, title="lesions (synthetic): letters cost in colour and h
 #
 # ## How do I transfer?
 #
-# **[Feature extraction](glossary.md#feature-extraction)**: freeze the network's **backbone**, all
-# but its last layer, and train a new last layer, the **head**.
-# **[Fine-tuning](glossary.md#fine-tuning)**: then let some or all of the blocks below learn, too,
-# at a small rate. Side by side, in plain Keras, first the part that is the same: a frozen backbone
-# and a new head.
+# **[Feature extraction](glossary.md#feature-extraction)**: freeze the **backbone**, all but the
+# last layer, and train a new last layer, the **head**. **[Fine-tuning](glossary.md#fine-tuning)**:
+# then let some or all of the blocks below learn, too, at a small rate. First what both share:
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -305,10 +297,9 @@ model.fit(images, labels, batch_size=16, epochs=4, verbose=0)
 head_alone, extracted = model.get_weights(), right(model)
 
 # %% [markdown]
-# That was feature extraction. Now fine-tuning of the last block, `block6-7`: its layers may learn,
-# except for BatchNorm, whose averages thirty images a class would only spoil (chapter 6). Then
-# **compile again**, for Keras reads the flags there, with a rate ten to a hundred times smaller.
-# First a hundred times.
+# That was feature extraction. Now fine-tuning of the last block, `block6-7`, except for BatchNorm,
+# whose averages thirty images a class would only spoil (chapter 6). Then **compile again**, for
+# Keras reads the flags there, with a rate ten to a hundred times smaller. First a hundred.
 
 # %%
 network.trainable = True
@@ -333,14 +324,11 @@ rows.append(["block6-7 at 1e-3", right(model)])
 tlk.table(rows, ["one draw, one run", "validation"])
 
 # %% [markdown]
-# At a hundredth of the head's rate the score rose a little, on 140 images a tie. At a tenth it fell:
-# three rounds spoiled what the block knew faster than they taught it lesions. Validation chose 1e-4
-# of these two for every fine-tuned run that is stored below, too; chapter 6 takes rate and order
-# apart. Feature extraction cannot go wrong in this way: what is frozen stays.
+# At a hundredth of the head's rate the score rose a little, on 140 images a tie. At a tenth it
+# fell: three rounds spoiled what the block knew faster than they taught it lesions.
 #
-# The same with tlkeras is a plan of two stages. It computes what stays frozen once instead of in
-# every epoch, keeps BatchNorm still without being told, and says what learned in each stage. It
-# does not choose the rate.
+# The same with tlkeras is a plan of two stages. It computes what stays frozen once, and keeps
+# BatchNorm still without being told. It does not choose the rate.
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -350,9 +338,9 @@ plan = tlk.recipes.two_stage(4, 3, head_lr=1e-2, tune_lr=1e-4, blocks=1)
 tlk.fit_stages(model, plan, (images, labels), seed=SEED, verbose=0)
 
 # %% [markdown]
-# One run says little about which is better. Stored are five draws each, at 96 pixels and on all
-# test images: frozen features read at the best block, and fine-tuning of **all** blocks after the
-# head (at ten labels, three and four draws).
+# One run says little. Stored are five draws each, at 96 pixels and on all test images: frozen
+# features read at the best block, and fine-tuning of **all** blocks after the head (at ten labels,
+# three and four draws).
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = {}
@@ -366,17 +354,15 @@ tlk.table(rows, "balanced accuracy, %", note=found.note)
 
 # %% [markdown]
 # With so few labels the deep way gains nothing: a tie on lesions, some three points *less* on
-# clothes, for two hundred times as many passes through the network. (Not all is alike: frozen
-# features come from the best block, fine-tuning starts from the last. Chapter 3 compares like for
-# like.) So begin with the light way, and compare the deep way with it. When to go deeper is chapter
-# 7's question.
+# clothes, for two hundred times as many passes through the network. (Frozen features come from the
+# best block, fine-tuning starts from the last; chapter 3 compares like for like.) So begin with the
+# light way. When to dig deeper is chapter 7's question.
 #
 # ## Ask before you train
 #
-# All three answers come from probes, in seconds. Is the best block ahead of the best rival? That is
-# *when*. Which block is it? That is *what*. Is it the last one? Then train the head; if not, cut
-# there, or tune what lies above: that is *how*. Against what training found for the letters'
-# network:
+# Probes answer all three, in seconds. Is the best block ahead of the best rival? That is *when*.
+# Which block is it? That is *what*. Is it the last? Then train the head; if not, cut there, or tune
+# what lies above: that is *how*. Against what training found for the letters' network:
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -395,8 +381,7 @@ tlk.table(rows, header)
 
 # %% [markdown]
 # The signs agree in all four cases, and the sizes roughly. (`glyphs/styles` are the letters
-# themselves, asked for bold or italic instead of which letter.) Four cases are no proof, but the
-# check costs seconds.
+# themselves, asked for bold or italic.) Four cases are no proof.
 #
 # ## Where this fails
 #
@@ -458,10 +443,10 @@ tlk.table(rows, ["up to", "numbers in the network", "probe, %"], digits=0)
 # %% [markdown] tags=["question"]
 # ### Exercise 3: would you transfer?
 #
-# For each pair, say what the source was paid to overlook, and whether the target needs it. (a)
-# From recognising faces in any light to telling whether a photograph was taken by day or by night.
-# (b) From ImageNet to naming the species of a plant from a photograph of its leaf. (c) From
-# reading printed text to telling which printer printed it.
+# For each pair, say what the source was paid to overlook, and whether the target needs it. (a) From
+# recognising faces in any light to telling photographs taken by day from those by night. (b) From
+# ImageNet to naming a plant by a photograph of its leaf. (c) From reading printed text to telling
+# which printer printed it.
 
 # %% [markdown] tags=["hint"]
 # Ask of the source task: which two images that differ had to get the *same* answer?
@@ -483,12 +468,11 @@ tlk.table(pairs, ["pair", "paid for overlooking", "the target needs", "transfer?
 # %% [markdown]
 # ## What to remember
 #
-# - *What* a network knows of your task, a linear probe of every block tells in seconds: all of it,
-#   the lower part, or nothing.
+# - *What* a network knows of your task, a linear probe of every block tells in seconds.
 # - *When*: if the source made the network keep what the target needs. What it was paid to overlook
 #   is gone, and then transfer is **negative**; set rivals that know nothing beside it.
-# - *How*: if the answer is in the last block, freeze and train the head; if it lies deeper, cut
-#   there, or tune what is above, with BatchNorm still, a second compile and a small rate.
+# - *How*: if the answer is in the last block, freeze and train the head; if deeper, cut there, or
+#   tune what is above, with BatchNorm still, a second compile and a small rate.
 #
 # **Then:** which of the two words, transfer or fine-tuning, fits what you are doing: [chapter
 # 3](03_transfer_vs_fine_tuning.ipynb).

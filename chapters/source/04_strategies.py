@@ -5,26 +5,25 @@
 # who has labels: which strategy fits which case?
 #
 # **The promise.** In about a minute on two cores you train a new head on a few labels, move a
-# network to a camera for which nobody has labels, and use pictures without any class labels, each
-# time beside a control that shows what it is worth. *(Section 1.4 of the course; no internet
-# needed.)*
+# network to a camera for which nobody has labels, and use pictures without class labels, each time
+# beside a control. *(Section 1.4; no internet needed.)*
 
 # %% [markdown]
 # ## Two questions decide
 #
 # Somebody good at mathematics takes up physics: the formulas look familiar, and serve another
 # question. A spam filter that learned from English mail is to work on Spanish mail: the question
-# stays, the words change. And music can be sorted by rhythm and mood by someone whom nobody told
-# what jazz is, or pop. So ask: **what differs**, and **who has labels**?
+# stays, the words change. And someone whom nobody told what jazz is, or pop, can sort music by
+# rhythm and mood. So ask: **what differs**, and **who has labels**?
 #
 # | strategy | what differs | who has labels | in this chapter |
 # |---|---|---|---|
-# | inductive | the task | the target, a few | photographs of things, then of clothes |
-# | transductive | the look, or **[domain](glossary.md#domain-shift)** | the source | lesions by dermatoscope, then by phone |
-# | unsupervised | either | nobody | pictures of the same lesion, on either side |
+# | inductive | the task | the target, a few | photographs, then clothes |
+# | transductive | the look, or **[domain](glossary.md#domain-shift)** | the source, plenty | dermatoscope, then phone |
+# | unsupervised | either | nobody | pictures of the same lesion |
 #
-# The names are [Pan and Yang's](https://doi.org/10.1109/TKDE.2009.191), of 2010. In the third case
-# a few labels come at the very end, to measure what it was good for.
+# ([Pan and Yang's](https://doi.org/10.1109/TKDE.2009.191) names, of 2010. In the third case a few
+# labels come at the very end, to measure.)
 
 # %%
 import tlkeras as tlk
@@ -38,9 +37,9 @@ setting = tlk.setting("04")
 # %% [markdown]
 # ## Inductive: another task
 #
-# A clinic has a network that knows medical scans in general, and wants one that finds tumours. Our
-# network knows photographs of a thousand things, and is to tell clothes apart. The features stay,
-# the head is new, and a few labels say what is asked: five of each class.
+# A clinic has a network that knows medical scans in general, and wants one that finds tumours. Ours
+# knows photographs of a thousand things, and is to tell clothes apart: a new head, and five labels
+# of each class.
 
 # %% alt="Row of ten small grey product photographs on black, one of each class: T-shirt, trousers, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot."
 task = tlk.load_task(setting.task, image_size=setting.image_size)
@@ -68,9 +67,8 @@ def new_head(features, labels):
 
 
 # %% [markdown]
-# That is feature extraction: the network runs once over the images, and one `Dense` layer learns
-# from what it puts out. **The [control](glossary.md#control)** is the same network untrained, with
-# the same head, steps and images. Three draws of five labels, and 400 test images.
+# That is feature extraction: one `Dense` layer learns from what the network puts out. **The
+# [control](glossary.md#control)** is the same network untrained, with the same head. Three draws:
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -95,23 +93,18 @@ tlk.table(
 tlk.plots.bars(inductive, x="right on clothes (%)", title="Five labels a class, the same head")
 
 # %% [markdown]
-# With `tlkeras` it is two lines. It checks what it is given and computes the outputs of the frozen
-# network once, so that an epoch of the head takes no time. Here with the last draw:
+# The same with `tlkeras`, which checks what it is given and computes the frozen outputs once:
 
 # %%
 model = tlk.add_head(networks["pretrained"].layers[0], classes=len(task.classes))
 tlk.fit_stages(model, tlk.recipes.head_only(epochs=30, head_lr=1e-2), few, seed=SEED, verbose=0)
 
 # %% [markdown]
-# Nothing was adapted but the head; chapter 6 unfreezes more.
-#
 # ## Transductive: another domain
 #
 # Now the task stays, *which of seven lesions is this?*, and the camera changes. The source,
-# pictures through a dermatoscope, has labels, plenty of them. The target, pictures by phone, of
-# other patients, has none: a village doctor sends photographs, and nobody has looked at them yet.
-# (The lesions are **synthetic**, drawn by a program, of no medical validity: they are here because
-# we know exactly what changes.)
+# pictures through a dermatoscope, has plenty of labels; the target, pictures of other patients by
+# phone, none. (The lesions are **synthetic**, of no medical validity.)
 
 # %%
 source = tlk.load_task("lesions", image_size=64)
@@ -134,10 +127,8 @@ tlk.plots.strips({"dermatoscope": seen[::20], "phone": phone[::20]},
                  title="Synthetic lesions: one task, two domains")  # fmt: skip
 
 # %% [markdown]
-# The features are those of two middle blocks, averaged over place: `get_layer(...).output` is any
-# layer's output in plain Keras. The head is scikit-learn's logistic regression, which is the same
-# `Dense` layer with weight decay. Its strength, C, was chosen on validation images of the *source*;
-# the target has no labels to choose by.
+# The features are those of two middle blocks; the head is a logistic regression. Its strength, C,
+# was chosen on the *source*, for the target has no labels to choose by.
 
 # %%
 scale, network = tlk.load_backbone("efficientnet_lite0", image_size=64).layers[1:]
@@ -169,11 +160,10 @@ def score(features, labels, new, new_labels=truth):
 
 
 # %% [markdown]
-# Now three ways to use the source's labels on the phone. **As it is**: the phone's features are
-# scaled as the dermatoscope's were. **Own statistics**: they are scaled by their own mean and
-# spread, for which no label is needed. **CORAL** ([Sun, Feng and Saenko
-# 2016](https://arxiv.org/abs/1511.05547)) goes one step further, and gives the source's features
-# the target's correlations.
+# **As it is**: the phone's features are scaled as the dermatoscope's were. **Own statistics**: by
+# their own mean and spread, which needs no label. **CORAL** ([Sun, Feng and Saenko
+# 2016](https://arxiv.org/abs/1511.05547)) also gives the source's features the target's
+# correlations.
 
 
 # %%
@@ -211,10 +201,9 @@ for few, labels in five_draws(source, 10):
 tlk.table(adapted, "ten labels a class, on the dermatoscope")
 
 # %% [markdown]
-# This is a small run: ten labels, and a gain of a point or two, a tie. The stored one has thirty,
-# all images, and more: **AdaBN** ([Li and others 2016](https://arxiv.org/abs/1603.04779)) takes the
-# statistics of every BatchNorm layer inside the network anew in each domain; the **ceiling** has
-# thirty *target* labels a class.
+# Ten labels, and a gain of a point or two: a tie. Stored are thirty, on all images, and two more:
+# **AdaBN** ([Li and others 2016](https://arxiv.org/abs/1603.04779)) takes the statistics of every
+# BatchNorm layer anew in each domain; *target labels*, the **ceiling**, has thirty on the phone.
 
 # %% tags=["plumbing"] alt="Bars of balanced accuracy on the phone, 30 source labels a class: as it is 53 percent, AdaBN 52, own statistics 57, CORAL 56, target labels 59."
 stored = tlk.results("strategies", strategy="transductive")
@@ -227,19 +216,17 @@ tlk.plots.bars(to_phone.where(method=simple).scores("method", scale=100),
 to_phone.where(method=simple).mean_by("method", scale=100, digits=0)
 
 # %% [markdown]
-# Draw by draw, the target's own mean and spread bring 4 ± 2 points of the 6 ± 3 that target labels
-# would bring. CORAL's correlations add nothing to them. AdaBN is a tie with doing nothing
-# (exercise 3 writes it): it also takes away what ImageNet taught the inner layers, and costs 4 ± 2
-# points where nothing has shifted.
+# Draw by draw, own statistics bring 4 ± 2 points of the 6 ± 3 that target labels would bring. CORAL
+# adds nothing to them. AdaBN is a tie with doing nothing: it also takes away what ImageNet taught
+# the inner layers, and costs 4 ± 2 points where nothing has shifted.
 #
 # ## Where it fails
 #
 # Braver methods believe what the source's head says about the target.
 # **[Self-training](glossary.md#pseudo-label)** takes its surest answers for labels. **Class
 # centres** takes the mean of what it calls *melanoma* as the new centre of melanomas, and so on,
-# five times ([Liang, Hu and Feng 2020](https://arxiv.org/abs/2002.08546)). Below they meet two
-# pairs: the lesions, and digits, printed (synthetic) to handwritten (real), read by a network of
-# letters.
+# five times ([Liang, Hu and Feng 2020](https://arxiv.org/abs/2002.08546)). Two pairs: the lesions,
+# and digits, printed (synthetic) to handwritten (real), read by a network of letters.
 
 
 # %% tags=["plumbing"]
@@ -259,24 +246,24 @@ braver = ["as it is", "own statistics", "self-training", "class centres", "targe
 compare(braver, lesions=("dermatoscope", "phone"), digits=("printed", "handwritten"))
 
 # %% [markdown]
-# The same method saves one pair and ruins the other (+21 and -11 points for self-training, +22 and
-# -24 for class centres). Handwritten digits lie in heaps, one a digit, and the source's answers are
-# mostly right. Lesions do not (nearly all are moles), and what is believed is wrong too often.
+# The same method saves one pair and ruins the other. Handwritten digits lie in heaps, one a digit,
+# and the source's answers are mostly right. Lesions do not (nearly all are moles), and what is
+# believed is wrong too often.
 #
-# How would you know, without labels on the target? By a **rehearsal**: hide the labels of other
-# *source* images, adapt to those, and see what it costs. Nothing has shifted there, so nothing can
-# be won; a method that loses much has believed what is not so.
+# Without labels on the target, a **rehearsal** tells: hide the labels of other *source* images, and
+# adapt to those. Nothing has shifted there, so a method that loses much has believed what is not
+# so.
 
 # %% tags=["nbval-check-output"]
 compare(braver[:4], lesions=("dermatoscope", "dermatoscope"), digits=("printed", "printed"))
 
 # %% [markdown]
-# Both braver methods fail the rehearsal on lesions and pass it on digits. It would have told.
+# Both fail the rehearsal on lesions and pass it on digits.
 #
 # ## Unsupervised: no class labels
 #
-# Take the labels away from the dermatoscope, too. What is left is what every clinic's archive has:
-# pictures, and **which of them show the same lesion**.
+# Take the dermatoscope's labels away, too. Left is what every clinic's archive has: pictures, and
+# **which of them show the same lesion**.
 
 # %% tags=["plumbing"] alt="Three rows of pictures, a synthetic lesion each, three times: the same shape and colours, turned, nearer or farther, in other light, under other hairs."
 several = [n for n in np.unique(lesion) if np.sum(lesion == n) >= 3][3 * SEED :][:3]
@@ -284,10 +271,10 @@ tlk.plots.strips({f"lesion {n}": seen[lesion == n] for n in several}, columns=3,
                  title="Synthetic: three pictures of one lesion")  # fmt: skip
 
 # %% [markdown]
-# In what do two pictures of one lesion differ? In light, angle, hairs, distance: in whatever does
-# not matter. So measure how features differ *within* lesions, and shrink those directions: multiply
-# by the inverse root of that covariance. This is **[whitening](glossary.md#whitening)**, ten lines
-# and no training. A classifier that is given few labels then cannot mistake light for disease.
+# They differ in light, angle, hairs, distance: in what does not matter. So measure how features
+# differ *within* lesions, and shrink those directions: multiply by the inverse root of that
+# covariance. This is **[whitening](glossary.md#whitening)**; nothing is trained. A classifier with
+# few labels then cannot mistake light for disease.
 
 
 # %%
@@ -307,9 +294,9 @@ def few_labels(map_, few, labels):
 
 
 # %% [markdown]
-# The goal is the phone, where each class gets five labels. **Controls**: the features as they are;
-# the same whitening from *any two images*, that is, with the lesions' numbers shuffled; and the
-# same whitening from the phone's own pictures of ten patients, as if nothing were transferred.
+# The goal is the phone, with five labels a class. **Controls**: the features as they are; whitening
+# from *any two images*, the lesions' numbers shuffled; and from the phone's own pictures of ten
+# patients.
 
 # %%
 whitened = {"as they are": [], "one lesion": [], "any two images": [], "10 phone patients": []}
@@ -338,23 +325,21 @@ tlk.table([[f"one lesion against {name}", f"{count} of 5"] for name, count in be
 
 # %% [markdown]
 # So it is the lesions that help, not whitening: by any two images it does harm, for it shrinks what
-# differs between lesions, too. In full, with five draws of labels and all images:
+# differs between lesions, too. In full, at 5, 10 and 30 labels (*all images* is plain whitening;
+# *one image, changed* takes two altered copies of each image instead of lesion numbers):
 
 # %% tags=["nbval-check-output"]
 unsupervised = tlk.results("strategies", strategy="unsupervised")
 unsupervised.where(patients=0).mean_by("method", "labels_per_class", scale=100, digits=0)
 
 # %% [markdown]
-# Compared draw by draw, the lesions' whitening is worth 8 points at five labels, 6 at ten and 3 at
-# thirty, each ± 3 or less. "One image, changed" needs no lesion numbers: two copies of every image,
-# turned, zoomed, brighter or darker. Here that is a tie with the features as they are. And a
-# caveat: two pictures of one lesion have the same class, so the numbers do say something about
-# classes, only not which.
+# Draw by draw, the lesions' whitening is worth 8 points at five labels, 6 at ten and 3 at thirty,
+# each ± 3 or less; *one image, changed* ties with *as they are*. (Two pictures of one lesion have
+# one class, so the numbers do say something about classes, only not which.)
 #
 # ### When the source stops paying
 #
-# The phone's patients come with several pictures, too. How many of them make the dermatoscope
-# superfluous?
+# How many phone patients make the dermatoscope superfluous?
 
 # %% tags=["plumbing"] alt="Line plot of balanced accuracy with five labels a class against unlabelled phone patients, 10 to 1,000. Phone alone rises from 42 to 53 percent and crosses the source alone, a level line at 46, between 30 and 100 patients; source and phone together rise from 46 to 51."
 five = unsupervised.where(labels_per_class=5)
@@ -366,10 +351,10 @@ tlk.plots.curves(lines, x="phone patients, unlabelled", log=True,
                  title="Five labels a class on the phone (synthetic lesions)")  # fmt: skip
 
 # %% [markdown]
-# With ten patients of the phone, the dermatoscope's archive is worth 4 points more than the phone's
-# own pictures, in every draw. At thirty and a hundred patients it is a tie. From three hundred on,
-# the phone's own are 6 points better, and adding the dermatoscope's then does harm. Transfer is for
-# those who have little of their own.
+# With ten phone patients, the dermatoscope's archive is worth 4 points more than the phone's own
+# pictures, in every draw; with thirty or a hundred it ties. From three hundred on, the phone's own
+# are 6 points better, and adding the dermatoscope's does harm. Transfer is for those who have
+# little of their own.
 #
 # ## Try it yourself
 
@@ -392,9 +377,9 @@ for count in (2, 5, 10):
 tlk.table(found, "labels a class", digits=0)
 
 # %% [markdown] tags=["answer"]
-# Between five and ten: with five of the phone's own labels a class it is about 37 %, with ten about
+# Between five and ten: with five of the phone's own labels a class it is about 35 %, with ten about
 # 46, and ten of the dermatoscope's, moved, give about 43. So seventy labels from elsewhere replace
-# some fifty at home; where they are there already, they cost nothing.
+# some sixty at home; where they are there already, they cost nothing.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: an untidy archive
@@ -422,9 +407,10 @@ tlk.table(found, "whitened by", digits=0)
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: AdaBN by hand
-# Let every BatchNorm layer of `network` take its statistics from the dermatoscope for the features
-# of the source, and from the phone for those of the phone. Ten labels a class, as above: is that
-# better than the features as they are?
+#
+# Let every BatchNorm layer of `network` take its statistics from the dermatoscope for the source's
+# features, and from the phone for the phone's. With ten labels a class, is that better than *as it
+# is*?
 
 # %% [markdown] tags=["hint"]
 # With `layer.momentum = 0.0` the next batch *replaces* a layer's statistics, and
@@ -455,11 +441,11 @@ tlk.table(found, "ten labels a class, on the dermatoscope", digits=0)
 # ## What to remember
 #
 # - Ask what differs and who has labels: another task with a few labels takes a new head
-#   (**inductive**); another domain without labels takes the target's own mean and spread first
+#   (**inductive**); another domain without labels the target's own mean and spread first
 #   (**transductive**).
 # - Methods that believe their own answers save one pair and ruin another: rehearse them on the
-#   source, where the labels are known.
+#   source.
 # - Without class labels (**unsupervised**), what is known to be the same teaches what does not
-#   matter; it pays as long as the target has few patients of its own, here up to about thirty.
+#   matter, as long as the target has little of its own.
 #
-# **Then**: which layers hold what all this is built on? [Chapter 5](05_layers.ipynb) looks inside.
+# **Then**: which layers hold all this? [Chapter 5](05_layers.ipynb) looks inside.
