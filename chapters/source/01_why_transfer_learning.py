@@ -448,9 +448,9 @@ for name, view in views.items():
 tlk.table(turned, ["features", "as they are, %", "negatives, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# Pixels do worse than guessing (10 %): nothing looks less like a black three than a white one. The
-# letters' features still read most of them. That a letter is the same in any colour is knowledge,
-# too, and it comes along. In chapter 2 that same knowledge does harm.
+# Pixels do no better than guessing (10 %): nothing looks less like a black three than a white one.
+# The letters' features still read most of them. That a letter is the same in any colour is
+# knowledge, too, and it comes along. In chapter 2 that same knowledge does harm.
 
 # %% [markdown]
 # ## What to remember

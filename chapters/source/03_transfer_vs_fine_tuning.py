@@ -206,8 +206,9 @@ tlk.table(rows, ["fifty labels", "points"])
 # sharp clothes are named rightly than before. If the belt is all the network will ever see, that is
 # no loss; if not, keep a copy as it was, and always measure the general task, too.
 #
-# With tlkeras the same is one line, and BatchNorm is kept still without being told:
-# `tlk.fit_stages(model, tlk.recipes.full(epochs=15, lr=1e-4), belt)`.
+# With tlkeras the training is one line, and BatchNorm is kept still without being told. For another
+# copy, `model`: `tlk.fit_stages(model, tlk.recipes.full(epochs=15, lr=1e-4), (belt, labels[drawn]),
+# batch_size=16)`.
 #
 # ## Like for like
 #
@@ -307,9 +308,9 @@ tlk.table(rows, ["", "transfer", "fine-tuning"])
 # %% [markdown] tags=["question"]
 # ### Exercise 1: polish the head alone
 #
-# Take a new copy of the namer of clothes, keep the backbone frozen, and let only its old head
-# learn on the fifty images from the belt, at 1e-2. What does it gain, and what does it cost on
-# clothes at large?
+# Take a new copy of the namer of clothes, keep the backbone frozen, and let only its old head learn
+# on the fifty images from the belt, for eight epochs at 1e-2. What does it gain, and what does it
+# cost on clothes at large?
 
 # %% [markdown] tags=["hint"]
 # `model = new_model(10)`, `model.layers[-1].set_weights(old_head)`, freeze `model.layers[:-1]`,
@@ -361,8 +362,9 @@ tlk.table(rows, ["allowed", "shoes named right, %"], digits=0)
 # %% [markdown] tags=["question"]
 # ### Exercise 3: which of the two?
 #
-# (a) A network finds fractures in X-rays of adults, and shall find them in children. (b) The same
-# network shall tell the age of the patient. (c) A network names birds by their song, and shall
+# For each, is it transfer or fine-tuning, as this section uses the words, and what becomes of the
+# head? (a) A network finds fractures in X-rays of adults, and shall find them in children. (b) The
+# same network shall tell the age of the patient. (c) A network names birds by their song, and shall
 # name the birds of one garden.
 
 # %% [markdown] tags=["hint"]

@@ -54,10 +54,11 @@ print(photographs.shape, "->", maps.shape, "(photographs, height, width, maps)")
 
 # %% [markdown]
 # Two photographs go in, and forty **[maps](glossary.md#feature-map)** of each come out, an eighth
-# as high and wide. With `tlkeras`, the outputs of all blocks are one list: a block's `cut` is the
-# tensor that leaves it. (`layer.output` belongs to the first call of a layer. This network's stem
-# and top were called twice when it was put together, and Keras says *not connected*; a `cut` is
-# always the right tensor.)
+# as high and wide. (A `?` in the table above is a size that the inner model leaves open, to be
+# settled by the pixels that come in.) With `tlkeras`, the outputs of all blocks are one list: a
+# block's `cut` is the tensor that leaves it. (`layer.output` belongs to the first call of a layer.
+# This network's stem and top were called twice when it was put together, and Keras says *not
+# connected*; a `cut` is always the right tensor.)
 
 # %%
 blocks = tlk.find_blocks(network)
@@ -289,13 +290,14 @@ tlk.table(rows, "digits read off", digits=0, note=digits.note)
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: silent or dead?
-# Of the 1,280 maps at the very top, about half were silent on each photograph. Show the network the
-# 300 test images of clothes below, at 64 pixels: how many of the maps does *no* image wake?
-# `reader` gives every block's maps averaged over place, and a map is silent where that is 0.
+# Of the 1,280 maps at the very top, about 40 % were silent on each photograph. Show the network the
+# first 300 images of `task.arrays("test")`, garments of 64 pixels: how many of the maps does *no*
+# image wake? `reader` gives every block's maps averaged over place, and a map is silent where that
+# is 0.
 
 # %% [markdown] tags=["hint"]
-# `top = reader.predict(scale(images), verbose=0)[-1]` has one row an image and one column a map. A
-# column that is 0 in every row belongs to a map that nothing woke.
+# With `images` for the 300, `top = reader.predict(scale(images), verbose=0)[-1]` has one row an
+# image and one column a map. A column that is 0 in every row belongs to a map that nothing woke.
 
 # %% tags=["answer"]
 images = tlk.load_task("clothes", image_size=64).arrays("test")[0][:300]
@@ -310,13 +312,15 @@ print(f"silent on all 300: {np.sum(np.all(top == 0, axis=0))} of {top.shape[1]}"
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: not connected
-# Take the output of `block6d_add` at 96 pixels from `tlk.load_backbone("efficientnet_lite0", 96)`,
-# in one line of plain Keras. The first try, `keras.Model(backbone.input, layer.output)`, fails.
-# What does Keras say, and what is the output's shape when it is done right?
+# Load `efficientnet_lite0` anew for 96 pixels, under another name than `backbone`, and take the
+# output of its layer `block6d_add` in one line of plain Keras. The first try, from the input of the
+# whole to `layer.output`, fails. What does Keras say, and which shape comes out when it is done
+# right?
 
 # %% [markdown] tags=["hint"]
-# `backbone.layers` has three members, and the network is the last. To which of the two inputs is
-# the layer connected?
+# `outer = tlk.load_backbone("efficientnet_lite0", 96)` has three `layers`, and the network is the
+# last. To which of the two inputs is the layer connected? The inner model leaves sizes open: run it
+# once, on `np.zeros((1, 96, 96, 3))`.
 
 # %% tags=["answer"]
 outer = tlk.load_backbone("efficientnet_lite0", image_size=96)

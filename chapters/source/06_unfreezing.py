@@ -43,7 +43,7 @@ task.show(rows=2, columns=7)
 # %% [markdown]
 # ## By hand: freeze, and train the head
 #
-# `tlk.load_backbone` is here what `keras.applications.EfficientNetB0(include_top=False)` is
+# `tlk.load_backbone` is here what `EfficientNetB0(include_top=False)` of `keras.applications` is
 # elsewhere, without a download. Pool its output, put a new head on it, and freeze the rest.
 
 # %%
@@ -400,10 +400,11 @@ for policy in (tlk.policies.last_blocks(2), tlk.policies.named("stem", "block2",
 tlk.table(rows, ["policy", "learn", "of"])
 
 # %% [markdown] tags=["answer"]
-# Two blocks are 98 % of this network, and the bottom is half a percent of it: numbers pile up where
-# the maps are small and have many channels. So "how many blocks" says little about how freely a
-# network can change, and nothing about time: half a percent at the bottom costs a pass through the
-# whole network, forwards and backwards, at every step.
+# Two blocks hold 98 % of this network's numbers, of which all but their BatchNorm learn, and the
+# bottom holds half a percent: numbers pile up where the maps are small and have many channels. So
+# "how many blocks" says little about how freely a network can change, and nothing about time: half
+# a percent at the bottom costs a pass through the whole network, forwards and backwards, at every
+# step.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: every block at half the pace
@@ -435,4 +436,4 @@ tlk.table(list(rates.items()), ["block", "learning rate"], digits=5)
 # - Train a new head first and long enough; then open blocks where the data differ, at a small rate.
 # - It is mostly the rate that forgets, and the new task does not show it: keep some of the old one.
 #
-# **Then:** which blocks, for your data? [Chapter 07](07_choosing_layers.ipynb).
+# **Then:** which blocks, for your data? [Chapter 7](07_choosing_layers.ipynb).
