@@ -188,8 +188,9 @@ tlk.plots.curves(lines, x="labelled photographs of each kind", title=title, log=
 stored.mean_by("method", "labels_per_class", scale=100, digits=0)
 
 # %% [markdown]
-# With five photographs of each kind, ImageNet's network does what pixels do with ten; with ten, a
-# little more than pixels do with thirty (77 ± 1 against 75 ± 1).
+# (*frozen* is ImageNet's network, *random* the untrained one.) With five photographs of each kind,
+# ImageNet's network does what pixels do with ten; with ten, a little more than pixels do with
+# thirty (77 ± 1 against 75 ± 1).
 #
 # ## Where it fails
 #

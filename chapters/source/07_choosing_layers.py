@@ -22,7 +22,7 @@ tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
 #
 # A network is a row of **[blocks](glossary.md#block)**, from the bottom, which sees edges, to the
 # top, which sees things. On it sits a new **[head](glossary.md#head)**, which names your classes.
-# To **[unfreeze](glossary.md#freeze)** a block is to let it learn (chapter 06 does it by hand).
+# To **[unfreeze](glossary.md#freeze)** a block is to let it learn (chapter 6 does it by hand).
 # Moving house is much the same choice: a coat of paint, a new kitchen, or down to the walls? Three
 # rules of thumb say where to begin. There is no one answer, and each rule is measured here.
 #
@@ -77,7 +77,7 @@ tlk.table(rows, ["target", *DEPTHS.values()], note=grid.note)
 # Near the source there is nothing to win by going deep: 99 % at any depth with 30 labels, and two
 # points to lose with five. Far away, everything is best in every row: ten to sixteen points above
 # the head, two to four above the last two blocks. (At equal steps. A head with more time would come
-# nearer: chapter 06.) One reason: rule 1 asks how *far* the data are, not *where* they differ.
+# nearer: chapter 6.) One reason: rule 1 asks how *far* the data are, not *where* they differ.
 # Stripes are a matter of pixels, which the bottom sees first, and whoever opens blocks from the top
 # reaches it last.
 #
@@ -134,7 +134,8 @@ probe
 # Before you act on such a table, ask what a difference in it is worth. A share of 200 pictures is
 # uncertain by about six points either way, as in any poll: that is the column *interval*. (*LogME*,
 # [You and others 2021](https://arxiv.org/abs/2102.11005), rates features from the training pictures
-# alone: higher is better.) By hand:
+# alone: higher is better.) By hand, in the textbook's form, which can differ from the column by a
+# point:
 
 
 # %%
@@ -363,5 +364,4 @@ tlk.table(rows, ["what learns", "seconds", "balanced accuracy (%)"])
 # - Probe first, and hold a difference against its interval: five pictures of 200 are a tie.
 # - A recipe has a size: steps times rate is how far it gets. On less data train longer, or faster.
 #
-# **Then:** other ways to use a pretrained network, section 1.8; all you need is on the
-# [cheat sheet](cheatsheet.md).
+# **Then:** other ways to use a pretrained network, [section 1.8](08_01_feature_extraction.ipynb).
