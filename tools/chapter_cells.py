@@ -177,7 +177,7 @@ def _with_navigation(cells: list[NotebookNode], source: Path) -> list[NotebookNo
         for line in cell.source.splitlines()
         if line.startswith("## ")
     ]
-    contents = " · ".join(f"[{h}](#{quote(h.replace(' ', '-'))})" for h in headings)
+    contents = " · ".join(f"[{h}](#{_anchor(h)})" for h in headings)
     ways = _ways(source)
     top = ways + (f"\n\n**In this chapter:** {contents}" if contents else "")
     bottom = f"---\n{ways} · [Glossary](glossary.md) · [Cheat sheet](cheatsheet.md)"
@@ -185,6 +185,11 @@ def _with_navigation(cells: list[NotebookNode], source: Path) -> list[NotebookNo
         new_markdown_cell(text, metadata=NotebookNode(tags=[NAVIGATION])) for text in (top, bottom)
     )
     return [*cells[:1], first, *cells[1:], last]
+
+
+def _anchor(heading: str) -> str:
+    """Where a link to a heading leads. JupyterLab finds none whose colon or comma is escaped."""
+    return quote(heading.replace(" ", "-"), safe=":,?!'")
 
 
 def _ways(source: Path) -> str:

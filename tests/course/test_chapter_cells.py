@@ -115,7 +115,7 @@ def test_links_are_renewed_without_a_run(built, tmp_path, capsys):
         "[10 · The end](10_the_end.ipynb) →"
     )
     assert top.source.startswith(ways) and renewed.cells[1] == top
-    assert top.source.endswith("[Try it: yourself, now?](#Try-it%3A-yourself%2C-now%3F)")
+    assert top.source.endswith("[Try it: yourself, now?](#Try-it:-yourself,-now?)")
     assert ways in bottom.source and renewed.cells[-1] == bottom
     assert "sum: 4" in cells_with(renewed, "answer")[0].source
     assert [c.get("outputs") for c in renewed.cells] == [c.get("outputs") for c in notebook.cells]
