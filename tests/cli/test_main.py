@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -19,6 +20,7 @@ from tlkeras.cli import fit as command
 from tlkeras.cli import main, tasks
 from tlkeras.runs.folder import WRITTEN
 from tlkeras.tasks import online
+from tlkeras.training.stage_monitor import StageMonitor
 
 FAST = {
     "head_only": {"epochs": 2},
@@ -194,6 +196,31 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr(tasks, "run", interrupted)
     assert main.main(["tasks"]) == 130
     assert capsys.readouterr().err == "tlkeras: interrupted\n"
+
+
+def test_an_interrupt_before_the_first_epoch_costs_no_earlier_run(fit, monkeypatch, capsys):
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    assert fit("--recipe", "head_only", "--quiet") == 0
+    before = Path("runs/photos/run.json").read_bytes()
+    monkeypatch.setattr(StageMonitor, "on_epoch_begin", interrupted, raising=False)
+    with pytest.warns(RuntimeWarning, match="interrupted in epoch 1"):
+        assert fit("--recipe", "full", "--quiet") == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert Path("runs/photos/run.json").read_bytes() == before
+
+
+def test_a_warning_is_told_without_its_place_in_the_code(monkeypatch):
+    told, usual = [], warnings.formatwarning
+
+    def warned(options):
+        told.append(warnings.formatwarning("odd", UserWarning, "x.py", 1))
+        return 0
+
+    monkeypatch.setattr(tasks, "run", warned)
+    assert main.main(["tasks"]) == 0 and told == ["tlkeras: odd\n"]
+    assert warnings.formatwarning is usual
 
 
 def test_a_run_that_diverged_is_no_success(fit, monkeypatch, capsys):

@@ -156,6 +156,8 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         run, model, ended = auto, auto.model, auto.ended
     else:
         run, ended = _staged(options, model, task, feed, given, talk)
+    if run.stopped.startswith("interrupted") and not any(s.best_epoch for s in run.stages):
+        raise KeyboardInterrupt(" before an epoch had ended: nothing was written")
     if options.lora:
         fit_options.merge_adapters(run)
     seconds = time.perf_counter() - start

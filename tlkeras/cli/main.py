@@ -7,6 +7,8 @@ error. Exit status: 0 done, 1 something is broken or diverged, 2 a mistake in wh
 import argparse
 import shlex
 import sys
+import warnings
+from typing import Any
 
 import tlkeras as tlk
 from tlkeras.cli import cache, doctor, export, fit, predict, recommend, report, tasks
@@ -29,16 +31,24 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}")
     options.command = shlex.join(["tlkeras", *(sys.argv[1:] if arguments is None else arguments)])
+    told, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         return options.run(options)
-    except KeyboardInterrupt:
-        print("tlkeras: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"tlkeras: interrupted{stop}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         if options.traceback:
             raise
         print(f"tlkeras: {_line(error)}", file=sys.stderr)
         return 2
+    finally:
+        warnings.formatwarning = told
+
+
+def _warning(message: Warning | str, *where: Any, **line: Any) -> str:
+    """A warning without the place in the code that gives it."""
+    return f"tlkeras: {' '.join(str(message).split())}\n"
 
 
 def _line(error: Exception) -> str:
