@@ -156,7 +156,8 @@ def test_validation_accuracy_stands_in_where_there_is_no_test(fit, photos, tmp_p
     ("arguments", "says"),
     [
         (["fit", "photo"], "No task and no folder"),
-        (["fit", "./photo"], "No folder"),
+        (["fit", "./photo"], "No folder 'photo': expected one that holds"),
+        (["fit", "photos/../small.keras"], "small.keras is a file"),
         (["fit", "photos", "--backbone", "resnett50"], "ResNet50"),
         (["fit", "photos", "--labels-per-class", "99"], "labels_per_class=99"),
         (["fit", "photos", "--image-size", "-1"], "image_size"),

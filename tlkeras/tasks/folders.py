@@ -83,7 +83,11 @@ def load(
             than the disk has room for.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"No folder {str(folder)!r}.")
+        file = f"; {folder.name} is a file" if folder.exists() else ""
+        raise FileNotFoundError(
+            f"No folder {str(folder)!r}{file}: expected one that holds a folder of images for each "
+            f"class, or a {finding.LABELS} that says what the images are."
+        )
     passed, report, left_out = Passed(folder), list[str](), list[str]()
     if given := table.find(folder):
         kind, classes, found = _from_table(given, passed, regression, report, left_out)
