@@ -90,6 +90,7 @@ def test_it_says_what_a_reader_asks(report):
     )
     for words in ("only the new head learns", "not known to tlkeras", "seed", "2 (", "train 40"):
         assert words in said
+    assert "40 images are too few to be sure of that" in said  # of calibration
 
 
 def test_links_lead_somewhere(report):

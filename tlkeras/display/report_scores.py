@@ -9,6 +9,7 @@ from tlkeras.display.page import Section, arranged, photos, picture, table, text
 
 CHOSEN = {"worst": "Where it is most wrong", "uncertain": "Where it is least certain"}
 CLASSES = 30  # rows of a table before it is cut
+FEW = 100  # images to judge by
 LESS = 0.001  # of the calibration error: what a reader of percents sees
 FLATTERS = (
     " These images also chose the best epoch, so new ones will do somewhat worse: keep some for "
@@ -64,10 +65,11 @@ def good(record: dict[str, Any]) -> list[Section]:
         )  # fmt: skip
         figure = judged.confusion(found["matrix"], found["names"])
         section.parts.append(picture(figure, alt, "Colours are shares of the true class."))
-    return [section, *([_sure(found["calibration"])] if "calibration" in found else [])]
+    sure = [_sure(found["calibration"], found["count"])] if "calibration" in found else []
+    return [section, *sure]
 
 
-def _sure(found: dict[str, Any]) -> Section:
+def _sure(found: dict[str, Any], count: int) -> Section:
     """Whether probabilities mean what they say."""
     figure = judged.reliability(found["confidence"], found["accuracy"], found["share"])
     points = zip(found["confidence"], found["accuracy"], strict=True)
@@ -87,6 +89,8 @@ def _sure(found: dict[str, Any]) -> Section:
         )
     elif heat is not None:
         said += f" A temperature chosen on validation images ({heat:.2f}) hardly lessens that."
+    if count < FEW:
+        said += f" But {count} images are too few to be sure of that."
     return Section("Does it know when it errs?", [text(said), picture(figure, alt)])
 
 
