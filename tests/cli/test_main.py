@@ -115,7 +115,8 @@ def test_the_settings_fit_the_recipes(monkeypatch):
 
 
 def test_results_are_written_again_but_nothing_else_is_touched(fit, tmp_path, capsys):
-    assert fit("--quiet", "--out", "mine") == 0 and fit("--quiet", "--out", "mine") == 0
+    assert fit("--quiet", "--out", "mine") == 0 and fit("--out", "mine") == 0
+    assert "the earlier run in mine will be replaced" in capsys.readouterr().out
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     capsys.readouterr()
     assert fit("--quiet", "--out", "mine") == 2

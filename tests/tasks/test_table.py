@@ -67,6 +67,13 @@ def test_several_labels_a_file(tmp_path, header, two, one):
     assert set(titles) <= {"a, b", "c"}
 
 
+def test_a_line_that_contradicts_another_is_named(tmp_path):
+    rows = [f"{path_of(number)},{'ab'[number % 2]}" for number in range(12)]
+    task = tlk.load_task(write(shots(tmp_path), [*rows, f"{path_of(0)},b"], "file,label"))
+    (line,) = [line for line in task.report if line.startswith("several")]
+    assert line.endswith(f"should have one, mend {path_of(0).rsplit('/')[-1]}")
+
+
 def test_a_file_of_several_labels_may_have_none(tmp_path):
     rows = [f"{path_of(n)},{('a;b', 'a', 'b', '')[n % 4]}" for n in range(12)]
     task = tlk.load_task(write(shots(tmp_path), rows))

@@ -135,6 +135,8 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     _check_place(check_folder(out, options.force), Path(options.task))
     _check_numbers(options)
     task, network, why = _load(options, talk)
+    if (out / "run.json").exists():
+        print(f"the earlier run in {out} will be replaced; another --out keeps it", file=talk)
     if options.recipe == AUTO:
         fit_options.check_auto(options, task.kind)
     weights = targets.class_weights(task) if options.class_weight else None
