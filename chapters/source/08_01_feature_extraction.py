@@ -192,13 +192,13 @@ tlk.plots.curves(
 tlk.table(rows, ["task", "network", "block", "5 labels", "30 labels"], note=stored.note)
 
 # %% [markdown]
-# **Which network** decides most: for lesions, photographs are worth twice as much as letters, whose
-# features get *worse* after the first block; for digits, letters are ahead, by six points with 5
-# labels and by one with 30. **Which depth** comes next: from photographs to digits the end of the
-# network is 7 to 16 points behind the block before it, and to lesions it is ahead with 30 labels (3
-# to 5 points) and behind with 5 (5 ± 2; ± is here the standard error of the mean
-# difference, draw by draw). (The two networks differ in source, build and size at once, so this
-# does not say whether CNNs or transformers are better.)
+# For lesions **the network** decides: photographs are worth twice as much as letters, whose
+# features get *worse* after the first block. For digits **the depth** decides more: the end of the
+# network from photographs is 7 to 16 points behind the block before it, and that block is behind
+# letters by six points with 5 labels and by 0.9 ± 0.3 with 30 (± is here the standard error of the
+# mean difference, draw by draw). For lesions the end is ahead with 30 labels (3 to 5 points) and
+# behind with 5 (5 ± 2). (The two networks differ in source, build and size at once, so this does
+# not say whether CNNs or transformers are better.)
 #
 # `tlk.probe` measures all blocks of a network in one call, on your own data: exercise 2.
 #
@@ -225,10 +225,10 @@ tlk.table(lead, "points ahead of the linear probe, draw by draw")
 
 # %% [markdown]
 # The linear probe is behind nowhere; the half point on digits is a tie. Its lead with five labels
-# is one to three points, hardly more than the spread. For lesions with thirty labels, neighbours
-# lose twelve points. A likely reason: neighbours count all 1,280 features alike, a linear
-# classifier learns to leave out those that say nothing. The small network is four points behind
-# after 300 steps, at the highest rate that was tried, so it may not be at its end.
+# is one to three points, about its spread or less: ties, too. For lesions with thirty labels,
+# neighbours lose twelve points. A likely reason: neighbours count all 1,280 features alike, a
+# linear classifier learns to leave out those that say nothing. The small network is four points
+# behind after 300 steps, at the highest rate that was tried, so it may not be at its end.
 #
 # ## Augmentation and cards
 #
@@ -414,7 +414,7 @@ header = ["210 pictures of lesions", "through the network", "seconds of one core
 tlk.table(rows, header)
 
 # %% [markdown]
-# (One run each.) The first look costs nearly all; after that a classifier takes a blink, so you can
+# (One run each.) After the first look a classifier takes a second or so, or much less, so you can
 # choose among many. Neighbours keep every card they have, the others a fixed number. In memory a
 # card of 1,280 numbers is 5 KiB, the picture 108.
 #
@@ -456,8 +456,8 @@ tlk.probe(backbone, (images, labels), (new, truth), strength=0.01)
 # %% [markdown] tags=["answer"]
 # The last block, as in the stored runs with 30 labels. (Here it counts pictures, not classes alike,
 # so the numbers are not those of the tables above.) With 5 labels a class the stored runs put the
-# block before it ahead, 43 to 38, by more in some draws than in others: 112 numbers are easier to
-# learn from than 1,280.
+# block before it ahead, 43 to 38, by more in some draws than in others: perhaps because 112 numbers
+# are easier to learn from than 1,280.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: the wrong scale
