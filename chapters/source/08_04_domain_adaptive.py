@@ -34,7 +34,7 @@ tlk.accelerate(quiet=True)
 # *With* target labels the usual advice is to freeze the lower layers and retrain middle and top.
 # Look before you follow it: from letters to lesions, with all labels, that reads 32.5 ± 0.8 %, the
 # head and the two *lower* blocks of four 34.9 ± 1.4 %, and everything 35.6 ± 1.5 % (three draws, as
-# in [chapter 8.2](08_02_fine_tuning.ipynb)). Where the look differs, it is the lower layers that
+# in [chapter 8.2](08_02_fine_tuning.ipynb)). Here the look differs, and it is the lower layers that
 # need it.
 #
 # The [source](glossary.md#source) here are printed digits (synthetic), 30 labelled ones of each
@@ -266,11 +266,12 @@ tlk.table(gained, "points gained, draw by draw", note=stored.note)
 
 # %% [markdown]
 # On both pairs the target's own mean and spread bring four to five points; CORAL adds nothing to
-# them, and **AdaBN**, the statistics of every BatchNorm *inside* the network, is a tie with doing
-# nothing. Then the pairs part. On digits an adversary brings 17 points, three quarters of what
-# target labels would bring; on lesions, what its statistics bring. And self-training, which builds
-# on own statistics, adds 9 ± 2 points to them on digits, and takes 7 ± 4 from them on lesions. (The
-# ceiling there is low: a rare kind has few labels on either side, and about twenty test pictures.)
+# them (on digits it is 1.6 ± 1.1 points behind), and **AdaBN**, the statistics of every BatchNorm
+# *inside* the network, is a tie with doing nothing. Then the pairs part. On digits an adversary
+# brings 17 points, three quarters of what target labels would bring; on lesions, what its
+# statistics bring. And self-training, which builds on own statistics, adds 9 ± 2 points to them on
+# digits, and takes 7 ± 4 from them on lesions. (The ceiling there is low: a rare kind has few
+# labels on either side, and about twenty test pictures.)
 #
 # ## Choosing without target labels
 #
@@ -323,8 +324,8 @@ tlk.table(rows, ["pair", "class", "pictures believed", "of them right, %"], digi
 # taught. With the *true* labels of as many of its surest pictures, self-training would have reached
 # 65 % on lesions and 98 % on digits: what fails is not the method but what it is told. So before
 # you let a network teach itself, ask how right its surest answers are, **class by class**: a dozen
-# pictures of each, looked at by somebody who knows. One doubtful class of ten did no harm here,
-# five of seven did.
+# pictures of each, looked at by somebody who knows. With one doubtful class of ten much of the gain
+# was left here, with five of seven nothing.
 #
 # ## What it costs
 
