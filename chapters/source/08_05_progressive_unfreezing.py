@@ -186,9 +186,10 @@ tlk.plots.bars(groups, x="% of the pictures", title=title, digits=0)
 # %% [markdown]
 # **At the same rate, whoever opens later forgets less**: with one rate for all, 3 letters of 100
 # are kept at once, 13 with the head first, 23 gradually. That is how the advice is usually shown.
-# But the digits go the other way, 88 and 90 against 85. A block that learns for fewer steps, or at
-# a lower rate, moves less, keeps more, and learns less. So compare where the *digits* are as good:
-# for every order a rate, of the four, at which it reads 85 to 88 of 100.
+# But the digits go the other way: with the head first 90 are read, gradually 85, fewer in each of
+# the five draws (at once 88 ± 4, within its spread of both). A block that learns for fewer steps,
+# or at a lower rate, moves less, keeps more, and learns less. So compare where the *digits* are as
+# good: for every order a rate, of the four, at which it reads 85 to 88 of 100.
 
 # %% tags=["nbval-check-output"]
 alike = [("at once", "one rate", 3e-4), ("gradual", "one rate", 1e-3)]
@@ -199,8 +200,9 @@ tlk.table(rows, ["order and rule", "rate", "digits (%)", "letters kept (%)"], 0,
 
 # %% [markdown]
 # - **Gradual alone is no better than at once**: 23 letters against 29 (6 ± 3 fewer; ± is here the
-#   standard error of the mean difference, in the same draws). Its bottom block has so few steps
-#   that it needs three times the rate to learn as much, and at that rate it forgets as much.
+#   standard error of the mean difference, in the same draws). It needs three times the rate to read
+#   about as many digits, probably because its bottom block has so few steps, and at that rate it
+#   forgets as much.
 # - **A trained head protects, and so do decaying rates.** Each alone keeps 45 to 49 letters instead
 #   of 29 (17 ± 4 and 20 ± 2 more). Neither needs blocks to be opened in turn.
 # - **Together they are worth little more.** At 3e-3 no more letters are kept, whatever the order.
@@ -211,7 +213,7 @@ tlk.table(rows, ["order and rule", "rate", "digits (%)", "letters kept (%)"], 0,
 # ## Where it wins, and where it fails
 #
 # Behind blinds the *bottom* has to learn, and it is opened last, for 40 steps of 160: here opening
-# from the top is wrong. And the other setting: digits without blinds, near the letters, where
+# from the top does not pay. And the other setting: digits without blinds, near the letters, where
 # little has to change. The advice as it is written (gradual, with decaying rates) against
 # everything at once at the same rate in the head:
 
