@@ -351,12 +351,12 @@ tlk.table(rows, ["where the teacher is wrong", "the same mistake, %", "right, %"
 # ### Exercise 2: another loss from the manual
 #
 # Keras' documentation of `LogitsDistillation` also suggests
-# `loss=keras.losses.CategoricalCrossentropy(from_logits=True)`. Give it to the three students of
-# the table above. Would you train with it?
+# `loss=keras.losses.CategoricalCrossentropy(from_logits=True)`. Give it to the student that agrees,
+# to the undecided one, and to one that says the same ten times louder. Would you train with it?
 
 # %% [markdown] tags=["hint"]
 # `logits_loss(temperature=T, loss=...)`, and its `compute_loss(theirs, ours)` for `ours` of `[[2.0,
-# -2.0]]`, `[[0.0, 0.0]]` and `[[4.0, 8.0]]`.
+# -2.0]]`, `[[0.0, 0.0]]` and `[[20.0, -20.0]]`.
 
 # %% tags=["answer"]
 manual = logits_loss(T, keras.losses.CategoricalCrossentropy(from_logits=True))
