@@ -45,9 +45,9 @@ tlk.accelerate(quiet=True)
 #
 # ## The prices
 #
-# What follows was measured by the chapters and stored, each time beside a control that differs in
-# the flavour alone. `clothes` are real photographs and `digits` real handwriting; `lesions`,
-# `scenes` and the blinds before digits are synthetic, and nothing here is medical advice.
+# What follows was measured by the chapters and stored, each time beside a control, which is named
+# below the table. `clothes` are real photographs and `digits` real handwriting; `lesions`, `scenes`
+# and the blinds before digits are synthetic, and nothing here is medical advice.
 
 # %% tags=["plumbing"]
 sheet = []
@@ -155,8 +155,8 @@ tlk.filtered(table, "you need", "labels a class")
 # that was busy: orders of magnitude.
 #
 # **What the table cannot do** is rank the flavours: each line has data of its own, and they were
-# chosen so that the flavour *can* win. What it can say is which order of gain to expect where its
-# condition holds.
+# chosen so that the flavour *can* win. What it can say is how large a gain was here, where its
+# condition held.
 
 # %% alt="Bars of points gained, with spreads: feature extraction 26, fine-tuning a part 12, full fine-tuning 16, domain adaptation 17, adapters 17, prompts 11, self-supervision 15, zero-shot 12, cross-modal 9, several tasks 3, distillation 4, another head 6."
 gains = {row["flavour"]: row["gain"] for row in sheet}
@@ -224,10 +224,10 @@ tlk.table(list(mine.items()), ["one draw, validation", "balanced accuracy, %"], 
 print("More than 15 points gained:", mine["ImageNet"] > mine["untrained"] + 15)
 
 # %% [markdown]
-# Another head, another depth, a single draw on validation, and the same answer as the stored line.
-# With `TLKERAS_PROFILE=online` the same cells run the cheat sheet's own example: EfficientNet B0 on
-# HAM10000 (as DermaMNIST). For the lines of all the other examples see [named
-# systems](named_systems.md).
+# Another head, another depth, a single draw on validation; and as in the stored line the pretrained
+# network is far ahead. With `TLKERAS_PROFILE=online` the same cells run the cheat sheet's own
+# example: EfficientNet B0 on HAM10000 (as DermaMNIST). For the lines of all the other examples see
+# [named systems](named_systems.md).
 #
 # ## Where each of them fails
 #
@@ -276,9 +276,9 @@ tlk.table(rows, ["flavour", "data", "control, %", "with it, %", "gain"])
 # the middle of the road was no road there. Self-training took seven points from lesions seen by
 # phone, since it believed wrong answers. A name is worth less than four labels once the pictures
 # look unlike those of pretraining. Early fusion leans on the picture, and is worse than the report
-# alone when it is missing. A network with three tasks draws a slightly worse outline than one that
-# does nothing else. And a teacher that is asked about the same 300 pictures only adds nothing to
-# their labels. Each chapter says why.
+# alone when it is missing. A network that names the type as well draws a slightly worse outline
+# than one that does nothing else. And a teacher that is asked about the same 300 pictures only adds
+# nothing to their labels. Each chapter says why.
 #
 # ## Try it yourself
 
