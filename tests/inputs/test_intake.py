@@ -50,13 +50,14 @@ def refused(data, message, **how):
         ((X[:, :8], Y), r"found \(8, 16, 3\)"),
         ((list(X), Y), r"several inputs; found 48.*np\.stack"),
         ((X,), "without labels"),
+        (X, "without labels"),
         (Batches(None), r"come to an end.*steps_per_epoch"),
         ((batch for batch in [(X, Y)]), "generator, which the first epoch uses up"),
         (lambda: (X, Y), r"a tf.data.Dataset or a PyDataset; found function"),
         (({"a": X, "b": None}, Y), "found a NoneType. Give the optional input"),
         ((X, [Y, None]), r"found a NoneType. Give labels as \{name of the output"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_it_is_named_before_training(data, message):
     refused(data, message)

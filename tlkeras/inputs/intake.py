@@ -62,7 +62,10 @@ def taken(
 
 
 def as_arrays(data: Any) -> Any:
-    """Of lists, arrays, tables and None a tuple of arrays; other data as they are."""
+    """Of lists, arrays, tables and None a tuple of arrays, of an array alone a tuple of it; other
+    data as they are."""
+    if hasattr(data, "__array__"):
+        data = (data,)
     if not isinstance(data, tuple | list):
         return data
     return tuple(map(_as_array, reading.without_none(data)))
