@@ -128,8 +128,8 @@ def _exercise(
     hint, code, why = parts
     shown = "\n\n".join(filter(None, map(_in_markdown, code.get("outputs", []))))
     body = (
-        f"```python\n{code.source}\n```\n\n<!-- shown -->\n{shown}<!-- end of shown -->\n\n"
-        f"{why.source}"
+        f"```python\n{code.source}\n```\n\nIt shows:\n\n<!-- shown -->\n{shown}"
+        f"<!-- end of shown -->\n\n{why.source}"
     )
     return [
         new_code_cell(WORK_HERE, metadata={"tags": [EXERCISE]}),
