@@ -262,7 +262,9 @@ def _amount(images: Any) -> tuple[int | None, str]:
     """How many, where that was said, and the word for it."""
     if isinstance(images, str):
         if images not in ("small", "medium", "large"):
-            raise ValueError(f"images must be 'small', 'medium', 'large' or how many; {images!r}.")
+            raise ValueError(
+                f"images must be 'small', 'medium', 'large' or how many; found {images!r}."
+            )
         return None, images
     if isinstance(images, bool) or int(images) != images or images < 1:
         raise ValueError(f"images must be how many there are, at least 1, not {images!r}.")
