@@ -81,7 +81,7 @@ def test_a_distance_says_it_only_where_there_is_none():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"images": "tiny"}, "'small', 'medium', 'large' or how many; 'tiny'"),
+        ({"images": "tiny"}, "'small', 'medium', 'large' or how many; found 'tiny'"),
         ({"images": 0}, "at least 1, not 0"),
         ({"images": 2.5}, "not 2.5"),
         ({"images": 100, "shift": "measure"}, "tlk.measure_shift found on your images"),
