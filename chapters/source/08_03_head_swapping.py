@@ -330,7 +330,7 @@ print(f"{at_the_top.count_params() - whole.count_params():,} numbers")
 # - A head is swapped in a line: all layers but the last, and a new one; the backbone keeps its
 #   weights, and what was frozen stays so.
 # - A head that looks at places can pay (a convolution, six points); a larger one on pooled features
-#   does not.
+#   brought a point at most.
 # - Compare heads at equal steps, each at its own rate, on inputs of one scale; that layer alone was
 #   worth fourteen points.
 #

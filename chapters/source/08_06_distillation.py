@@ -366,9 +366,10 @@ for name, ours in {"agrees": [2, -2], "undecided": [0, 0], "louder": [20, -20]}.
 tlk.table(rows, ["the student", "loss"])
 
 # %% [markdown] tags=["answer"]
-# No. A student that says the same ten times louder gets a smaller loss than one that agrees: the
-# teacher's logits are taken for chances, and 2 and -2 are none. Of all losses only an *instance* of
-# `KLDivergence` gets the softmax and *T²* (Keras 3.15).
+# No. The three students of the table above do not show it; but one that says the same ten times
+# louder gets a smaller loss than one that agrees: the teacher's logits are taken for chances, and 2
+# and -2 are none. Of all losses only an *instance* of `KLDivergence` gets the softmax and *T²*
+# (Keras 3.15).
 
 # %% [markdown]
 # ## What to remember
