@@ -70,7 +70,7 @@ def test_an_answer_is_run_and_shown_closed(built):
     assert hint.source.startswith("<details>\n<summary>Hint</summary>\n\nAdd *them*.")
     assert '```python\nimport tlkeras as tlk\nprint("sum:", two + two)\n' in answer.source
     assert "```text\nsum: 4\n```" in answer.source
-    assert '<td style="text-align:right">4</td>' in answer.source
+    assert '<td style="text-align:right;white-space:nowrap">4</td>' in answer.source
     assert answer.source.endswith("Because **two** and two are four.\n\n</details>")
     place = notebook.cells.index(work)
     assert notebook.cells[place - 1].source == "### Exercise 1: what is two and two?"

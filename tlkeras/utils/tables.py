@@ -55,7 +55,8 @@ def html_table(rows: Iterable[Iterable[object]], header: Sequence[str]) -> str:
     cells, numeric = _columns(rows, header)
 
     def line(tag: str, row: Iterable[str]) -> str:
-        sides = ["right" if right else "left" for right in numeric]
+        whole = ";white-space:nowrap" * (tag == "td")  # no break within 44.7 ± 5.6 on a phone
+        sides = [f"right{whole}" if right else "left" for right in numeric]
         filled = [
             f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
             for cell, side in zip(row, sides, strict=True)
