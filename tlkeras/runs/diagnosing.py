@@ -24,19 +24,19 @@ class Findings(tuple[Finding, ...]):
 
     _header = ("symptom", "evidence", "probable cause", "what to do")
 
-    def _rows(self) -> list[tuple[str, ...]]:
-        return [(f.symptom, f.evidence, f.cause, f.fix) for f in self]
+    def _rows(self) -> list[tuple[str, str]]:
+        """A line for each of what a finding has to say, and an empty one between two."""
+        rows = []
+        for f in self:
+            said = (f.symptom, f.evidence, f.cause, f.fix)
+            rows += [("", ""), *zip(self._header, said, strict=True)]
+        return rows[1:]
 
     def __repr__(self) -> str:
-        if not self:
-            return "Nothing found."
-        pairs = [
-            list(zip(self._header, row, strict=True)) + [("", "")] for row in self._rows()
-        ]  # fmt: skip
-        return text_table([pair for row in pairs for pair in row][:-1], ("", ""))
+        return text_table(self._rows(), ("", "")) if self else "Nothing found."
 
     def _repr_html_(self) -> str:
-        return html_table(self._rows(), self._header) if self else "<p>Nothing found.</p>"
+        return html_table(self._rows(), ("", "")) if self else "<p>Nothing found.</p>"
 
 
 def diagnose(
