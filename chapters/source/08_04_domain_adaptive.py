@@ -255,7 +255,7 @@ for pair in ("lesions", "digits"):
     found_there = runs.scores("method", scale=100)
     found_there["DANN"] = chosen(pair, "information", adversaries)
     scores[pair] = {name: found_there[name] for name in shown}
-tlk.plots.bars(scores, title="Self-training saves one pair and ruins the other")
+tlk.plots.bars(scores, title="Self-training helps one pair and not the other")
 
 # %% tags=["nbval-check-output"]
 gained = {name: {} for name in shown[1:]}
