@@ -71,9 +71,8 @@ def history(run_history: dict[str, list]) -> Figure:
                     axis.plot(epochs, run_history[name], style, marker="o", markersize=3)
                     ends.append((run_history[name][-1], label, axis.lines[-1].get_color()))
             axis.set(xlabel="epoch", ylabel=measure, xlim=(0.5, epochs[-1] + 0.5))
-            axis.locator_params("x", integer=True, min_n_ticks=1)
             name_lines(axis, epochs[-1], ends)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return figure
 
 
