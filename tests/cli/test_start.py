@@ -41,7 +41,8 @@ def test_strokes_start_from_letters(name, photos):
 def test_whoever_names_a_network_or_a_size_gets_it(photos):
     task, network, line = loaded(photos, "--backbone", "glyph_vit")
     assert (task.image_size, network) == ((40, 40), "glyph_vit") and "as --backbone says" in line
-    assert loaded(photos, "--image-size", "64")[0].image_size == (64, 64)
+    task, _, line = loaded(photos, "--image-size", "64")
+    assert task.image_size == (64, 64) and line.endswith("it wants images of 96x96 or more")
 
 
 def test_a_folder_is_fitted_from_photographs(photos, monkeypatch, capsys):

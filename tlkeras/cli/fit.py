@@ -260,13 +260,13 @@ def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str, str]":
         verbose=not options.quiet,
     )  # fmt: skip
     network = options.backbone or task.start
-    least = LEAST.get(network, 0)
-    enlarged = options.image_size is None and min(task.image_size) < least
-    if enlarged:
-        task = task.resized(least)
+    least, size = LEAST.get(network, 0), ""
+    if min(task.image_size) < least and options.image_size is None:
+        task, size = task.resized(least), f"; images enlarged to {least}x{least} for it"
+    elif min(task.image_size) < least:
+        size = f"; it wants images of {least}x{least} or more"
     print(task, *task.report, sep="\n", file=talk)
     why = "as --backbone says" if options.backbone else REASONS[network]
-    size = f"; images enlarged to {least}x{least} for it" if enlarged else ""
     print(f"starts from {network}: {why}{size}", file=talk)
     return task, network, why + size
 
