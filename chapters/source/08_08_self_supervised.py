@@ -89,7 +89,7 @@ def new_encoder():
 
 keras.utils.set_random_seed(SEED)
 found["untrained"] = probe(new_encoder())
-tlk.table(found, "one draw, ten labels a class")
+tlk.table(list(found.items()), ["one draw, ten labels a class", "validation, %"])
 
 # %% [markdown]
 # ## By hand 1: find the partner
@@ -257,7 +257,7 @@ tlk.plots.strips(rows, title="Three of four squares were hidden (synthetic)")
 # %%
 tlk.flavors.domain.adapt_batchnorm(encoder, unlabelled)
 found["fill in"] = probe(encoder)
-tlk.table(found, "one draw, ten labels a class; two epochs")
+tlk.table(list(found.items()), ["one draw, ten labels a class; two epochs", "validation, %"])
 
 # %% [markdown]
 # ## The experiment: what does each game teach?

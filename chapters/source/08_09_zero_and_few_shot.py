@@ -311,7 +311,7 @@ model.compile(keras.optimizers.Adam(1e-2), loss)
 
 # %% tags=["plumbing", "nbval-check-output"]
 digits = tlk.load_task("digits", 30, SEED, 32)
-blinds = 128 + 127 * np.sin(1.3 * np.arange(32))[:, None, None]
+blinds = 128 + 127 * np.sin(1.3 * np.arange(32))[:, None]
 pictures, labels = digits.arrays("train")
 before = [weight.numpy() for weight in backbone.weights]
 model.fit(np.abs(pictures - blinds), labels, batch_size=30, epochs=1, verbose=0)
