@@ -14,10 +14,14 @@ same network, image size, batches, epochs and rates:
                   unfrozen, a low rate, `fit` again ("Transfer learning & fine-tuning")
     ... cached    the same with `.cache()`, which the guide leaves to the reader
 
+Whole runs take the same epochs, and `... to its accuracy` is how long a way takes, start included,
+until it first has the validation accuracy that the guide's way has after its last epoch.
+
 Results go to benchmarks/results/photos.csv with versions and machine.
 """
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -83,10 +87,23 @@ def photograph(source, across, down, light, rng):
 # The two ways, each in a process of its own ------------------------------------------------------
 
 
+def watch(reached):
+    """A callback that notes in `reached` the time and the validation accuracy of every epoch."""
+    import keras
+
+    def note(epoch, logs):
+        reached.append((time.time(), logs["val_accuracy"]))
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=note)
+
+
 def ours(folder, epochs, seed=0):
     """`tlkeras fit`, with the settings that the guide's way is given, too."""
+    import tlkeras as tlk
     from tlkeras.cli import fit, main
 
+    reached = []
+    tlk.fit_stages = functools.partial(tlk.fit_stages, callbacks=[watch(reached)])
     head, tune = epochs
     fit.SETTINGS["two_stage"] = {
         "head_epochs": head, "head_lr": RATES[0], "tune_epochs": tune, "tune_lr": RATES[1],
@@ -94,6 +111,7 @@ def ours(folder, epochs, seed=0):
     arguments = ["--backbone", NETWORK, "--image-size", str(SIZE), "--out", RUN(folder)]
     arguments += ["--seed", str(seed)]
     main.main(["fit", str(folder), *arguments, "--force", "--json"])
+    print(json.dumps({"reached": reached}))
 
 
 def guide(folder, epochs, cached):
@@ -117,11 +135,14 @@ def guide(folder, epochs, cached):
     x = keras.layers.GlobalAveragePooling2D()(backbone(inputs, training=False))
     x = keras.layers.Dropout(0.2)(x)
     model = keras.Model(inputs, keras.layers.Dense(len(CLASSES))(x))
-    start = time.perf_counter()
+    start, reached = time.perf_counter(), []
     for rate, count in zip(RATES, epochs, strict=True):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-        model.fit(train, epochs=count, validation_data=validation, verbose=0, shuffle=False)
+        model.fit(
+            train, epochs=count, validation_data=validation, verbose=0, shuffle=False,
+            callbacks=[watch(reached)],
+        )  # fmt: skip
         backbone.trainable = True
         for layer in backbone.layers:
             frozen = layer not in last or isinstance(layer, keras.layers.BatchNormalization)
@@ -131,6 +152,7 @@ def guide(folder, epochs, cached):
         "test_accuracy": model.evaluate(test, verbose=0, return_dict=True)["accuracy"],
         "train_seconds": seconds,
     }))  # fmt: skip
+    print(json.dumps({"reached": reached}))
 
 
 def parts(folder):
@@ -174,15 +196,20 @@ def predict(folder):
 
 
 def process(way, folder, epochs):
-    """Runs a way in a fresh process: the seconds that took, start included, and what it printed."""
+    """Runs a way in a fresh process: the seconds that took, start included, and what it printed,
+    among it the seconds since the start and the validation accuracy of every epoch."""
     command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
     command += ["--epochs", *map(str, epochs)]
-    start = time.perf_counter()
+    start = time.time()
     kept = {"TLKERAS_DATA_DIR": f"{folder}_kept"}
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | kept
     )
-    return time.perf_counter() - start, json.loads(done.stdout.splitlines()[-1])
+    seconds, found = time.time() - start, {}
+    for line in done.stdout.splitlines():
+        found |= json.loads(line) if line.startswith("{") else {}
+    found["reached"] = [(when - start, accuracy) for when, accuracy in found.get("reached", [])]
+    return seconds, found
 
 
 WAYS = {
@@ -202,8 +229,10 @@ def compare(folder, epochs, rounds):
         shutil.rmtree(f"{folder}_kept", ignore_errors=True)
         mine, guides = list(WAYS)[:2], list(WAYS)[2:4]
         trained = mine + guides if number % 2 else guides + mine
+        reached = {}
         for way in [*trained, "parts", "predict"]:
             seconds, found = process(way, folder, epochs)
+            reached[way] = found.pop("reached")
             if way in ("parts", "predict"):
                 rows += [(name, number, *figures) for name, figures in found.items()]
             else:
@@ -212,6 +241,11 @@ def compare(folder, epochs, rounds):
                 for stage in found.get("stages", []):
                     rows.append((f"{way}: {stage['name']}", number, stage["seconds"], float("nan")))
             print(way, f"{seconds:.1f} s", json.dumps(found)[:300], flush=True)
+        wanted = reached["Keras guide"][-1][1]
+        for way in trained:
+            first = min((when for when, got in reached[way] if got >= wanted), default=np.nan)
+            rows.append((f"{way}: to its accuracy", number, first, wanted))
+            print(way, f"to {wanted:.3f} on validation: {first:.1f} s", flush=True)
     return rows
 
 
