@@ -131,7 +131,7 @@ def guide(folder, epochs, cached):
     keras.utils.set_random_seed(0)
     train, validation, test = map(read, ("train", "validation", "test"))
     backbone = tlk.load_backbone(NETWORK, image_size=SIZE)
-    last = tlk.find_blocks(backbone)[-1].layers
+    blocks = tlk.find_blocks(backbone)  # the network lies in a model that scales pixels
     backbone.trainable = False
     inputs = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.GlobalAveragePooling2D()(backbone(inputs, training=False))
@@ -146,9 +146,10 @@ def guide(folder, epochs, cached):
             callbacks=[watch(reached)],
         )  # fmt: skip
         backbone.trainable = True
-        for layer in backbone.layers:
-            frozen = layer not in last or isinstance(layer, keras.layers.BatchNormalization)
-            layer.trainable = not frozen
+        for block in blocks:
+            for layer in block.layers:
+                still = isinstance(layer, keras.layers.BatchNormalization)
+                layer.trainable = block is blocks[-1] and not still
     seconds = time.perf_counter() - start
     print(json.dumps({
         "test_accuracy": model.evaluate(test, verbose=0, return_dict=True)["accuracy"],
