@@ -44,3 +44,11 @@ def test_one_class_is_refused():
     x, y = easy_data(20)
     with pytest.raises(ValueError, match="at least two classes; found"):
         tlk.relative_gradients(small_backbone(), (x, 0 * y))
+
+
+def test_blocks_that_nothing_reaches_are_at_zero():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(2)])
+    model.layers[0].set_weights([np.zeros((4, 5)), np.zeros(5)])
+    x, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 2
+    [(_, _, found, share)] = tlk.relative_gradients(model, (x, y)).cells
+    assert (found, share) == ("0.0e+00", "0.00")

@@ -66,8 +66,9 @@ def relative_gradients(model: keras.Model, data: Any) -> Table:
     with as_found(model):
         freeze(model, policies.named(*[block.name for block in taps.blocks]))
         sizes = _sizes(_classifier(taps, head), taps.blocks, given, head.classes_)
+    largest = max(sizes) or 1.0
     rows = [
-        (block.name, block.role, f"{size:.1e}", f"{size / max(sizes):.2f}")
+        (block.name, block.role, f"{size:.1e}", f"{size / largest:.2f}")
         for block, size in zip(taps.blocks, sizes, strict=True)
     ]
     return Table(rows, ("block", "role", "gradient / weights", "of the largest"))
