@@ -233,6 +233,22 @@ def test_few_images_choose_by_the_loss_and_a_recipe_stops_by_what_it_says(shots)
     assert monitors("recipe_b", "labels") == {"val_loss"}
 
 
+@pytest.mark.parametrize(("cells", "options"), [(None, {"rows": True}), (["1", "2"], {})])
+def test_what_does_not_fit_in_memory_is_streamed_as_the_same_images_and_labels(
+    shots, monkeypatch, cells, options
+):
+    values = [(cells or "ab")[red] for red in shots.values[0]]
+    shots(values)
+    task = tlk.load_task("shots", regression=cells is not None)
+    held = targets.Feed(task, **options)
+    monkeypatch.setattr(targets, "MEMORY", 0)
+    streamed = targets.Feed(task, **options)
+    batches = [np.concatenate(parts) for parts in zip(*streamed.validation, strict=True)]
+    for array, same in zip(held.validation, batches, strict=True):
+        np.testing.assert_array_equal(array, same)
+    assert len(held.train[0]) == task.counts["train"]
+
+
 def test_examples_that_fail_cost_no_scores(shots, monkeypatch, capsys):
     def fails(rows, *_):
         if rows:

@@ -5,6 +5,7 @@ binary cross-entropy and mean average precision; a number has squared and absolu
 scale where it varies by 1.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from tlkeras.tasks.contents import CLASS, LABELS, NUMBER
 from tlkeras.tasks.task import Task
 
 FEW = 100  # images for validation
+MEMORY = 2 * 2**30  # bytes of images as floats; more of them are streamed
 
 
 class Feed:
@@ -27,7 +29,9 @@ class Feed:
         rows: classes as rows of 0 and 1, which augmentation can mix.
 
     Attributes:
-        train, validation, loss, metrics: as `fit_stages` takes them.
+        train, validation: as `fit_stages` takes them. Arrays, since the cache looks at an array's
+            images once and at a stream's in every epoch; streams where they take more than 2 GiB.
+        loss, metrics: as `fit_stages` takes them.
         monitor: by which to choose the best epoch: what a user is told in the end; but the loss
             where classes or labels are judged on so few images that many epochs do equally well.
 
@@ -38,7 +42,7 @@ class Feed:
 
     def __init__(self, task: Task, rows: bool = False):
         self.task, self.scale = task, (0.0, 1.0)
-        self.train, self.validation = task.train, task.validation
+        self.train, self.validation = _data(task)
         self.loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.metrics: list[Any] = ["accuracy"]
         told = "accuracy"
@@ -66,7 +70,10 @@ class Feed:
 
     def _map(self, change: Callable[[tf.Tensor], tf.Tensor]) -> None:
         self.train, self.validation = (
-            data.map(lambda x, y: (x, change(y))) for data in (self.train, self.validation)
+            (data[0], np.asarray(change(data[1])))
+            if isinstance(data, tuple)
+            else data.map(lambda x, y: (x, change(y)))
+            for data in (self.train, self.validation)
         )
 
     def finish(self, model: keras.Model) -> None:
@@ -75,6 +82,14 @@ class Feed:
             mean, spread = self.scale
             kernel, bias = model.layers[-1].get_weights()
             model.layers[-1].set_weights([kernel * spread, bias * spread + mean])
+
+
+def _data(task: Task) -> tuple[Any, Any]:
+    """For training and validation: arrays, or streams of batches."""
+    images = task.counts["train"] + task.counts["validation"]
+    if images * math.prod(task.image_size) * 3 * 4 <= MEMORY:
+        return task.arrays("train", "image", "label"), task.arrays("validation", "image", "label")
+    return task.train, task.validation
 
 
 def class_weights(task: Task) -> dict[int, float]:
