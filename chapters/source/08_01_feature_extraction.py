@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 8.1 · Feature extraction: look once, keep what was seen
 #
-# **The question.** The simplest flavour asks a trained network for nothing but a list of numbers
-# for every picture. Of which network, from which depth, with which classifier on top? And does it
-# work for text?
+# **The question.** The simplest flavour uses a pretrained network only to turn each image into a
+# list of numbers. Which network should you use, at which depth, and with which classifier on top?
+# And does it work for text?
 #
-# **The promise.** In about a minute on two cores you take features out of a CNN, of a vision
-# transformer and of words, in plain Keras; you choose depth and classifier with measured reasons;
-# and you know when frozen features are not enough. *(Section 1.8 of the course, number 1; no
-# internet needed.)*
+# **The promise.** In about a minute on two cores you extract features from a CNN, from a vision
+# transformer and from text, in plain Keras. You choose the depth and the classifier from
+# measurements, and you learn when frozen features are not enough. *(Section 1.8 of the course,
+# number 1; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -23,16 +23,17 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The idea
 #
-# A librarian reads a book once and writes a card: author, subject, period. From then on readers
-# search the cards, and the book stays on its shelf. A **[backbone](glossary.md#backbone)** is the
-# librarian (a CNN such as ResNet or EfficientNet, a vision transformer, for text BioBERT), the
-# **[features](glossary.md#feature)** of a picture are its card, and what you train is a small
-# classifier that reads cards. This is **[feature extraction](glossary.md#feature-extraction)**
-# ([Donahue and others 2013](https://arxiv.org/abs/1310.1531)): the first thing to try, and, with
-# few labels and little time, often the last.
+# A librarian reads a book once and writes a catalogue card: author, subject, period. From then on
+# readers search the cards, and the book stays on its shelf. Here the librarian is the
+# **[backbone](glossary.md#backbone)** (a CNN such as ResNet or EfficientNet, a vision transformer,
+# or BioBERT for text). An image's **[features](glossary.md#feature)** are its card, and what you
+# train is a small classifier that reads only the cards. This is **[feature
+# extraction](glossary.md#feature-extraction)** ([Donahue and others
+# 2013](https://arxiv.org/abs/1310.1531)). It is the first thing to try and, with few labels and
+# little time, often all you need.
 #
-# Our pictures are `lesions`, seven kinds of **synthetic** skin marks of no medical validity, 30
-# labelled ones of each kind.
+# Our images are `lesions`: seven classes of **synthetic** skin marks, with no medical validity. We
+# use 30 labelled images per class.
 
 # %% alt="A row of seven small synthetic pictures of skin, one of each kind; they differ in colour, border and texture."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -43,9 +44,9 @@ task.show(rows=1, columns=7)
 # %% [markdown]
 # ## By hand: read once, keep the cards
 #
-# The network learned from ImageNet's photographs and ends in 3 x 3 places with 1,280 numbers each.
-# Average over the places, and a picture is 1,280 numbers. After one `predict` the network is not
-# needed any more.
+# The network was trained on ImageNet photographs. It outputs a 3 x 3 grid with 1,280 numbers at
+# each position. Averaged over the positions, an image becomes 1,280 numbers. After one call of
+# `predict` the network is no longer needed.
 
 # %%
 backbone = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -60,10 +61,11 @@ rows += [["features", features[0].size, features.nbytes / 1024]]
 tlk.table(rows, [f"{len(images)} examples", "numbers each", "KiB"], digits=0)
 
 # %% [markdown]
-# Any classifier will do. The plainest is a linear one, a **[linear
-# probe](glossary.md#linear-probe)**. Each feature is first brought to mean 0 and
-# [spread](glossary.md#spread) 1, for their sizes differ; `C` says how closely it follows the
-# labels. The score is [balanced accuracy](glossary.md#balanced-accuracy): every kind counts alike.
+# Any classifier can be trained on these features. The simplest is a linear one, called a **[linear
+# probe](glossary.md#linear-probe)**. The features are on different scales, so each is first
+# standardised to mean 0 and [spread](glossary.md#spread) 1. `C` controls how closely the classifier
+# fits the labels. The score is [balanced accuracy](glossary.md#balanced-accuracy), in which every
+# class counts equally.
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -83,8 +85,9 @@ print(f"{probed(features, labels, seen, truth):.0f} % balanced accuracy, a singl
 # %% [markdown]
 # ## Cached, and not
 #
-# Many guides keep the frozen network in the model, and `fit` sends every picture through it in
-# every epoch. Is the head the same? A layer in front of the network counts what passes.
+# Many guides keep the frozen network inside the model, and `fit` sends every image through it in
+# every epoch. Does that give the same head? To find out, a layer in front of the network counts the
+# images that pass through.
 
 
 # %% tags=["plumbing"]
@@ -129,14 +132,15 @@ note = f"Largest difference between the weights of the two heads: {apart:.2f}"
 tlk.table(rows, [f"{EPOCHS} epochs", "pictures through the network"], note=note)
 
 # %% [markdown]
-# It is, for a third of the work; in a hundred epochs, for a hundredth. Two things must hold. What
-# is frozen has to *do* the same every time (dropout inside the backbone is on in `fit`; these
-# networks have none), and the pictures have to be the same. Augmentation comes further down.
+# The heads are the same, for a third of the work; over a hundred epochs it would be a hundredth.
+# Two conditions must hold. The frozen part has to compute the same thing every time (dropout inside
+# a backbone is active in `fit`; these networks have none). And the images have to stay the same:
+# augmentation is covered further down.
 #
 # ## The same with tlkeras
 #
-# `fit_stages` caches by itself where that is exact, and says where. What is left is a whole Keras
-# model that takes pictures.
+# `fit_stages` caches features by itself wherever that is exact, and reports where. The result is
+# still a complete Keras model that takes images.
 
 # %% tags=["nbval-check-output"]
 model = tlk.add_head(backbone, classes=len(task.classes))
@@ -148,9 +152,10 @@ print("features kept:", run.stages[0].cache)
 # ## Of which network, from which depth
 #
 # A **vision transformer** (ViT, [Dosovitskiy and others 2020](https://arxiv.org/abs/2010.11929))
-# cuts a picture into patches, here 64, and puts out numbers for each, here 96; averaged, a picture
-# is 96 numbers. Ours learned from printed letters (synthetic); it gets real handwritten digits.
-# KerasHub packs its six blocks into one layer, so to stop after the fourth, call them one by one.
+# cuts an image into patches, 64 here, and outputs a list of numbers for each, 96 here. Averaged
+# over the patches, an image becomes 96 numbers. Ours was trained on printed letters (synthetic),
+# and we apply it to real handwritten digits. KerasHub packs its six blocks into one layer, so to
+# stop after the fourth block, call the blocks one by one.
 
 # %%
 vit = tlk.load_backbone("glyph_vit", 32)
@@ -168,8 +173,8 @@ x, x_new = (reader_4.predict(part, verbose=0) for part in (x, x_new))
 print(f"{x.shape[1]} numbers a digit; {probed(x, y, x_new, y_new):.0f} % right, a single draw")
 
 # %% [markdown]
-# Stored is every block of both networks for both tasks: 5 and 30 labels of each class, five
-# [draws](glossary.md#draw), `C` chosen on validation with other draws.
+# The stored results cover every block of both networks on both tasks, with 5 and 30 labels per
+# class and five [draws](glossary.md#draw). `C` was chosen on validation images, with other draws.
 
 # %% tags=["plumbing"] alt="Line plot of balanced accuracy over the block, from the bottom up, four lines. Lesions: CNN from photographs rises from 26 to 65 percent; ViT from letters rises from 17 to 29 with its first block and falls to 23. Digits: ViT from letters rises from 29 to 94 with its first block and to 96; CNN from photographs rises from 69 to 95 and falls to 89."
 stored = tlk.results("extraction")
@@ -192,21 +197,23 @@ tlk.plots.curves(
 tlk.table(rows, ["task", "network", "block", "5 labels", "30 labels"], note=stored.note)
 
 # %% [markdown]
-# For lesions **the network** decides: photographs are worth twice as much as letters, whose
-# features get *worse* after the first block. For digits **the depth** decides more: the end of the
-# network from photographs is 7 to 16 points behind the block before it, and that block is behind
-# letters by six points with 5 labels and by 0.9 ± 0.3 with 30 (± is here the standard error of the
-# mean difference, draw by draw). For lesions the end is ahead with 30 labels (3 to 5 points) and
-# behind with 5 (5 ± 2). (The two networks differ in source, build and size at once, so this does
-# not say whether CNNs or transformers are better.)
+# For lesions **the network** decides: features learned from photographs score twice as high as
+# those learned from letters, which get *worse* after the first block. For digits **the depth**
+# matters more. The last block of the network from photographs is 7 to 16 points behind the block
+# before it. That earlier block is in turn behind the network from letters, by six points with 5
+# labels and by 0.9 ± 0.3 with 30 (here ± is the standard error of the mean difference, draw by
+# draw). For lesions the last block is ahead with 30 labels (3 to 5 points) and behind with 5 (5 ±
+# 2). The two networks differ in source, architecture and size at once, so this does not say whether
+# CNNs or transformers are better.
 #
-# `tlk.probe` measures all blocks of a network in one call, on your own data: exercise 2.
+# `tlk.probe` measures all blocks of a network in one call, on your own data: see exercise 2.
 #
 # ## With which classifier
 #
-# Three judges: the **linear probe**; **[nearest neighbours](glossary.md#nearest-neighbours)**,
-# which learn nothing and take the labels of the most similar cards; and a **small network** with
-# one hidden layer. Their settings were chosen on validation with other draws.
+# We compare three classifiers: the **linear probe**; **[nearest
+# neighbours](glossary.md#nearest-neighbours)**, which learns nothing and takes the labels of the
+# images with the most similar features; and a **small network** with one hidden layer. Their
+# settings were chosen on validation images, with other draws.
 
 # %% tags=["plumbing"] alt="Bars of balanced accuracy of linear probe, nearest neighbours and small network. Lesions, 5 labels: 38, 35, 36 percent; 30 labels: 65, 53, 61. Digits, 5 labels: 90, 87, 89; 30 labels: 96, 96, 96."
 judges = {}
@@ -224,17 +231,17 @@ for where, found in judges.items():
 tlk.table(lead, "points ahead of the linear probe, draw by draw")
 
 # %% [markdown]
-# The linear probe is behind nowhere; the half point on digits is a tie. Its lead with five labels
-# is one to three points, about its spread or less: ties, too. For lesions with thirty labels,
-# neighbours lose twelve points. A likely reason: neighbours count all 1,280 features alike, a
-# linear classifier learns to leave out those that say nothing. The small network is four points
-# behind after 300 steps, at the highest rate that was tried, so it may not be at its end.
+# The linear probe is never behind; the half point on digits is a tie. With five labels its lead is
+# one to three points, about its spread or less, so those are ties too. For lesions with thirty
+# labels, nearest neighbours is twelve points behind. A likely reason: it gives all 1,280 features
+# equal weight, while a linear classifier learns to ignore the uninformative ones. The small network
+# is four points behind after 300 steps at the highest rate tried, so it may not have converged.
 #
 # ## Augmentation and cards
 #
-# A picture turned anew in every epoch cannot be cached. A *fixed* set of views can: a mark on skin
-# has no right way up, so write a card for each of its eight positions (four quarter turns, mirrored
-# or not).
+# If an image is rotated differently in every epoch, its features cannot be cached. The features of
+# a *fixed* set of views can. A mark on the skin has no right way up, so compute features for all
+# eight orientations (four quarter turns, each mirrored or not).
 #
 # ```python
 # turned = [np.rot90(images, k, axes=(1, 2)) for k in range(4)]
@@ -248,13 +255,14 @@ views = stored.where(part="views")
 tlk.table(views.scores("what", "labels_per_class", scale=100), "lesions, labels of each class")
 
 # %% [markdown]
-# Six points on average with 5 labels (± 2; in one draw of five nothing), two with 30 (± 0.6).
+# The gain is six points on average with 5 labels (± 2; nothing in one of the five draws) and two
+# points with 30 (± 0.6).
 #
 # ## Text: the words of a report
 #
-# Every lesion comes with a short report (synthetic, too): 3,600 are there, and of 210 we use the
-# label. The oldest card of a text is a list of its words: how often each occurs, the rare ones
-# weighing more (**TF-IDF**).
+# Every lesion comes with a short report (also synthetic). There are 3,600 reports, and we use the
+# labels of 210 of them. The oldest way to turn a text into features is to count its words: how
+# often each one occurs, with more weight on rare words (**TF-IDF**).
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -268,12 +276,13 @@ words, words_held = (counting.transform(part).toarray() for part in (reports, he
 print(f"{reports[0]}\n{words.shape[1]} different words")
 
 # %% [markdown]
-# To such a list, *bleeds* and *blood* are as different as *bleeds* and *waxy*. A pretrained text
-# network knows better, from the company words keep; **BioBERT** ([Lee and others
-# 2019](https://arxiv.org/abs/1901.08746)) has read PubMed. Offline we train our own on the 3,600
-# reports, without a label: count which words stand within four words of each other, note how much
-# more often than by chance, and keep the 64 directions in which words differ most. That is a
-# **[word vector](glossary.md#word-vector)** ([Levy and Goldberg
+# Word counts treat *bleeds* and *blood* as just as different as *bleeds* and *waxy*. A pretrained
+# text network does better, because it has learned which words appear in similar contexts;
+# **BioBERT** ([Lee and others 2019](https://arxiv.org/abs/1901.08746)) was trained on PubMed.
+# Offline, we train our own representation on the 3,600 reports, without labels. Count how often two
+# words stand within four words of each other, compute how much more often that is than by chance,
+# and keep the 64 directions in which the words differ most. The result is a **[word
+# vector](glossary.md#word-vector)** for each word ([Levy and Goldberg
 # 2014](https://papers.nips.cc/paper/2014/hash/feab05aa91085b7a8012516bc3533958-Abstract.html)).
 
 # %%
@@ -303,7 +312,8 @@ for word in ("bleeds", "man", "milia", "face"):
 tlk.table(rows, ["word", "most alike, learned without labels"])
 
 # %% [markdown]
-# A report's card is the sum of its words' vectors, weighed as before: 64 numbers instead of 202.
+# The features of a report are the sum of its words' vectors, weighted as before: 64 numbers instead
+# of 202.
 
 # %%
 rows = [["words", probed(words, kind, words_held, answer)]]
@@ -311,8 +321,8 @@ rows += [["co-occurrence", probed(words @ vectors, kind, words_held @ vectors, a
 tlk.table(rows, ["a single draw", "validation, %"], digits=0)
 
 # %% [markdown]
-# The other way is a transformer. `BertBackbone` of KerasHub is BioBERT's architecture; here a tiny
-# one, untrained, to show what goes in (a number for each word) and what comes out (numbers for each
+# The other way is a transformer. KerasHub's `BertBackbone` has BioBERT's architecture. Here we use
+# a tiny untrained one to show its input (one number per word) and its output (a vector for each
 # word *in its sentence*, to be averaged).
 
 # %% tags=["plumbing"]
@@ -345,9 +355,10 @@ right = probed(cards_of(reports), kind, cards_of(held), answer)
 print(f"{cards_of(reports).shape} numbers; {right:.0f} % from an untrained one, a single draw")
 
 # %% [markdown]
-# Online the same lines make cards with BioBERT; they were **not run here**, where there is no
-# internet. KerasHub reads `model.safetensors`; where there is only PyTorch's file, save it anew by
-# `transformers` into a folder and give its name for the handle.
+# Online, the same lines compute features with BioBERT. They were **not run here**, because this
+# notebook was built without internet. KerasHub reads `model.safetensors`; if a repository only has
+# PyTorch's file, save the model again with `transformers` to a folder and pass that folder instead
+# of the handle.
 #
 # ```python
 # handle = "hf://dmis-lab/biobert-v1.1"
@@ -355,31 +366,32 @@ print(f"{cards_of(reports).shape} numbers; {right:.0f} % from an untrained one, 
 # tokens = keras_hub.models.BertTextClassifierPreprocessor.from_preset(handle, sequence_length=64)
 # ```
 #
-# Which card is the best? Five draws, `C` and scaling chosen on validation for each; *random* are 64
-# random numbers for each word.
+# Which features are best? The table shows five draws, with `C` and scaling chosen on validation for
+# each kind of features. *random* means 64 random numbers per word.
 
 # %% tags=["plumbing", "nbval-check-output"]
 texts = stored.where(part="text").scores("network", "labels_per_class", scale=100)
 tlk.table(texts, "reports, labels of each class", note="BERT: two layers of 64. Spread over draws.")
 
 # %% [markdown]
-# The list of words is best. With five labels the word vectors are less than a point behind, and
-# four points ahead of random ones, which is what was learned without labels. With thirty they are
-# three points behind. The transformer is no better for having been trained (ten epochs, one run),
-# with thirty labels five points worse. Averages of the real BERT make poor sentence cards, too
-# ([Reimers and Gurevych 2019](https://arxiv.org/abs/1908.10084)): it learned to guess words, not to
-# sum up a text.
+# The word counts are best. With five labels the word vectors are less than a point behind them, and
+# four points ahead of random vectors; those four points are what was learned without labels. With
+# thirty labels they are three points behind. The transformer does not benefit from its training
+# (ten epochs, one run): with thirty labels it is five points worse than untrained. Averaged outputs
+# of the real BERT make poor sentence features, too ([Reimers and Gurevych
+# 2019](https://arxiv.org/abs/1908.10084)), because BERT learned to guess words, not to summarise a
+# text.
 #
-# All this holds for short reports of few phrases. Where words are many and rare, a network that has
-# read a library starts from more; run the plain list beside it.
+# All this holds for short reports of a few phrases. Where texts use many rare words, a network
+# trained on a large corpus has an advantage. Run the simple word counts next to it.
 #
 # ## Where it fails
 #
-# A card holds what the librarian found worth noting. If that is not what you ask for, no classifier
-# can read it off. Two cases, 30 labels: the ViT that knows printed letters gets digits behind
-# synthetic stripes that turn bright and dark around; and a CNN that knows letters gets lesions.
-# *Frozen* and *random* are linear probes, on the network and on the same network untrained;
-# *fine-tuned* and *scratch* train all of it.
+# Features hold only what the network learned to extract. If that does not include what you ask for,
+# no classifier can recover it. Here are two cases, with 30 labels. In one, the ViT trained on
+# printed letters gets digits behind synthetic stripes, which swap bright and dark. In the other, a
+# CNN trained on letters gets lesions. *Frozen* and *random* are linear probes, on the network and
+# on the same network untrained. *Fine-tuned* and *scratch* train the whole network.
 
 # %% tags=["plumbing", "nbval-check-output"]
 behind = tlk.results("adapters", part="draws", network="glyph_vit", task="blinds")
@@ -395,11 +407,11 @@ for name in ("frozen", "random", "fine-tuned", "scratch"):
 tlk.table(rows, ["30 labels", "what", "test, %"])
 
 # %% [markdown]
-# Behind the stripes the frozen features miss every fourth digit, and fine-tuning wins 16 points (±
-# 1): the network itself has to change ([chapter 10.1](10_1_adapters.ipynb) does it with few
-# numbers). For lesions, features of letters are twelve points (± 1.4) *behind* those of the same
-# network that has learned nothing, and fine-tuning does not repair it. There another source is the
-# answer, not another classifier.
+# Behind the stripes, the head on frozen features misses every fourth digit, and fine-tuning gains
+# 16 points (± 1). The network itself has to change; [chapter 10.1](10_1_adapters.ipynb) does that
+# with few parameters. For lesions, features learned from letters are twelve points (± 1.4) *behind*
+# those of the same network with random weights, and fine-tuning does not repair that. There you
+# need another source, not another classifier.
 #
 # ## What it costs
 
@@ -414,16 +426,17 @@ header = ["210 pictures of lesions", "through the network", "seconds of one core
 tlk.table(rows, header)
 
 # %% [markdown]
-# (One run each.) After the first look a classifier takes a second or so, or much less, so you can
-# choose among many. Neighbours keep every card they have, the others a fixed number. In memory a
-# card of 1,280 numbers is 5 KiB, the picture 108.
+# (One run each.) Once the features are computed, training a classifier takes about a second or much
+# less, so you can compare many. Nearest neighbours stores every feature vector it was given; the
+# others store a fixed number of parameters. In memory the 1,280 features of an image take 5 KiB,
+# the image itself 108.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: the nearest card, by hand
 #
-# One nearest neighbour takes three lines of NumPy. Find for every new picture the labelled one
+# One nearest neighbour takes three lines of NumPy. For every new image, find the labelled image
 # whose `features` point in the most similar direction (cosine), and take its label.
 
 # %% [markdown] tags=["hint"]
@@ -438,14 +451,15 @@ rows += [["linear probe", probed(features, labels, seen, truth)]]
 tlk.table(rows, ["one draw", "validation, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# A picture of one nearest card is a coarser judge than a linear one: in the stored draws the best
-# number of neighbours for lesions was the largest that was tried, 20. What neighbours have for
-# themselves is that they can be shown: *this* labelled picture is why.
+# A single nearest neighbour is a coarser classifier than a linear one: in the stored draws the best
+# number of neighbours for lesions was 20, the largest that was tried. The advantage of neighbours
+# is that they can be shown: *this* labelled image is the reason.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: which depth, on your own data
 #
-# Ask every block of `backbone` with `tlk.probe`, in one pass. Where would you take features?
+# Measure every block of `backbone` with `tlk.probe`, in one pass. Where would you take the
+# features?
 
 # %% [markdown] tags=["hint"]
 # `tlk.probe(backbone, (images, labels), (new, truth), strength=0.01)`.
@@ -454,16 +468,16 @@ tlk.table(rows, ["one draw", "validation, %"], digits=0)
 tlk.probe(backbone, (images, labels), (new, truth), strength=0.01)
 
 # %% [markdown] tags=["answer"]
-# The last block, as in the stored runs with 30 labels. (Here it counts pictures, not classes alike,
-# so the numbers are not those of the tables above.) With 5 labels a class the stored runs put the
-# block before it ahead, 43 to 38, by more in some draws than in others: perhaps because 112 numbers
-# are easier to learn from than 1,280.
+# At the last block, as in the stored runs with 30 labels. (This is plain accuracy, not balanced
+# accuracy, so the numbers differ from those in the tables above.) With 5 labels per class the block
+# before it is ahead in the stored runs, 43 to 38, by more in some draws than in others. Perhaps its
+# 112 features are easier to learn from than 1,280.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: the wrong scale
 #
-# This network takes pixels from 0 to 255 and scales them itself. What becomes of the features if
-# somebody divides by 255 first, as many guides do? Does anything complain?
+# This network takes pixels from 0 to 255 and scales them itself. What happens to the features if
+# somebody divides by 255 first, as many guides do? Is there an error or a warning?
 
 # %% [markdown] tags=["hint"]
 # `reader.predict(images / 255)`, the same for `new`, then `probed`.
@@ -475,17 +489,17 @@ rows += [["0 to 1", probed(dark, labels, dark_seen, truth)]]
 tlk.table(rows, ["pixels", "validation, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# Nothing complains, and the probe reads about half as much: to the network every picture is nearly
-# black. Features fail silently. Probe before you train anything large.
+# There is none, and the probe's score is about halved: to the network every image is nearly black.
+# Features fail silently, so run a probe before you train anything large.
 
 # %% [markdown]
 # ## What to remember
 #
-# - One look, then the cards: with the network frozen, `predict` once gives the same head as sending
-#   every picture through in every epoch, for a fraction of the work.
-# - Ask first which network and which depth, by a linear probe on validation; the classifier on top
-#   matters less, and a linear one is hard to beat.
-# - Cards hold what the network was made for. If the probe stays low at every depth, take another
-#   source, or let the network learn.
+# - Compute features once: with the network frozen, one `predict` gives the same head as sending
+#   every image through the network in every epoch, for a fraction of the work.
+# - First choose the network and the depth, with a linear probe on validation images. The classifier
+#   on top matters less, and a linear one is hard to beat.
+# - Features hold what the network was trained for. If the probe stays low at every depth, take
+#   another source, or fine-tune the network.
 #
-# **Then**: some of the network learns as well, [chapter 8.2](08_02_fine_tuning.ipynb).
+# **Then**: part of the network learns as well, in [chapter 8.2](08_02_fine_tuning.ipynb).
