@@ -1,18 +1,20 @@
 # %% [markdown]
 # # 0 · Start here: your own photographs in fifteen lines
 #
-# **The question.** You have a folder of photographs, a few dozen of each kind, and want a program
-# that names new ones. Can that be had from so few, on a laptop?
+# **The question.** You have a folder of photographs, a few dozen per class, and want a program
+# that recognises new ones. Are so few images enough, and will it run on a laptop?
 #
-# **The promise.** In a minute and a half on two cores you take a network that has seen a million
-# photographs, teach it the kinds in a folder in two stages, look at its mistakes, save it, and have
-# it name a photograph. Then you put your own folder in. *(No internet needed.)*
+# **The promise.** In a minute and a half on two cores you take a network that was trained on a
+# million photographs, train it on the classes in a folder in two stages, look at its mistakes,
+# save it, and let it classify a photograph. Then you swap in your own folder. *(No internet
+# needed.)*
 
 # %% [markdown]
-# ## What the network sees already
+# ## What the network already sees
 #
-# The network is EfficientNet-Lite0, trained on ImageNet: photographs of a thousand kinds of things.
-# Here are two that it was not trained on; they come with scikit-learn. What does it say?
+# The network is EfficientNet-Lite0, trained on ImageNet: photographs of a thousand kinds of
+# things. Here are two photographs that come with scikit-learn and were not part of its training.
+# What does the network say about them?
 
 # %% alt="Two photographs: a pavilion with curved roofs above a lake, and a large orange dahlia."
 import tlkeras as tlk
@@ -33,24 +35,27 @@ rows = [[name, 100 * float(probability)] for [(name, probability)] in guesses]
 tlk.table(rows, ["first guess", "probability, %"], digits=-1)
 
 # %% [markdown]
-# A palace, says a network that must choose among a thousand words. The flower is a dahlia, and
-# ImageNet has no dahlia: the nearest word is *daisy*, and the network is far from sure. But to say
-# daisy it must have seen petals around a middle.
+# The network has to pick one of a thousand labels, and it picks *palace* for the pavilion. The
+# flower is a dahlia, which is not an ImageNet class. The closest label is *daisy*, and the network
+# is far from sure. But to say daisy at all, it must have seen petals around a centre.
 #
 # ## The idea
 #
-# Whoever can draw learns to draw horses in an afternoon. Light, outline and perspective are there
-# already; only the horse is new. A network's lower layers, its
-# **[backbone](glossary.md#backbone)**, have learned edges, textures and parts from ImageNet. What
-# names the thousand kinds, its **[head](glossary.md#head)**, is the last layer alone. So keep the
-# backbone, put on a new head with *your* kinds, and train that: **[transfer
-# learning](glossary.md#transfer-learning)**.
+# If you can already draw, you can learn to draw horses in an afternoon. You know about light,
+# outline and perspective; only the horse is new. It is the same with a network. Its lower layers,
+# the **[backbone](glossary.md#backbone)**, have learned edges, textures and parts from ImageNet.
+# Only the last layer, the **[head](glossary.md#head)**, is specific to the thousand ImageNet
+# classes. So keep the backbone, add a new head for *your* classes, and train that: this is
+# **[transfer learning](glossary.md#transfer-learning)**.
 #
 # ## A folder of photographs
 #
-# It has a folder for each kind, and its name is the kind's: `photographs/Sandal/017.png`. Ours is
-# written on the spot, from `clothes`: real product photographs, small and grey, 30 of each kind.
-# For your own, leave out this cell and write their place instead of `photographs` below.
+# The folder has one subfolder per class, named after the class: `photographs/Sandal/017.png`. To
+# have something to work with, the next cell writes such a folder from the task `clothes`, 30
+# images per class. Do not expect phone pictures: these are real product photographs, but tiny
+# ones, the 28x28 grey thumbnails of [Fashion-MNIST](https://arxiv.org/abs/1708.07747), enlarged to
+# 64x64 for the network. To use your own photographs, run the next cell all the same (it also holds
+# the settings), then replace `photographs` in the cell after it with the full path of your folder.
 
 # %% tags=["plumbing"]
 import os
@@ -78,13 +83,13 @@ counts = [[split, count] for split, count in task.counts.items()]
 tlk.table(counts, ["part of the folder", "photographs"])
 
 # %% [markdown]
-# `tlk.load_task` has divided the folder: the network learns from *train*, you choose by
+# `tlk.load_task` has split the folder: the network learns from *train*, you make choices on
 # *validation*, and *test* is kept for the end.
 #
 # ## By hand, in plain Keras
 #
-# **Stage one** trains the new head alone. The backbone is **frozen**: it is used and does not
-# change.
+# **Stage one** trains only the new head. The backbone is **frozen**: it computes its outputs, but
+# its weights do not change.
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -99,9 +104,10 @@ model.compile(keras.optimizers.AdamW(3e-3), loss, metrics=["accuracy"])
 history = model.fit(task.train, epochs=6, verbose=0)
 
 # %% [markdown]
-# **Stage two** opens the backbone and goes on a hundred times slower, so that it adapts and does
-# not forget. Two lines are easily left out: BatchNorm layers keep what they learned from ImageNet,
-# and `compile` comes again, because it is what reads the flags ([chapter 6](06_unfreezing.ipynb)).
+# **Stage two** unfreezes the backbone and continues at a hundredth of the learning rate, so that
+# it adapts without forgetting. Two steps are easily forgotten. BatchNorm layers stay frozen, to
+# keep what they learned from ImageNet. And the model has to be compiled again, because a change of
+# `trainable` only takes effect with `compile` ([chapter 6](06_unfreezing.ipynb)).
 
 # %%
 backbone.trainable = True
@@ -116,13 +122,13 @@ right = model.evaluate(task.validation, verbose=0)[1]
 print(f"{right:.0%} of the validation photographs are named rightly.")
 
 # %% [markdown]
-# Guessing would name one of ten. That was all: load, freeze, compile, fit; unfreeze, compile again,
-# fit slowly; save.
+# Guessing would get one in ten right. That was the whole workflow: load, freeze, compile, fit;
+# unfreeze, compile again, fit slowly; save.
 #
 # ## The same with tlkeras
 #
-# A **plan** holds both stages. `tlk.fit_stages` sets the flags, keeps BatchNorm, compiles before
-# every stage, and computes the outputs of what is frozen only once.
+# A **plan** holds both stages. `tlk.fit_stages` sets the `trainable` flags, keeps BatchNorm
+# frozen, compiles before every stage, and computes the outputs of the frozen layers only once.
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -138,7 +144,8 @@ tlk.table(learned, ["stage", "numbers that learn"])
 # %% [markdown]
 # ## Look at the mistakes
 #
-# Now the test photographs, for the first time. A row is a kind, a column is what it was taken for.
+# Now look at the test images, for the first time. Each row is the true class ("is"), each column
+# the predicted class ("taken for").
 
 # %% alt="A table of ten kinds against ten answers; most test photographs lie on the diagonal, and the mistakes are among shirts, tops, pullovers, coats and dresses."
 found = tlk.interpret(run, task, examples=4)
@@ -148,14 +155,15 @@ found.plot()
 found.plot_examples()
 
 # %% [markdown]
-# What do the wrong answers have in common? About half of them are garments with sleeves, taken for
-# one another, as people mix them up at this size. So more photographs of *those* would help most,
-# or fewer kinds. Once you change a network by what test photographs show, they test nothing any
-# more: for that, look at validation.
+# What do the mistakes have in common? About half of them are garments with sleeves confused with
+# one another, just as people confuse them at this size. So more images of *those* classes would
+# help most, or fewer classes. But once you change a network because of what you saw on the test
+# images, they are no longer a test. To decide on changes, look at the mistakes on validation
+# images instead.
 #
 # ## Use it
 #
-# What was saved is all that is needed, in another program, on another day.
+# The saved folder contains everything you need to use the model later in another program.
 
 # %%
 reader = tlk.load_run("clothes_run")
@@ -165,15 +173,17 @@ rows = [[str(file), *said.ranked(number)[0]] for number, file in enumerate(new_o
 tlk.table(rows, ["photograph", "answer", "probability"], digits=2)
 
 # %% [markdown]
-# (Most of these five were among those it learned from: that it is right and sure proves nothing.)
-# In a terminal it is `tlkeras fit photographs/` and `tlkeras predict runs/... photo.jpg`.
+# (Most of these five were training images, so being right and confident proves nothing here.) On
+# the command line, the same is `tlkeras fit photographs/` and `tlkeras predict runs/...
+# photo.jpg`.
 #
 # ## Is it ImageNet that helps?
 #
-# Or would any network do? The control is the same network with random weights. Both stay frozen,
-# and a linear classifier reads their outputs, or the bare pixels. The score is **[balanced
-# accuracy](glossary.md#balanced-accuracy)**, the share found of each kind, averaged; from five
-# random choices, or **[draws](glossary.md#draw)**, of labelled photographs, measured before.
+# Or would any network do? The control is the same network with random weights. Both networks stay
+# frozen, and a linear classifier is trained on their outputs, or on the bare pixels. The score is
+# **[balanced accuracy](glossary.md#balanced-accuracy)**: the share of each class that is
+# recognised, averaged over classes. The results were measured in advance, on five random choices,
+# or **[draws](glossary.md#draw)**, of the labelled images.
 
 # %% tags=["plumbing"] alt="Line plot, balanced accuracy on clothes against labelled photographs a kind. ImageNet: 72, 77 and 81 % at 5, 10 and 30. Pixels: 65, 72 and 75 %. Untrained network: 54, 61 and 67 %."
 few = {"labels_per_class": [5, 10, 30]}
@@ -188,14 +198,14 @@ tlk.plots.curves(lines, x="labelled photographs of each kind", title=title, log=
 stored.mean_by("method", "labels_per_class", scale=100, digits=0)
 
 # %% [markdown]
-# (*frozen* is ImageNet's network, *random* the untrained one.) With five photographs of each kind,
-# ImageNet's network does what pixels do with ten; with ten, a little more than pixels do with
-# thirty (77 ± 1 against 75 ± 1).
+# (*frozen* is the ImageNet network, *random* the untrained one.) With five images per class, the
+# ImageNet network does as well as pixels do with ten. With ten, it does a little better than
+# pixels do with thirty (77 ± 1 against 75 ± 1).
 #
 # ## Where it fails
 #
-# Handwritten digits are no photographs of things. The same measurement on `digits`, beside a
-# network that was trained on printed letters:
+# Handwritten digits are not photographs of things. Here is the same measurement on `digits`, next
+# to a network that was trained on printed letters:
 
 # %% tags=["plumbing", "nbval-check-output"]
 digits = {}
@@ -209,20 +219,21 @@ for name, preset, method in [
 tlk.table(digits, "learned from", digits=0, note="Measured as above.")
 
 # %% [markdown]
-# ImageNet is two to four points better than pixels here, and letters win clearly. A network helps
-# with what resembles what it has seen ([chapter 1](01_why_transfer_learning.ipynb)).
+# ImageNet is only two to four points better than pixels here, and letters clearly win. A network
+# helps with images that resemble those it was trained on ([chapter
+# 1](01_why_transfer_learning.ipynb)).
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
-# ### Exercise 1: a photograph of no kind at all
-# What does your network say of the palace, `squares[0]`, and how sure is it? Guess before you run
-# it.
+# ### Exercise 1: a photograph of none of the classes
+# What does your network say about the palace, `squares[0]`, and how sure is it? Guess before you
+# run it.
 
 # %% [markdown] tags=["hint"]
-# `tlk.predict(reader, pixels)` takes an array, too, but of the network's size: make it smaller with
-# `keras.ops.image.resize(squares[0].astype("float32"), (size, size))`. `.ranked(0)` of the answer
-# lists kinds and probabilities.
+# `tlk.predict(reader, pixels)` also accepts an array, but it must have the network's input size.
+# Resize it with `keras.ops.image.resize(squares[0].astype("float32"), (size, size))`. Calling
+# `.ranked(0)` on the result lists classes and probabilities.
 
 # %% tags=["answer"]
 palace = keras.ops.image.resize(squares[0].astype("float32"), (size, size))
@@ -230,18 +241,18 @@ answers = tlk.predict(reader, keras.ops.convert_to_numpy(palace))
 tlk.table(answers.ranked(0), ["kind", "probability"], digits=2)
 
 # %% [markdown] tags=["answer"]
-# It names one of the ten kinds. The probabilities of the ten add up to 100 %, so some kind has to
-# get them: a network has no word for "none of these". If such photographs can come, give it a
-# folder of them, or refuse answers below a probability that you choose on validation.
+# It names one of the ten classes. The ten probabilities add up to 100 %, so some class has to get
+# them: the network has no answer for "none of these". If you expect such photographs, add a class
+# for them, or reject answers below a probability that you choose on validation.
 
 # %% [markdown] tags=["question"]
-# ### Exercise 2: fewer kinds
-# Count shirts, T-shirts, pullovers and coats as one kind, without any training: calling a coat a
-# shirt is then right. What share of the test photographs is right now, and what was it?
+# ### Exercise 2: fewer classes
+# Merge shirts, T-shirts, pullovers and coats into one class, without any training: calling a coat
+# a shirt then counts as right. What share of the test images is right now, and what was it before?
 
 # %% [markdown] tags=["hint"]
-# `found.matrix` is the table above: rows are truth, columns answers, in the order of `task.classes`.
-# Right answers are its diagonal, `found.matrix.trace()`.
+# `found.matrix` is the table above: rows are true classes, columns predicted classes, in the order
+# of `task.classes`. The right answers are on its diagonal, `found.matrix.trace()`.
 
 # %% tags=["answer"]
 same = [task.classes.index(kind) for kind in ("Coat", "Pullover", "Shirt", "T-shirt or top")]
@@ -252,16 +263,16 @@ rows = [["ten", 100 * ten / found.matrix.sum()], ["seven", 100 * seven / found.m
 tlk.table(rows, ["kinds", "right, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# Several points more, for nothing: a good part of the mistakes was made within these four. If what
-# you need is only *which shelf*, ask for that. But fewer kinds are also easier to guess, so do not
-# compare the two numbers as if the network had become better.
+# Several points more at no cost, because a good part of the mistakes was made within these four
+# classes. If all you need is *which shelf*, ask for that. But fewer classes are also easier to
+# guess, so do not compare the two numbers as if the network had improved.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Take a backbone that has seen photographs, put a new head on it, train the head, then all of it,
-#   slowly.
-# - After every change of a `trainable` flag: `compile`. BatchNorm keeps what it knows.
-# - Look at the mistakes before you change anything; they say which photographs are missing.
+# - Take a backbone that was trained on photographs, add a new head, and train first the head, then
+#   the whole network at a small learning rate.
+# - Compile after every change of a `trainable` flag. Keep BatchNorm frozen.
+# - Look at the mistakes before you change anything; they show which images are missing.
 #
 # **Then:** [why it works, and when it does not](01_why_transfer_learning.ipynb).
