@@ -6,7 +6,7 @@
     model = tlk.add_head(tlk.load_backbone("glyph_resnet"), classes=len(task.classes))
     run = tlk.fit_stages(model, tlk.recipes.two_stage(), task.train, task.validation)
 
-Importing this costs next to nothing: a name is loaded when it is first used.
+Importing this package costs next to nothing: each name is loaded when it is first used.
 """
 
 import importlib
@@ -65,7 +65,7 @@ _MODULES = {
     "policies": "freezing.policies",
     "recipes": "plans.recipes",
 }
-_HOME = {  # the module each of the other names lives in
+_HOME = {  # the module that defines each of the other names
     "FeatureCache": "features.store",
     "Plan": "plans.plan",
     "Run": "runs.run",
@@ -105,7 +105,7 @@ quiet.install()
 
 
 def _register() -> None:
-    """Makes the optimizers known to `keras.models.load_model`, which imports none by itself."""
+    """Register the optimizers, so that `keras.models.load_model` finds them without an import."""
     importlib.import_module("tlkeras.optimizers")
 
 

@@ -1,4 +1,4 @@
-"""A Plan is a list of Stages: what to train, in which order. Data only."""
+"""A Plan is a list of Stages: what to train, and in which order. It holds data only."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,47 +12,48 @@ from tlkeras.freezing.policies import Policy
 from tlkeras.optimizers.rates import rates_from_dict, rates_to_dict, shown
 from tlkeras.utils.tables import html_table, text_table
 
-VERSION = 3  # of a stored plan: 1 had no mode and no min_delta, 2 no batch_size
+VERSION = 3  # of the stored format: 1 had no mode and min_delta, 2 had no batch_size
 UNSTORED: dict[str, Any] = {"callbacks": (), "data": None, "validation_data": None}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One `fit` call with its own choice of what learns.
+    """One `fit` call with its own choice of the blocks that learn.
 
     Attributes:
-        name: shown in tables and plots, unique in a Plan.
+        name: shown in tables and plots; unique in a Plan.
         policy: which blocks learn (`tlk.policies`).
-        learning_rate: of the optimizer: a number, or a `keras.optimizers.schedules` schedule, which
-            counts steps from the beginning of the stage.
-        epochs: at most.
-        batchnorm: mode of the BatchNorm layers in learning backbone blocks.
-        patience: epochs without a better `monitor` after which the stage ends; None: never.
-        monitor: decides which epoch was the best, at whose weights the stage ends. Without
-            validation data the last epoch is kept.
-        rates: multiplies the learning rate block by block: see `tlk.optimizers`. None: the
-            same for all that learn.
+        learning_rate: the optimizer's learning rate: a number, or a schedule from
+            `keras.optimizers.schedules`, which counts steps from the start of the stage.
+        epochs: the maximum number of epochs.
+        batchnorm: mode of the BatchNorm layers in backbone blocks that learn.
+        patience: the stage stops after this many epochs without a better `monitor`. None: never.
+        monitor: the metric that decides which epoch was best. The stage ends with that epoch's
+            weights. Without validation data, the last epoch is kept.
+        rates: multipliers of the learning rate, block by block; see `tlk.optimizers`. None: the
+            same rate for every block that learns.
         augment: a Keras layer or model, called on every batch of training inputs; or a function of
-            inputs, or of inputs and labels (x, y), that returns the same. Layers of Keras move
-            masks with their pictures, where the labels are masks of their size. MixUp and CutMix
-            mix labels that are one-hot rows; where they are among other layers, these stand in a
-            keras.Sequential or a keras.layers.Pipeline.
-        views: with `augment`, how many augmented views of an image are drawn once and cached;
-            None draws anew every epoch, which cannot be cached.
+            the inputs, or of inputs and labels (x, y), that returns the same. If the labels are
+            masks of the same size as the images, Keras layers transform both together. MixUp and
+            CutMix also mix labels given as one-hot rows; to combine them with other layers, put
+            all of them in a keras.Sequential or a keras.layers.Pipeline.
+        views: with `augment`, how many augmented views of each image are drawn once and cached.
+            None draws new ones every epoch, which cannot be cached.
         mode: "min" or "max": whether a lower or a higher `monitor` is better. "auto": as the
-            metric of that name says, or lower for a name that ends in "loss" or "error"; what
-            does not say is refused.
-        min_delta: a smaller change of `monitor` is no improvement, as in
+            metric of that name says, or lower for a name that ends in "loss" or "error"; any other
+            metric is refused.
+        min_delta: smaller changes of `monitor` do not count as an improvement, as in
             `keras.callbacks.EarlyStopping`.
-        callbacks: of this stage alone: they begin and end with it, and count its epochs from 0.
-        batch_size: for arrays; None: that of `fit_stages`.
-        data: what this stage trains on, as `fit_stages` takes it: larger pictures, harder
-            examples. None: the data of `fit_stages`.
-        validation_data: the same for validation. None: that of `fit_stages`, also with `data`.
+        callbacks: for this stage only: they begin and end with it, and count its epochs from 0.
+        batch_size: batch size for arrays. None: that of `fit_stages`.
+        data: what this stage trains on, in any form that `fit_stages` takes, such as larger images
+            or harder examples. None: the data of `fit_stages`.
+        validation_data: the same for validation. None: that of `fit_stages`, even if `data` is
+            given.
 
     Raises:
-        TypeError: `policy` is none, or `callbacks` are no list of callbacks. ValueError: a number
-            out of range, an unknown mode.
+        TypeError: `policy` is not a policy, or `callbacks` is not a list of callbacks.
+        ValueError: a number is out of range, or the mode is unknown.
 
     >>> stage = tlk.Stage("tune", tlk.policies.last_blocks(2), learning_rate=1e-5, epochs=10)
     >>> print(stage.policy, stage.learning_rate, stage.batchnorm)
@@ -117,7 +118,7 @@ class Stage:
             )
 
     def replace(self, **changes: Any) -> "Stage":
-        """A stage like this one but for what is given.
+        """Return a copy of this stage with the given attributes changed.
 
         >>> stage = tlk.Stage("head", tlk.policies.head_only(), epochs=5)
         >>> longer = stage.replace(epochs=20, patience=3)
@@ -134,13 +135,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train, in which order. Data only: print it, store it, change it.
+    """What to train, and in which order. It holds data only: print it, store it, change it.
 
     Attributes:
-        stages: in the order in which they are trained.
+        stages: the stages, in the order in which they are trained.
 
     Raises:
-        ValueError: no stage, or two of one name.
+        ValueError: there is no stage, or two stages have the same name.
 
     Source: section 1.6, the practical playbook.
 
@@ -168,9 +169,9 @@ class Plan:
             )
 
     def to_dict(self) -> dict:
-        """The plan as JSON can store it.
+        """Return the plan as a dictionary that JSON can store.
 
-        Raises TypeError if a policy or an augment is a plain function, or a stage has callbacks
+        Raises TypeError if a policy or an augment is a plain function, or if a stage has callbacks
         or data.
 
         >>> stored = tlk.recipes.head_only(epochs=3).to_dict()
@@ -181,15 +182,15 @@ class Plan:
 
     @classmethod
     def from_dict(cls, stored: dict) -> "Plan":
-        """The plan that `to_dict` stored, in this version of tlkeras or an older one.
+        """Return the plan that `to_dict` stored with this or an older version of tlkeras.
 
-        Raises ValueError if it names an unknown policy, or a newer tlkeras stored it.
+        Raises ValueError if it names an unknown policy, or if a newer tlkeras stored it.
 
         >>> plan = tlk.recipes.head_only(epochs=3)
         >>> tlk.Plan.from_dict(plan.to_dict()) == plan
         True
         """
-        version = stored.get("version", 1)  # the first had none
+        version = stored.get("version", 1)  # version 1 did not store its number
         if version > VERSION:
             raise ValueError(
                 f"Expected a plan of version {VERSION} or older; found {version}, which a newer "

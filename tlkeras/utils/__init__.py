@@ -1,1 +1,1 @@
-"""Paths, a quiet start, profiles, plain tables, which process of several, downloads."""
+"""Paths, a quiet start, profiles, plain tables, several processes, downloads."""

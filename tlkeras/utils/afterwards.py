@@ -1,4 +1,4 @@
-"""Does something once another module has been imported, and imports nothing by itself."""
+"""Run code once another module has been imported, without importing it here."""
 
 import importlib.util
 import sys
@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def after_import(name: str, do: Callable[[], object]) -> None:
-    """Calls `do` now if the module `name` is loaded, else right after it is."""
+    """Call `do` now if the module `name` is already loaded, else right after it is imported."""
     if name in sys.modules:
         do()
     else:
@@ -17,7 +17,7 @@ def after_import(name: str, do: Callable[[], object]) -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Finds one module as the others do, and has its loader call back; then it is gone."""
+    """Finds one module as other finders do, makes its loader call `do`, and removes itself."""
 
     def __init__(self, name: str, do: Callable[[], object]):
         self.name, self.do = name, do

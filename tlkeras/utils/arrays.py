@@ -1,7 +1,8 @@
-"""Numbers and JSON in one file that is safe to read wherever it comes from.
+"""Arrays and JSON in one file that is safe to read even from an untrusted source.
 
-A zip file as NumPy's npz, read by `np.load`, with `record.json` beside the arrays: no pickle, and
-nothing packed, so that reading takes no more memory than the file has bytes.
+The file is a zip archive like NumPy's npz, which `np.load` can read, with a `record.json` next to
+the arrays. It contains no pickle and is not compressed, so reading it takes no more memory than the
+size of the file.
 """
 
 import json
@@ -19,7 +20,7 @@ RECORD = "record.json"
 def write(
     path: str | os.PathLike, record: dict[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> Path:
-    """Writes the file, all at once, in place of an earlier one; arrays as float32."""
+    """Write the file atomically, replacing an earlier one. Arrays are stored as float32."""
     path = Path(path).expanduser()
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,13 +37,13 @@ def write(
 
 
 def read_record(path: str | os.PathLike, kind: str) -> dict[str, Any]:
-    """The JSON of a file that says it is of this `kind`. Raises ValueError if it is none."""
+    """Return the JSON record of a file. Raises ValueError if its "kind" is not `kind`."""
     try:
         with zipfile.ZipFile(Path(path).expanduser()) as file, _member(file, RECORD) as member:
             record = json.load(member)
     except FileNotFoundError:
         raise ValueError(f"Expected a file of {kind}; found no {str(path)!r}.") from None
-    except Exception as error:  # whatever zipfile, zlib and JSON raise at odd bytes
+    except Exception as error:  # zipfile, zlib and JSON raise many types for damaged bytes
         raise _damaged(path, kind, error) from error
     if not isinstance(record, dict) or record.get("kind") != kind:
         raise ValueError(f"Expected a file of {kind}; {path} is another file.")
@@ -52,14 +53,16 @@ def read_record(path: str | os.PathLike, kind: str) -> dict[str, Any]:
 def read(
     path: str | os.PathLike, kind: str, shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """The float32 arrays of these names. Raises ValueError unless each has its shape and is
-    finite."""
+    """Return the float32 arrays named in `shapes`.
+
+    Raises ValueError unless each array has its shape and all its values are finite.
+    """
     found = {}
     try:
         with zipfile.ZipFile(Path(path).expanduser()) as file:
             for name, shape in shapes.items():
                 found[name] = _array(file, f"{name}.npy", tuple(shape))
-    except Exception as error:  # whatever zipfile, zlib and NumPy raise at odd bytes
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for damaged bytes
         raise _damaged(path, kind, error) from error
     return found
 

@@ -1,7 +1,8 @@
-"""Downloads that end: with the file whole and its hash checked, or with one error that helps.
+"""Downloads that end either with a complete file and a checked hash, or with one helpful error.
 
-pooch asks, asks again, draws a bar and checks the hash; a file has its name only when it is right.
-Ours is that processes wait for one another, that only https is asked, and what the error says.
+pooch downloads, retries, draws a progress bar and checks the hash; a file gets its final name only
+after that check. This module adds a lock between processes, the restriction to https, and the text
+of the error.
 """
 
 import sys
@@ -27,31 +28,31 @@ def fetch(
     retries: int = 2,
     stand_in: str = "",
 ) -> Path:
-    """Downloads a file unless it is there with this hash already.
+    """Download a file, unless it already exists with this hash.
 
-    Processes that want the same file wait for the first one, which leaves `path.lock` behind. A
-    download that breaks off is deleted and begins anew; that of a process which was killed stays,
-    as `tmp...` beside `path`.
+    Processes that want the same file wait for the first one, which leaves `path.lock` behind. An
+    interrupted download is deleted and starts again from the beginning. If the process is killed,
+    its partial download remains next to `path`, as `tmp...`.
 
     Args:
-        urls: where the file is; each is tried in turn. Only https://, or http:// on this machine.
-        path: where it goes; another file there is replaced.
-        known_hash: "sha256:" or "md5:" and the hash in hexadecimal.
-        timeout: seconds without data after which a connection is given up.
-        retries: how often to ask each URL again, after a pause of 1 s, then 2 s, and so on.
-        stand_in: ends the message of an error; say there what works without the internet.
+        urls: addresses of the file, tried in turn. Only https://, or http:// on this machine.
+        path: where to store the file; a different file with that name is replaced.
+        known_hash: "sha256:" or "md5:" followed by the hash in hexadecimal.
+        timeout: seconds without data after which the connection is closed.
+        retries: how often to retry each URL, after a pause of 1 s, then 2 s, and so on.
+        stand_in: text added to the error message: what works without the internet.
 
     Returns:
-        `path`, whole and with the right hash.
+        `path`, a complete file with the right hash.
 
     Raises:
-        ConnectionError: no URL gave that file.
+        ConnectionError: no URL provided that file.
     """
     import pooch
 
-    pooch.get_logger().setLevel("WARNING")  # its lines go to standard error
+    pooch.get_logger().setLevel("WARNING")  # its messages go to standard error
     ask = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty(),  # if a person looks at it
+        progressbar=sys.stderr.isatty(),  # only in a terminal
         chunk_size=CHUNK,
         timeout=timeout,
         hooks={"response": _refuse_unsafe_redirect},
@@ -71,7 +72,7 @@ def fetch(
                 refuse_unsafe(url)
                 source.fetch(path.name, downloader=ask)
                 return path
-            except (OSError, ValueError) as error:  # from requests; a wrong hash
+            except (OSError, ValueError) as error:  # from requests; or a wrong hash
                 problems.append(f"{url}: {str(error).rstrip('.')}.")
     wrong = " What is there under that name is another file." if path.exists() else ""
     raise ConnectionError(
@@ -81,7 +82,7 @@ def fetch(
 
 
 def refuse_unsafe(url: str) -> None:
-    """Raises ConnectionError unless the address is https://, or on this machine."""
+    """Raise ConnectionError unless the address is https://, or http:// on this machine."""
     place = urlsplit(url)
     here = place.hostname in ("localhost", "127.0.0.1", "::1")
     if place.scheme != "https" and not (place.scheme == "http" and here):
@@ -89,6 +90,6 @@ def refuse_unsafe(url: str) -> None:
 
 
 def _refuse_unsafe_redirect(response: "requests.Response", **options: object) -> None:
-    """Called by requests with every response, before it follows one elsewhere."""
+    """Check a redirect; requests calls this with every response before it follows one."""
     if response.is_redirect:
         refuse_unsafe(urljoin(response.url, response.headers["location"]))

@@ -1,4 +1,4 @@
-"""A file that one process holds at a time."""
+"""A file lock between processes."""
 
 import sys
 from collections.abc import Iterator
@@ -8,22 +8,22 @@ from pathlib import Path
 
 @contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """Holds the file for this process alone; the system lets go of it when the process ends.
+    """Hold an exclusive lock on a file; the system releases it when the process ends.
 
     Args:
-        path: made if missing, and left behind.
-        wait: for another that holds it.
+        path: the lock file, created if missing and left behind.
+        wait: whether to wait while another process holds the lock.
 
     Raises:
-        BlockingIOError: another holds it, with `wait=False`. OSError: it cannot be held at all,
-            on a file system without locks, say.
+        BlockingIOError: another process holds the lock and `wait` is False.
+        OSError: the file cannot be locked at all, for example on a file system without locks.
     """
     with path.open("w") as file:
         if sys.platform == "win32":
             import msvcrt
 
             while True:
-                try:  # LK_LOCK waits for 10 s at most
+                try:  # LK_LOCK waits for at most 10 s
                     kind = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK
                     msvcrt.locking(file.fileno(), kind, 1)
                     break

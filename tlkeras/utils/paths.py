@@ -1,4 +1,4 @@
-"""Where things are: the data that comes with tlkeras, and what is prepared on first use."""
+"""Paths of the data that comes with tlkeras and of the data that is prepared on first use."""
 
 import hashlib
 import os
@@ -7,19 +7,19 @@ from pathlib import Path
 
 
 def data_root() -> Path:
-    """The folder with `tasks/` and `presets/`: inside an installed wheel, or in the checkout."""
+    """Return the folder with `tasks/` and `presets/`, in an installed wheel or in the checkout."""
     package = Path(__file__).resolve().parents[1]
     packed = package / "_data"
     return packed if packed.is_dir() else package.parent / "data"
 
 
 def presets() -> list[Path]:
-    """The preset folders that come with tlkeras, by name."""
+    """Return the preset folders that come with tlkeras, sorted by name."""
     return sorted(p.parent for p in (data_root() / "presets").glob("*/config.json"))
 
 
 def cache_dir(chosen: str | os.PathLike | None = None) -> Path:
-    """Where prepared tasks are kept: `chosen`, else TLKERAS_DATA_DIR, else the user's cache."""
+    """Return the folder of prepared tasks: `chosen`, else TLKERAS_DATA_DIR, else the user cache."""
     if chosen or os.environ.get("TLKERAS_DATA_DIR"):
         return Path(chosen or os.environ["TLKERAS_DATA_DIR"]).expanduser()
     if sys.platform == "darwin":
@@ -29,16 +29,16 @@ def cache_dir(chosen: str | os.PathLike | None = None) -> Path:
 
 
 def kept_dir() -> Path:
-    """Where `tlkeras fit` keeps what frozen networks put out, for later runs."""
+    """Return the folder where `tlkeras fit` keeps the outputs of frozen networks for later runs."""
     return cache_dir() / "features"
 
 
 def tasks() -> list[Path]:
-    """The folders of the tasks that come with tlkeras, by name."""
+    """Return the folders of the tasks that come with tlkeras, sorted by name."""
     return sorted(p.parent for p in (data_root() / "tasks").glob("*/*_dataset_builder.py"))
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

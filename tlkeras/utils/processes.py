@@ -1,33 +1,33 @@
-"""Which of several processes that train together this one is, and whether they agree."""
+"""Training in several processes: the index of this one, and whether all of them agree."""
 
 import hashlib
 import sys
 
 import numpy as np
 
-# What JAX reaches other processes with: named in its errors when that fails.
+# The parts of JAX that talk to other processes; its errors name them when that fails.
 CONNECTIONS = ("Gloo", "NCCL", "RCCL", "coordination service", "CoordinationService", "heartbeat")
 
 
 def joined() -> bool:
-    """Whether JAX has joined this process to others. Asked without importing or waking JAX."""
+    """True if JAX has joined this process to others. Neither imports nor initialises JAX."""
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def count() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return sys.modules["jax"].process_count() if joined() else 1
 
 
 def index() -> int:
-    """Which of them this one is, from 0; the first writes what is written once."""
+    """Return the index of this process. Process 0 writes whatever is written only once."""
     return sys.modules["jax"].process_index() if joined() else 0
 
 
 def differing(texts: dict[str, str]) -> list[str]:
-    """Names of the texts that are not the same in every process.
+    """Return the names of the texts that are not the same in every process.
 
-    Every process must ask, with the same names: each waits for the others here.
+    Every process must call this, with the same names: each one waits here for the others.
     """
     from jax.experimental import multihost_utils
 
@@ -38,5 +38,5 @@ def differing(texts: dict[str, str]) -> list[str]:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether an error says that another process cannot be reached: JAX has no type for it."""
+    """True if an error says that another process cannot be reached; JAX has no type for that."""
     return count() > 1 and any(word in str(error) for word in CONNECTIONS)

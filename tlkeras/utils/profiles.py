@@ -1,16 +1,17 @@
-"""The two worlds of the course: offline, the default, and online, where names are downloaded."""
+"""The two profiles of the course: offline, the default, and online, which downloads data."""
 
 import os
 from typing import NamedTuple
 
 
 class Setting(NamedTuple):
-    """What a chapter works with.
+    """The data and the network of a chapter.
 
     Attributes:
-        task, source: names for `tlk.load_task`; `source` is "" where the chapter needs none.
-        backbone: a name for `tlk.load_backbone`. image_size: pixels of a side.
-        labels_per_class: labelled images of every class.
+        task, source: names for `tlk.load_task`; `source` is "" if the chapter needs none.
+        backbone: a name for `tlk.load_backbone`.
+        image_size: pixels per side.
+        labels_per_class: number of labelled training images of each class.
     """
 
     task: str
@@ -20,7 +21,7 @@ class Setting(NamedTuple):
     labels_per_class: int
 
 
-# A line a chapter.
+# One line per chapter.
 OFFLINE = {
     "00": Setting("clothes", "", "efficientnet_lite0", 64, 30),
     "01": Setting("lesions", "", "efficientnet_lite0", 64, 5),
@@ -63,7 +64,7 @@ ONLINE = {
     "08_04": Setting("dermamnist", "lesions", "EfficientNetB0", 64, 30),
     "08_05": Setting("eurosat", "fashion_mnist", "EfficientNetB0", 64, 20),
     "08_06": Setting("dermamnist", "", "EfficientNetB0", 64, 30),
-    "08_07": Setting("lesions", "", "EfficientNetB0", 64, 30),  # no open data here have masks
+    "08_07": Setting("lesions", "", "EfficientNetB0", 64, 30),  # no open data set here has masks
     "08_08": Setting("dermamnist", "", "EfficientNetB0", 32, 10),
     "08_09": Setting("scenes", "", "clip_vit_base_patch32", 224, 16),
     "08_10": Setting("lesions", "", "EfficientNetB0", 96, 30),
@@ -78,10 +79,10 @@ ONLINE = {
 
 
 def is_online(profile: str | None = None) -> bool:
-    """Whether downloads are wanted: `profile`, else the variable TLKERAS_PROFILE, else not.
+    """True if downloads are allowed: set by `profile`, else by TLKERAS_PROFILE; False by default.
 
     Raises:
-        ValueError: neither "offline" nor "online".
+        ValueError: the profile is neither "offline" nor "online".
 
     >>> tlk.is_online("online"), tlk.is_online("offline")
     (True, False)
@@ -93,13 +94,14 @@ def is_online(profile: str | None = None) -> bool:
 
 
 def setting(chapter: str, profile: str | None = None) -> Setting:
-    """The task, the network and the numbers of a chapter, in this profile.
+    """Return the task, network, image size and number of labels of a chapter in this profile.
 
     Args:
-        chapter: its number, "06". profile: "offline" or "online"; None asks `tlk.is_online`.
+        chapter: its number as text, such as "06".
+        profile: "offline" or "online". None: as `tlk.is_online` says.
 
     Raises:
-        ValueError: a chapter without a line above.
+        ValueError: there is no setting for this chapter.
 
     >>> tlk.setting("00", "offline").backbone
     'efficientnet_lite0'

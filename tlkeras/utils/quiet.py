@@ -1,9 +1,9 @@
-"""Keeps TensorFlow's start-up chatter out of terminals and notebooks.
+"""Keeps TensorFlow's start-up messages out of terminals and notebooks.
 
-TF_CPP_MIN_LOG_LEVEL=3 silences TensorFlow 2.20. TensorFlow 2.21 writes six lines to file descriptor
-2 in spite of it, which a notebook shows in red boxes: three while its first C++ library loads, and
-the same three while `_pywrap_profiler_plugin` does, before they read the variable (tensorflow
-#100442):
+TF_CPP_MIN_LOG_LEVEL=3 silences TensorFlow 2.20. TensorFlow 2.21 still writes six lines to file
+descriptor 2, which a notebook shows in red boxes: three while its first C++ library loads, and the
+same three while `_pywrap_profiler_plugin` loads, before these libraries read the variable
+(tensorflow #100442):
 
     WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
     I0000 ... port.cc:153] oneDNN custom operations are on. ...
@@ -11,11 +11,11 @@ the same three while `_pywrap_profiler_plugin` does, before they read the variab
 
 Measured without a GPU, in a plain process (Keras 3.12.0 on 2.20.0, 3.15.1 on 2.21.0) and in a
 Jupyter kernel (2.21.0). CUDA_VISIBLE_DEVICES and the variables of absl and gRPC change nothing;
-TF_ENABLE_ONEDNN_OPTS=0 hides the second line, and changes results.
+TF_ENABLE_ONEDNN_OPTS=0 hides the second line, but changes results.
 
-So while one of TensorFlow's libraries loads, what the variable stands for is held back, and the
-rest is passed on; only what a library writes just before it ends the process is lost. Whoever sets
-the variable gets every line.
+Therefore, while one of TensorFlow's libraries loads, the lines that the variable should suppress
+are dropped and all others are passed on. Only lines that a library writes just before it ends the
+process are lost. If you set the variable yourself, you get every line.
 """
 
 import logging
@@ -30,15 +30,15 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from types import ModuleType
 
-# absl's lines of information, warnings and errors; those of fatal errors begin with F.
+# absl's information, warning and error lines; those of fatal errors begin with F and are kept.
 CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \d\d:\d\d")
 
 
 def install() -> None:
-    """Makes importing and using TensorFlow after this quiet."""
-    # KerasHub and TFDS draw their bars with tqdm, which misses ipywidgets in every notebook.
+    """Make later imports and uses of TensorFlow quiet."""
+    # KerasHub and TFDS draw progress bars with tqdm, which warns if ipywidgets is not installed.
     warnings.filterwarnings("ignore", "IProgress not found")
-    # Keras's own default, of which every plain `fit` of a dataset is warned.
+    # Keras warns of its own default in every plain `fit` on a dataset.
     warnings.filterwarnings("ignore", "`shuffle=True` was passed, but will be ignored")
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -47,12 +47,12 @@ def install() -> None:
 
 
 def _is_no_retracing(record: logging.LogRecord) -> bool:
-    """A stage compiles anew on purpose; TensorFlow takes many of them for a mistake."""
+    """False for the retracing warning: every stage recompiles, which TensorFlow takes for a bug."""
     return "triggered tf.function retracing" not in record.getMessage()
 
 
 class _Finder(MetaPathFinder):
-    """Finds TensorFlow's modules as usual, and gives those in C++ the loader below."""
+    """Finds TensorFlow's modules as usual, and gives the C++ ones the loader below."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -73,7 +73,7 @@ class _Loader(ExtensionFileLoader):
 
 @contextmanager
 def without_chatter() -> Iterator[None]:
-    """Holds back what is written to file descriptor 2, and passes on all but the chatter."""
+    """Hold back what is written to file descriptor 2, then pass on all but the chatter."""
     try:
         kept = os.dup(2)
     except OSError:  # no such descriptor (pythonw): nothing to keep quiet

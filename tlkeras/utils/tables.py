@@ -12,15 +12,17 @@ _NUMBER = re.compile(r"^[-+]?[\d,.]+( ± [\d,.]+)?( ?%)?$")
 
 
 def printable(text: object) -> str:
-    """Text in which bytes that are no text, which some systems let pass in a file's name, are
-    question marks."""
+    """Return the text with every character that UTF-8 cannot encode replaced by a question mark.
+
+    Some systems allow such characters in file names.
+    """
     return str(text).encode("utf-8", "replace").decode()
 
 
 def _columns(
     rows: Iterable[Iterable[object]], header: Sequence[str]
 ) -> tuple[list[list[str]], list[bool]]:
-    """All cells as text, and for every column whether its cells are numbers."""
+    """Return all cells as text, and for every column whether all its cells are numbers."""
     cells = [[printable(cell) for cell in row] for row in rows]
     for row in cells:
         if len(row) != len(header):
@@ -71,7 +73,9 @@ class Table:
     """Cells under a header, with a note below: text in a terminal, HTML in a notebook.
 
     Attributes:
-        cells: text, a list a row. header: names of the columns. note: where they come from, or "".
+        cells: the cells as text, one list per row.
+        header: names of the columns.
+        note: text shown below the table, or "".
     """
 
     def __init__(self, cells: Iterable[Iterable[object]], header: Iterable[object], note: str = ""):
@@ -94,15 +98,15 @@ def table(
     digits: int = 1,
     note: str = "",
 ) -> Table:
-    """A table to end a notebook cell with.
+    """Return a table to show at the end of a notebook cell.
 
     Args:
-        rows: lists of cells. Several numbers in one cell are the draws of a measurement, and are
-            shown as their mean ± standard deviation. Or a mapping from names to draws, or from
-            names to mappings from columns to draws, as `tlk.plots.bars` and `curves` take them.
-        header: names of the columns; of a mapping, the name of the first one is enough.
-        digits: after the point; -1 rounds to tens. What is a whole number stays one.
-        note: below the table.
+        rows: lists of cells. Several numbers in one cell are the draws of a measurement, shown as
+            their mean ± standard deviation. Or a mapping from names to draws, or from names to
+            mappings from columns to draws, as `tlk.plots.bars` and `curves` take them.
+        header: names of the columns; for a mapping, the name of the first column is enough.
+        digits: number of decimals; -1 rounds to tens. Integers are shown without decimals.
+        note: text shown below the table.
 
     >>> tlk.table({"ImageNet": [60, 64, 65], "pixels": [31, 30, 32]}, "features", digits=0)
     features  mean ± spread
@@ -128,7 +132,7 @@ def table(
 
 
 def mean_and_spread(draws: Any) -> tuple[float, float]:
-    """Mean and standard deviation (n - 1) of draws; a single draw has a spread of 0."""
+    """Return the mean and the standard deviation (n - 1) of draws; 0 for a single draw."""
     values = np.ravel(np.asarray(draws, float))
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
 

@@ -1,4 +1,4 @@
-"""Which libraries a run was made with."""
+"""The versions of the libraries that a run was made with."""
 
 import contextlib
 from importlib import metadata
@@ -7,10 +7,10 @@ import keras
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that a training's numbers depend on."""
+    """Return the versions of the libraries that the results of a training depend on."""
     backend = keras.backend.backend()
     found = {"keras": keras.__version__, "backend": backend}
     for name in (backend, "numpy", "tlkeras"):
-        with contextlib.suppress(metadata.PackageNotFoundError):  # tensorflow-cpu, for one
+        with contextlib.suppress(metadata.PackageNotFoundError):  # for example tensorflow-cpu
             found[name] = metadata.version(name)
     return found
