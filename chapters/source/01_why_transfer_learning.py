@@ -1,12 +1,13 @@
 # %% [markdown]
 # # 1 · Why transfer learning: five labels of each class
 #
-# **The question.** A network has learned to name cats, dogs and buses in photographs. You have a
-# few pictures of something quite different. Is its knowledge worth anything to you?
+# **The question.** A network has learned to recognise cats, dogs and buses in photographs. You
+# have a few images of something quite different. Is what the network knows of any use to you?
 #
-# **The promise.** In a minute on two cores you turn a pretrained network into a maker of features,
-# put a classifier on them with 35 labelled pictures, and measure what that saves in labels,
-# compute and time. You also learn the three cheap rivals that show when it saves nothing.
+# **The promise.** In a minute on two cores you use a pretrained network as a feature extractor,
+# train a classifier on its features with 35 labelled images, and measure what that saves in
+# labels, compute and time. You also learn about three cheap rivals that show when it saves
+# nothing.
 
 # %%
 import tlkeras as tlk
@@ -19,19 +20,19 @@ setting = tlk.setting("01")
 # %% [markdown]
 # ## From cats to cancer
 #
-# Somebody who has sorted a million photographs has learned to see: where a thing ends, whether it
-# is rough or smooth, round or ragged. Give that person a stack of skin pictures and a few examples
-# of each kind, and only the names have to be learned.
+# Someone who has sorted a million photographs has learned to see: where an object ends, whether it
+# is rough or smooth, round or ragged. Show that person a stack of skin images with a few examples
+# of each class, and all that is left to learn is the names.
 #
-# Networks are used in the same way every day: one that learned cats and buses from everyday
-# photographs is put to finding tumours in scans. **[Transfer
-# learning](glossary.md#transfer-learning)** takes what was learned on one task, where examples were
-# plenty, to another, where they are few.
+# Networks are used in the same way every day: a network that learned cats and buses from everyday
+# photographs is reused to find tumours in scans. **[Transfer
+# learning](glossary.md#transfer-learning)** takes what was learned on one task, where examples
+# were plentiful, to another task, where they are few.
 #
-# Our network, `efficientnet_lite0`, has learned from **ImageNet**: 1.28 million photographs of a
-# thousand kinds of things. It has never seen what comes next: `lesions`, seven kinds of marks on
-# skin. They are **synthetic**: a program draws them, and nothing here says anything about real
-# skin. You have five labelled pictures of each kind.
+# Our network, `efficientnet_lite0`, was trained on **ImageNet**: 1.28 million photographs of a
+# thousand kinds of things. It has never seen anything like our next task, `lesions`: seven classes
+# of marks on skin. They are **synthetic**: a program draws them, and nothing here says anything
+# about real skin. You have five labelled images per class.
 
 # %% alt="A row of seven small synthetic pictures of skin, one of each kind: akiec, bcc, bkl, df, mel, nv, vasc. They differ in colour, border and texture."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -40,13 +41,14 @@ task.show(rows=1, columns=7)
 # %% [markdown]
 # ## By hand, in plain Keras
 #
-# The network without the layer that named cats and buses is called the
-# **[backbone](glossary.md#backbone)**. Its layers stand in **[blocks](glossary.md#block)**, and the
-# last block is still busy with cats and buses, so we stop one block earlier (chapter 2 shows how to
-# find the place). What comes out there is a small map with 112 channels; averaged over the map,
-# these are the **[features](glossary.md#feature)** of an image. Nothing in the backbone is trained:
-# it is **[frozen](glossary.md#freeze)**. (A network of `keras.applications` is cut with
-# `keras.Model(network.input, network.get_layer(NAME).output)`.)
+# A network without its last layer, the one that named cats and buses, is called the
+# **[backbone](glossary.md#backbone)**. Its layers are grouped into
+# **[blocks](glossary.md#block)**. The last block is still specialised on cats and buses, so we
+# stop one block earlier (chapter 2 shows how to find the right place). The output there is a small
+# map with 112 channels. Averaged over the map, these are the **[features](glossary.md#feature)**
+# of an image. Nothing in the backbone is trained: it is **[frozen](glossary.md#freeze)**. (To cut
+# a network from `keras.applications`, use `keras.Model(network.input,
+# network.get_layer(NAME).output)`.)
 
 
 # %%
@@ -66,9 +68,9 @@ features = extractor.predict(images, 64, verbose=0)
 print(f"{images[0].size:,} numbers in an image, {features.shape[1]:,} in its features")
 
 # %% [markdown]
-# On the features goes the simplest classifier there is: scikit-learn's logistic regression, with
-# each feature brought to the same scale first. Its strength, `C=0.01`, was chosen on validation
-# images.
+# On these features we train the simplest classifier there is: scikit-learn's logistic regression,
+# with all features brought to the same scale first. Its regularisation strength, `C=0.01`, was
+# chosen on validation images.
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -80,9 +82,10 @@ classifier.fit(features, labels)
 print(f"{classifier[-1].coef_.size + 7} numbers learned")
 
 # %% [markdown]
-# Now new images. In the test images some kinds are 50 times as frequent as others, so we take at
-# most fifty of each, and count with **[balanced accuracy](glossary.md#balanced-accuracy)**: the
-# share found in each kind, averaged over the kinds. Guessing gives one in seven, 14 %.
+# Now for new images. In the test set some classes are 50 times as frequent as others. So we take
+# at most fifty images per class and score with **[balanced
+# accuracy](glossary.md#balanced-accuracy)**: the share of each class that is recognised, averaged
+# over the classes. Guessing gives one in seven, 14 %.
 
 # %% tags=["plumbing"]
 test_images, truth = task.arrays("test")[:2]
@@ -106,9 +109,10 @@ tlk.plots.samples(test_images[shown], range(len(shown)), names, columns=7, title
 # %% [markdown]
 # ## The same with tlkeras
 #
-# `add_head` puts a new last layer on the backbone, the **[head](glossary.md#head)**, and
-# `fit_stages` trains it by a plan, here of one stage. It computes the frozen features once, as you
-# just did, checks that this is exact, and leaves a whole Keras model that takes images.
+# `add_head` puts a new last layer, the **[head](glossary.md#head)**, on the backbone. `fit_stages`
+# trains it according to a plan, which has only one stage here. It computes the frozen features
+# once, as you just did, checks that this is exact, and leaves you with a complete Keras model that
+# takes images.
 
 # %%
 backbone = tlk.find_blocks(network).split("block4-5")[0]
@@ -123,16 +127,16 @@ print(f"{100 * balanced_accuracy_score(truth, guesses):.0f} % balanced accuracy"
 # %% [markdown]
 # ## Three rivals
 #
-# Is that good? A score alone does not say. Three rivals each answer a doubt:
+# Is that good? A score alone does not tell. Each of three rivals answers one doubt:
 #
 # - **pixels**: would the same classifier do as well without any network?
-# - **the same network untrained**, with random weights (one draw of them): is it the shape of the
-#   network, or what it has *learned*?
-# - **from scratch**: would a network trained on your labels alone do as well? That one takes
+# - **the same network untrained**, with random weights (one draw of them): is it the architecture
+#   of the network, or what it has *learned*?
+# - **from scratch**: would a network trained only on your labels do as well? That one takes
 #   longer; it follows below.
 #
 # The first two run here, on the same ten random choices, or **[draws](glossary.md#draw)**, of five
-# labels of each kind.
+# labels per class.
 
 # %%
 drawable = tlk.load_task(setting.task, 14, SEED, setting.image_size).arrays("train")[:2]
@@ -178,18 +182,19 @@ rows = [("ImageNet, ahead of the better of its rivals", "more than 7" if lead > 
 tlk.table(rows, ["balanced accuracy, ten draws", "points"])
 
 # %% [markdown]
-# So it is what the network **learned** that helps: with random weights, the same layers do no
-# better than bare pixels, within the spread. And it learned it from cats and buses.
+# So what helps is what the network has **learned**: with random weights, the same layers do no
+# better than bare pixels, within the spread. And it learned this from cats and buses.
 #
-# It matters because three things are scarce: labels, compute and time.
+# This matters because three things are scarce: labels, compute and time.
 #
 # ## Labels are scarce
 #
 # No hospital has a million scans on which experts have marked every tumour. How many labels is the
-# backbone worth? From here on the rivals were measured before, on five draws each and all test
-# images; features come from the block that validation images prefer, at 96 pixels instead of 64.
-# From scratch you see the **strongest** network of the course, a smaller one: with five labels,
-# `efficientnet_lite0` from scratch finds 18 % on lesions and 33 % on clothes.
+# backbone worth? From here on, the scores of the rivals were measured in advance, on five draws
+# each and all test images. The features come from the block that works best on validation images,
+# at 96 pixels instead of 64. For training from scratch you see the **strongest** network of the
+# course, which is a smaller one: with five labels, `efficientnet_lite0` from scratch reaches only
+# 18 % on lesions and 33 % on clothes.
 
 # %% tags=["plumbing"]
 STRONGEST = {"lesions": "glyph_resnet_small", "clothes": "glyph_resnet"}  # of those from scratch
@@ -216,8 +221,8 @@ title = "lesions (synthetic): ten points ahead of everything else with few label
 tlk.plots.curves(rivals_on("lesions"), x="labels per class", log=True, title=title)
 
 # %% [markdown]
-# The same question on **real** photographs: `clothes`, ten kinds of clothes, shoes and bags from
-# the pages of a shop, 28 pixels a side and grey.
+# Now the same question on **real** photographs: `clothes`, ten classes of clothes, shoes and bags
+# from an online shop, in grey and only 28 pixels on a side.
 
 # %% alt="Two rows of ten small grey photographs of clothes, shoes and bags on black, with their class names."
 tlk.load_task("clothes").show(rows=2, columns=10)
@@ -227,8 +232,8 @@ title = "clothes (real): ten labels from ImageNet do the work of thirty from scr
 tlk.plots.curves(rivals_on("clothes"), x="labels per class", log=True, title=title)
 
 # %% [markdown]
-# Read the pictures sideways: at one height, how many labels does each line need? The table puts
-# pairs of scores side by side that are **ties**, closer to each other than their spreads.
+# Read the plots sideways: to reach the same height, how many labels does each line need? The table
+# shows pairs of scores that are **ties**: they differ by less than their spreads.
 
 # %% tags=["plumbing", "nbval-check-output"]
 imagenet = {task: stored(task, "frozen", "efficientnet_lite0") for task in STRONGEST}
@@ -243,17 +248,19 @@ rows = [
 tlk.table(rows, ["task", "from ImageNet", "score", "from scratch", "score"], note=everything.note)
 
 # %% [markdown]
-# Thirty labels of each lesion, 210 in all, do what 3,600 do from scratch. But those 3,600 were seen
-# only six times each, as they are. Another network that saw them 19 times, turned and flipped and
-# in other light, reached 77 % (a single run, on the task's card), and frozen ImageNet features with
-# as many 74 %. **With all labels the lead is gone.** Few labels are what nearly everybody has.
+# Thirty labels per class of lesion, 210 in all, do what 3,600 do from scratch. But that network
+# saw those 3,600 images only six times each, and unchanged. Another network, which saw them 19
+# times, rotated, flipped and in different light, reached 77 % (a single run, reported on the
+# task's card), and frozen ImageNet features with the same 3,600 labels reach 74 %. **With all
+# labels the lead is gone.** But few labels are what nearly everybody has.
 #
 # ## Compute is scarce
 #
-# From scratch, every step sends its images up through the network and back down. The way back
-# costs about twice the way up, so a step costs **three passes** an image. On a frozen backbone
-# each image goes up **once**, and what is trained is a table of features by classes. Here is the
-# same network both ways, on 35 labelled lesions; from scratch it took 200 steps of 16 images.
+# From scratch, every step sends its images up through the network and back down. The way down
+# costs about twice as much as the way up, so a training step costs **three passes** per image.
+# With a frozen backbone each image goes up **once**, and all that is trained is a table of
+# features by classes. Here is the same network both ways, on 35 labelled lesions; training from
+# scratch took 200 steps of 16 images.
 
 # %% tags=["plumbing"]
 up, both_ways = len(images), 3 * 200 * 16
@@ -266,19 +273,21 @@ rows = [
 tlk.table(rows, ["lesions, 5 labels", "passes of an image", "balanced accuracy (%)"])
 
 # %% [markdown]
-# Some 270 times fewer passes, and more than twice as much found. Somebody has paid for the
-# backbone, with more than a million photographs, seen many times; but **once**, and everybody who
-# comes after has it for nothing. Where networks are large that is the whole point. The smallest
-# Llama 2, of seven *billion* numbers, took 184,320 hours of A100 GPUs ([Touvron and others,
-# 2023](https://arxiv.org/abs/2307.09288)), which is 21 years of one. Hardly any organisation can
-# pay that, and none has to: a network nine times as large was adapted to a new task in 24 hours on
-# one GPU ([Dettmers and others, 2023](https://arxiv.org/abs/2305.14314)).
+# That is some 270 times fewer passes, for more than twice the balanced accuracy. Of course
+# somebody has paid for the backbone, with many passes over more than a million photographs. But
+# they paid **once**, and everybody after them gets it for free. For large networks that is the
+# whole point. The smallest Llama 2, with seven *billion* parameters, took 184,320 hours on A100
+# GPUs ([Touvron and others, 2023](https://arxiv.org/abs/2307.09288)), which is 21 years on a
+# single one. Hardly any organisation can pay for that, and none has to: a network nine times as
+# large was adapted to a new task in 24 hours on one GPU ([Dettmers and others,
+# 2023](https://arxiv.org/abs/2305.14314)).
 #
 # ## Time is scarce
 #
-# Compute is what you pay, time is what you wait. Here the clock starts before there is a network
-# and stops when the new images have their names, with the same 35 labels. From scratch it is the
-# strongest network of the first line plot: small, at 32 pixels a side, so it is quick.
+# Compute is what you pay for, time is how long you wait. Here the clock starts before the network
+# is loaded and stops when the new images are classified, again with 35 labels. From scratch we
+# train the strongest network of the first line plot. It is small and works on images of 32 pixels
+# on a side, so it is quick.
 
 
 # %% tags=["plumbing"]
@@ -312,23 +321,24 @@ for name, way in (("frozen, from ImageNet", from_imagenet), ("from scratch", fro
 tlk.table(rows, ["one draw of 35 labels", "seconds", "balanced accuracy (%)"], digits=0)
 
 # %% [markdown]
-# Most of the first line is spent in getting ready; with more labels it hardly grows. The second
-# grows with every image and every pass. (One draw, one machine: your seconds will be others.)
+# Most of the time in the first row is spent on loading and set-up, so it hardly grows with more
+# labels. The time in the second row grows with every image and every pass. (One draw, one machine:
+# your times will differ.)
 #
 # ## Who gains
 #
-# Training from nothing is for a few large companies: they have the data, the machines and the
-# months. With a backbone to start from, others can play. A research group anywhere, with one
-# graphics card or none. A hospital with three hundred scans and a diagnosis for each. A teacher,
+# Training from scratch is for a few large companies, which have the data, the machines and the
+# months. With a backbone to start from, others can play: a research group anywhere, with one
+# graphics card or none. A hospital with three hundred scans and a diagnosis for each. A teacher
 # whose class should see a network work before the bell rings. A start-up that must know by Friday
 # whether its idea holds. They need what you needed just now: a file with weights, a handful of
 # labels, and a few seconds on two cores.
 #
 # ## Where it does not help
 #
-# What comes along is what the source taught, and ImageNet taught little about pen strokes. `digits`
-# are real handwriting, and beside ImageNet's network stands `glyph_resnet`, which has learned
-# printed letters (no digits, and nothing by hand).
+# You can only transfer what the source taught, and ImageNet taught little about pen strokes.
+# `digits` is real handwriting. Next to the ImageNet network we put `glyph_resnet`, which has
+# learned printed letters (no digits, and nothing handwritten).
 
 # %% tags=["plumbing"] alt="Bars for real handwritten digits, balanced accuracy. With 5 labels: letters, frozen 96; ImageNet, frozen 87; from scratch 87; pixels 83 %. With 30 labels: letters 99, from scratch 98, ImageNet 96, pixels 94 %."
 digits = {
@@ -344,9 +354,9 @@ groups = {
 tlk.plots.bars(groups, title="digits (real): letters help, ImageNet hardly does")
 
 # %% [markdown]
-# With five labels ImageNet ties with a small network from scratch, with thirty it is behind it.
-# The right source is nine points ahead. And the other way round? A table of sources and targets,
-# with thirty labels of each class:
+# With five labels, ImageNet ties with a small network from scratch; with thirty, it is behind. The
+# right source, letters, is nine points ahead of ImageNet with five labels. And what about the
+# other way round? Here is a table of sources and targets, with thirty labels per class:
 
 # %% tags=["plumbing", "nbval-check-output"]
 SOURCES = {"ImageNet": "efficientnet_lite0", "letters": "glyph_resnet"}
@@ -361,26 +371,26 @@ tlk.table(table, "frozen features of")
 
 # %% [markdown]
 # Letters are worth nothing on lesions: pixels do as well, and so, within two or three points, does
-# their own network untrained. Chapter 2 finds out why. On digits ImageNet beats pixels, but
-# letters beat ImageNet. **The right source matters**, and you can ask for it in seconds.
+# the same network untrained. Chapter 2 finds out why. On digits ImageNet beats pixels, but letters
+# beat ImageNet. **The right source matters**, and you can find out in seconds.
 #
-# On two large collections of real medical images, networks from ImageNet ended hardly better than
-# networks from scratch, though they got there sooner ([Raghu and others,
-# 2019](https://arxiv.org/abs/1902.07208)): there were labels enough. So measure, against pixels, an
-# untrained network, and one from scratch.
+# On two large collections of real medical images, networks pretrained on ImageNet ended up hardly
+# better than networks trained from scratch, though they got there sooner ([Raghu and others,
+# 2019](https://arxiv.org/abs/1902.07208)): there were enough labels. So measure, and compare with
+# pixels, with an untrained network and with a network from scratch.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: how many labels for half?
 #
-# You need 50 % balanced accuracy on `lesions`. How many labels of each kind does that take from
+# You need 50 % balanced accuracy on `lesions`. How many labels per class does that take from
 # ImageNet, from scratch, and with pixels? All the numbers are in the first line plot.
 
 # %% [markdown] tags=["hint"]
-# `rivals_on("lesions")` holds the plot: the scores of the draws, by line and by count of labels.
-# `np.interp(50, means, counts)` reads a curve backwards. Do it on the logarithm of the counts. A
-# line that ends below 50 has no answer: say so.
+# `rivals_on("lesions")` holds the data of the plot: for each line, the scores of the draws by
+# number of labels. `np.interp(50, means, counts)` reads a curve backwards. Apply it to the
+# logarithm of the counts. A line that ends below 50 has no answer, so report it as such.
 
 # %% tags=["answer"]
 needed = []
@@ -391,21 +401,21 @@ for name, curve in rivals_on("lesions").items():
 tlk.table(needed, ["features", "labels of each kind for 50 %"])
 
 # %% [markdown] tags=["answer"]
-# About eight labels of each kind from ImageNet, twice as many from scratch. Pixels and the
-# untrained network end at 37 and 40 %: "not reached" is the answer, and no number stands for it.
-# More labels do not repair features that do not show what is asked for, they only find the little
-# that is there.
+# About eight labels per class from ImageNet, and twice as many from scratch. Pixels and the
+# untrained network end at 37 and 40 %: the answer is "not reached", and no number can replace it.
+# If features do not show what is asked for, more labels do not repair them; they only bring out
+# the little that is there.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: one example of each
 #
-# Ten labelled digits, one of each: what share of the test digits does a classifier read that has
-# the features of `glyph_resnet`, and what share with pixels? Guess first.
+# Take ten labelled digits, one per class. What share of the test digits does a classifier get
+# right with the features of `glyph_resnet`, and what share with pixels? Guess first.
 
 # %% [markdown] tags=["hint"]
-# `tlk.load_task("digits", labels_per_class=1)` draws them, `tlk.load_backbone("glyph_resnet")` is
-# the network (images of 32 pixels). Then it is the same four lines as above. Take several draws:
-# one example may be a lucky one.
+# `tlk.load_task("digits", labels_per_class=1)` draws them, and `tlk.load_backbone("glyph_resnet")`
+# is the network (for images of 32 pixels). The rest is the same four lines as above. Use several
+# draws, because a single example may be a lucky one.
 
 # %% tags=["answer"]
 letters = tlk.load_backbone("glyph_resnet", 32)
@@ -422,21 +432,22 @@ for name, view in views.items():
 tlk.table(read, "one labelled digit of each; read right in %", digits=0)
 
 # %% [markdown] tags=["answer"]
-# With the letters' features about eight of ten are read, with pixels about half. A digit has to be
-# recognised wherever it stands and however it leans, and pixels know nothing of that; a network
-# that had to name bent and blurred letters has learned it. One labelled example is enough to
-# *name* what is already told apart.
+# With the features learned from letters about eight in ten are right, with pixels about half. A
+# digit has to be recognised wherever it stands and however it leans. Pixels know nothing about
+# that, but a network that had to name bent and blurred letters has learned it. One labelled
+# example is enough to *name* classes that the features already tell apart.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: negatives
 #
-# Turn the test digits into negatives (`255 - images`), keep the labelled ones as they are, and
-# take twenty labels of each digit. What do you expect of pixels, and of the letters' features?
+# Turn the test digits into negatives (`255 - images`), leave the labelled ones as they are, and
+# use twenty labels per class. What do you expect from pixels, and from the features learned from
+# letters?
 
 # %% [markdown] tags=["hint"]
-# `tlk.load_task("digits", 20, SEED)`, then as in exercise 2: fit once, score twice. A positive and
-# a negative have no pixel in common; the letters came in all colours, light on dark and dark on
-# light.
+# Use `tlk.load_task("digits", 20, SEED)`, then proceed as in exercise 2: fit once, score twice. A
+# positive and its negative have no pixel in common. The letters came in all colours, light on dark
+# and dark on light.
 
 # %% tags=["answer"]
 few = tlk.load_task("digits", 20, SEED).arrays("train")[:2]
@@ -449,17 +460,18 @@ tlk.table(turned, ["features", "as they are, %", "negatives, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
 # Pixels do no better than guessing (10 %): nothing looks less like a black three than a white one.
-# The letters' features still read most of them. That a letter is the same in any colour is
-# knowledge, too, and it comes along. In chapter 2 that same knowledge does harm.
+# The features learned from letters still get most of them right. That a letter stays the same in
+# any colour is knowledge too, and it is transferred. In chapter 2 that same knowledge does harm.
 
 # %% [markdown]
 # ## What to remember
 #
-# - **Transfer learning** takes what a network learned where examples were plenty to a task where
-#   they are few; a frozen backbone and a linear classifier are the whole of it.
-# - It saves labels, compute and time, most with few labels; with all labels the lead may be gone.
-# - It helps if the source taught what the target needs: always set pixels, the same network
-#   untrained and a network from scratch beside it.
+# - **Transfer learning** takes what a network learned where examples were plentiful to a task
+#   where they are few. A frozen backbone and a linear classifier are all it takes.
+# - It saves labels, compute and time, most of all with few labels; with all labels the lead may be
+#   gone.
+# - It helps if the source taught what the target needs. Always compare with pixels, with the same
+#   network untrained and with a network from scratch.
 #
-# **Then:** what of a network to take, when to take nothing, and how: [chapter
+# **Then:** which part of a network to take, when to take nothing, and how: [chapter
 # 2](02_what_is_transfer_learning.ipynb).
