@@ -1,1 +1,1 @@
-"""What to know before training, and after it: probe, recommend, interpret, predict, export."""
+"""Tools for before and after training: probe, recommend, interpret, predict, export."""

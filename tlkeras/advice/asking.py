@@ -1,4 +1,4 @@
-"""A trained model, whatever it was trained as, asked for probabilities."""
+"""Get probabilities from a trained model, whatever its last layer outputs."""
 
 import os
 from contextlib import ExitStack
@@ -15,16 +15,18 @@ from tlkeras.runs.run import Run
 
 
 class Asked:
-    """A context, for what it puts on the layers of a model goes again.
+    """Context manager around a model: changes to the model's layers are undone on exit.
 
     Args:
         run: the folder of a run, a Run, or a model that takes pixels 0..255.
 
     Attributes:
-        model: gives probabilities. record: all that is known of a saved run, or {}.
-        classes: names, or numbers where none are known. kind: "class", "labels" or "number".
-        two: one output is the probability of the second of two classes.
-        size: (height, width) of its images, or None.
+        model: a model that outputs probabilities.
+        record: everything stored with a saved run, or {}.
+        classes: the class names, or "0", "1", ... if no names are known.
+        kind: "class", "labels" or "number".
+        two: True if the single output is the probability of the second of two classes.
+        size: (height, width) of the model's images, or None.
     """
 
     def __init__(self, run: Any):
@@ -54,7 +56,7 @@ class Asked:
         self._exit.close()
 
     def ask(self, x: Any) -> np.ndarray:
-        """Outputs for a batch: float32 (examples, classes)."""
+        """Return the outputs for a batch, float32 (examples, classes)."""
         given = np.asarray(self.model.predict_on_batch(x), "float32")
         given = given.reshape(len(given), -1)
         return np.concatenate([1 - given, given], axis=1) if self.two else given

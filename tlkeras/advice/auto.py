@@ -1,4 +1,4 @@
-"""Train as a probe and the validation data say: `fit_auto`."""
+"""`fit_auto`: training in steps that are chosen by a probe and by the validation data."""
 
 import os
 import time
@@ -23,27 +23,27 @@ from tlkeras.plans.plan import Plan, Stage
 from tlkeras.runs.run import Run
 from tlkeras.training.fit import fit_stages
 
-IMAGES, RAISED = 10_000, 10.0  # what the rates are for; raised by what fewer lack, at most so
+IMAGES, RAISED = 10_000, 10.0  # the rates assume so many images; they rise at most so many times
 HEAD_LR, TUNE_LR = 1e-3, 3e-5
 HEAD_EPOCHS, TUNE_EPOCHS, PATIENCE = 30, 20, 6
-FEW = 100  # validation examples, below which the loss chooses the best epoch
-LEAST = 1e-3  # probability of the truth, in a log loss
+FEW = 100  # with fewer validation examples, the loss chooses the best epoch
+LEAST = 1e-3  # a lower probability of the true class counts as this in the log loss
 NOTHING_LEFT = "Nothing is left to gain: every validation example is right."
 LAST, ALL = "last block", "all blocks"
 
-# Of every validation example, whether it is right, and the log likelihood of its class.
+# For every validation example: whether it is right, and the log likelihood of its true class.
 Judged = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(repr=False)
 class AutoRun(Run):
-    """A Run of `fit_auto`.
+    """The Run that `fit_auto` returns.
 
     Attributes:
-        why: for every step in a sentence why it was taken, and why there is no further one; saved
-            with the run, and in its report.
-        probe: what `tlk.probe` found before.
-        ended: that the time ended it, or "".
+        why: one sentence per decision: why a step was taken, and why the last one was the last.
+            Saved with the run and shown in its report.
+        probe: the result of `tlk.probe` before training.
+        ended: how the time budget ended the training, or "" if it did not.
     """
 
     why: list[str] = field(default_factory=list)
@@ -78,35 +78,41 @@ def fit_auto(
     verbose: int = 1,
     **options: Any,
 ) -> AutoRun:
-    """Probes, trains the head, and opens more blocks while validation gains more than chance.
+    """Probe the model, train its head, and unfreeze more blocks as long as validation improves.
 
-    The steps: the head on the last block, or, where the probe reads an earlier block better beyond
-    chance, on that one, with what lies above it left out; the last block at a rate some 30
-    times smaller; all blocks. The next step is taken only if the one before it has improved what
-    validation says, accuracy or log loss, beyond its 95 % interval (pairs of the same examples),
-    and if an epoch of it fits into the time left. The model ends with the weights of the best step.
-    Rates are those of `tlk.recommend`: made for 10,000 examples, and raised by what fewer lack in
-    steps, at most tenfold. Test data have no part in this.
+    There are at most three steps:
+
+    1. Train the head. It sits on the last block, unless the probe finds that an earlier block is
+       significantly better; then the blocks above that one are removed.
+    2. Unfreeze the last block, at a learning rate about 30 times smaller.
+    3. Unfreeze all blocks, at the same rate.
+
+    Step 2 is tried unless every validation example is already right. Step 3 follows only if step 2
+    significantly improved the validation accuracy or log loss (95 % interval, compared example by
+    example). Each also needs enough time left for one epoch. The model ends with the weights of
+    the best step. The learning rates are those of `tlk.recommend`: they assume 10,000 examples and
+    are raised for fewer, at most tenfold, because an epoch then has fewer steps. Test data are not
+    used.
 
     Args:
-        model: built, with a head that gives one score or probability a class.
-        data, validation_data: as for `fit_stages`; labels are one class for each example.
-        budget: "90s", "5min", "2h" or seconds. The probe and one epoch of the head are run in any
+        model: built, with a head that outputs one score or probability per class.
+        data, validation_data: as for `fit_stages`; one class label per example.
+        budget: "90s", "5min", "2h" or seconds. The probe and one epoch of the head run in any
             case.
         seed: as for `fit_stages`.
         verbose: 0 shows nothing.
-        options: of `fit_stages`: optimizer, loss, metrics, batch_size, class_weight, cache,
-            callbacks, jit_compile.
+        options: options of `fit_stages`: optimizer, loss, metrics, batch_size, class_weight,
+            cache, callbacks, jit_compile.
 
     Returns:
-        A Run whose `why` says in sentences why each step was taken, and whose `model` is the
-        model, or the shorter one where the probe said so.
+        A Run. Its `why` holds a sentence for each decision. Its `model` is the given model, or the
+        shortened one if the probe favoured an earlier block.
 
     Raises:
-        ValueError: a budget that is none, an option that fit_auto decides itself, or what
-            `tlk.probe` and `fit_stages` refuse.
+        ValueError: if the budget is invalid, if an option is one that fit_auto decides itself, or
+            for anything that `tlk.probe` or `fit_stages` rejects.
 
-    Source: section 1.7, rule 3: probe before you commit.
+    Source: course section 1.7, rule 3: probe before you commit.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
     >>> y = np.arange(48) % 3  # brighter images in the higher classes
@@ -143,7 +149,7 @@ def _check_output(model: keras.Model) -> None:
 
 
 def _commit(model: keras.Model, found: Probe) -> tuple[keras.Model, str]:
-    """The model to train, and why that one."""
+    """Return the model to train, and a sentence that says why."""
     names, scores = found.blocks, found.accuracies
     best = int(np.argmax(scores))
     if found.last_serves:
@@ -164,7 +170,7 @@ def _commit(model: keras.Model, found: Probe) -> tuple[keras.Model, str]:
 
 
 class _Auto:
-    """The steps, one after another."""
+    """Runs the steps, one after another."""
 
     def __init__(
         self,
@@ -197,7 +203,7 @@ class _Auto:
             print(sentence, flush=True)
 
     def train(self) -> None:
-        """All of them, and puts the weights of the best back."""
+        """Run the steps, then restore the weights of the best one."""
         head, *further = self._ladder()
         stopped = self._step(head)
         with Asked(self.model) as asked:
@@ -214,7 +220,7 @@ class _Auto:
         self.model.set_weights(kept)
 
     def _ladder(self) -> list[Stage]:
-        """All steps, should each be worth it."""
+        """Return every step that could be taken."""
         count = sum(block.role != "head" for block in find_blocks(self.model))
         rate = TUNE_LR * self._raised()
         opened = {LAST: policies.last_blocks(1), ALL: policies.all_blocks()}
@@ -244,7 +250,10 @@ class _Auto:
         return epoch <= left
 
     def _step(self, stage: Stage) -> str:
-        """Trains it, adds it to the run, and returns why the training ended before its time."""
+        """Train one stage and add it to the run.
+
+        Returns why training ended before the planned epochs, or "".
+        """
         budget = TimeBudget(self.end - time.monotonic(), self.budget)
         callbacks = [*(self.options.get("callbacks") or ()), budget]
         stopped = ""
@@ -273,7 +282,7 @@ class _Auto:
         return given.argmax(-1) == self.truth, np.log(np.maximum(likely, LEAST))
 
     def _begins(self, now: Judged) -> bool:
-        """Whether to open any block after the head."""
+        """Return whether to unfreeze any block after the head."""
         if now[0].all():
             self.say(NOTHING_LEFT)
         else:
@@ -284,7 +293,7 @@ class _Auto:
         return not now[0].all()
 
     def _goes_on(self, stage: Stage, before: Judged, now: Judged) -> bool:
-        """Whether to open more after this step."""
+        """Return whether to unfreeze more blocks after this step."""
         pairs = zip(("accuracy", "log loss"), before, now, strict=True)
         gained = [name for name, old, new in pairs if beyond_chance(new.astype(float) - old)]
         change = (
@@ -303,5 +312,5 @@ def _score(judged: Judged) -> tuple[float, float]:
 
 
 def beyond_chance(gained: np.ndarray) -> bool:
-    """Whether the mean of gains, one an example, lies above 0 with its 95 % interval."""
+    """Return whether the 95 % interval of the mean gain lies above 0; one gain per example."""
     return bool(gained.mean() > SURE * gained.std() / np.sqrt(len(gained)))

@@ -1,4 +1,4 @@
-"""A time to train in, and what ends a training when it is used up."""
+"""Time budgets: parse them, and end training when the time is used up."""
 
 import math
 import re
@@ -13,9 +13,9 @@ UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 
 
 def seconds_of(budget: Any) -> float:
-    """A budget in seconds: "90s", "5min", "2h", "1h30min", or a number of seconds.
+    """Return a budget in seconds, from "90s", "5min", "2h", "1h30min" or a number of seconds.
 
-    Raises ValueError for anything else, and for what is not above 0.
+    Raises ValueError for anything else, and for a budget that is not above 0.
 
     >>> from tlkeras.advice.budget import seconds_of
     >>> seconds_of("1h30min"), seconds_of(20)
@@ -37,7 +37,7 @@ def seconds_of(budget: Any) -> float:
 
 
 def said_of(budget: Any) -> str:
-    """The same in words."""
+    """Return the budget as text."""
     return budget if isinstance(budget, str) else f"{budget:g} s"
 
 
@@ -46,15 +46,15 @@ class OutOfTime(Exception):
 
 
 class TimeBudget(keras.callbacks.Callback):
-    """Ends a staged training before an epoch that would go over the time.
+    """Ends staged training before an epoch that would exceed the time budget.
 
-    An epoch is expected to take as long as the one before it; the first always runs.
+    An epoch is expected to take as long as the one before it. The first epoch always runs.
 
     Args:
-        seconds: counted from the beginning of training.
-        said: the time given, in words.
+        seconds: the time budget, counted from the beginning of training.
+        said: the time budget as text.
 
-    Raises OutOfTime out of `fit_stages`; its attribute `run` is the Run so far.
+    Raises OutOfTime from within `fit_stages`; its attribute `run` is the Run so far.
     """
 
     def __init__(self, seconds: float, said: str):
@@ -75,7 +75,7 @@ class TimeBudget(keras.callbacks.Callback):
 
 
 def ended(error: OutOfTime) -> Run:
-    """The Run so far: as planned, though shorter than it might have been."""
+    """Return the Run so far, with its last stage marked as stopped early, not as failed."""
     run: Run = error.run  # type: ignore[attr-defined]
     run.stages[-1].failed, run.stages[-1].stopped = "", str(error)
     return run

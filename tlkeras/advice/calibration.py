@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say: reliability, expected calibration error, temperature.
+"""Do the predicted probabilities match the accuracy? Calibration error and temperature scaling.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
@@ -15,15 +15,18 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well the probability of the class chosen is the share in which it is right.
+    """How closely the predicted confidence matches the actual accuracy.
+
+    The examples are sorted into bins of equal width by the probability of the predicted class.
 
     Attributes:
-        confidence, accuracy, share: of each bin of equal width that has examples, the mean
-            probability, the share that is right, and the share of all examples.
-        error: the expected calibration error, the mean of their distances.
-        temperature: by which scores should be divided, or None where there was nothing to choose
-            it on but the examples judged. above 1: too sure of itself; below 1: not sure enough.
-        error_after: the error of the examples judged once that is done.
+        confidence, accuracy, share: for each bin that has examples, the mean probability, the
+            share of right predictions, and the bin's share of all examples.
+        error: the expected calibration error: the mean distance between confidence and accuracy,
+            weighted by the bins' shares.
+        temperature: the number to divide the scores by. Above 1 the model is overconfident, below
+            1 underconfident. None if there were no other examples to choose it on.
+        error_after: the calibration error of the same examples after that division, or None.
     """
 
     confidence: tuple[float, ...]
@@ -39,11 +42,11 @@ def calibration(
     labels: np.ndarray,
     chosen_on: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Calibration:
-    """Measures it.
+    """Measure how well a model is calibrated.
 
     Args:
         probabilities: (examples, classes). labels: (examples,), class numbers.
-        chosen_on: the same of other examples, on which the temperature is chosen.
+        chosen_on: probabilities and labels of other examples, used to choose the temperature.
     """
     found = _bins(probabilities, labels)
     if chosen_on is None:
@@ -53,7 +56,7 @@ def calibration(
 
 
 def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """That at which these labels are the likeliest; between 1/20 and 20."""
+    """Return the temperature that makes these labels most likely; between 1/20 and 20."""
 
     def loss(logarithm: float) -> float:
         right = heated(probabilities, np.exp(logarithm))[np.arange(len(labels)), labels]
@@ -63,7 +66,7 @@ def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def heated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities of the scores divided by a temperature."""
+    """Return the probabilities after dividing the scores by a temperature."""
     return softmax(np.log(probabilities.astype("float64") + TINY) / temperature, axis=-1)
 
 

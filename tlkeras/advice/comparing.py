@@ -1,4 +1,4 @@
-"""Several runs side by side: where each ended, what it cost, and what looks wrong."""
+"""Compare runs side by side: the final metric, the cost, and what looks wrong."""
 
 import math
 import os
@@ -21,17 +21,18 @@ COST = ("stages and their epochs", "parameters that learned", "seconds", "looks 
 
 @dataclass(repr=False)
 class Comparison:
-    """Runs side by side: a table in a notebook.
+    """Runs side by side; shown as a table in a notebook.
 
     Attributes:
-        runs: by their names. metric: what they are compared by, a column of every history.
+        runs: a dictionary from names to runs.
+        metric: the metric they are compared by, a column of every run's history.
     """
 
     runs: dict[str, Run] = field(repr=False)
     metric: str
 
     def plot(self) -> Figure:
-        """The metric over the epochs of every run, a line a run.
+        """Plot the metric over the epochs, one line per run; returns a Figure.
 
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
@@ -46,7 +47,7 @@ class Comparison:
         return charts.curves(lines, x="epoch", y=self.metric, title="Epoch by epoch")
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Writes one HTML page that needs nothing else, and returns its path."""
+        """Write one self-contained HTML page, and return its path."""
         rows, header = self._rows()
         ends = ", ".join(f"{row[0]} ends at {row[1]}" for row in rows)
         shown = picture(self.plot(), f"{self.metric} over the epochs: {ends}")
@@ -81,20 +82,22 @@ def compare(
     runs: Mapping[str, Run | str | os.PathLike] | Sequence[Run | str | os.PathLike],
     metric: str | None = None,
 ) -> Comparison:
-    """Several runs side by side: stages, parameters that learned, seconds, where each ended.
+    """Compare runs side by side: final metric, stages, trained parameters, seconds.
 
     Args:
-        runs: by their names; or a list, whose names are those of the folders, or numbers. A run
-            is what `tlk.fit_stages` or `tlk.load_run` gave, or the path of its folder.
-        metric: a column of every run's history. None: the first metric of validation that all of
-            them have besides the loss; else the loss of validation, or of training.
+        runs: a dictionary from names to runs, or a list. In a list, a run is named after its
+            folder, or numbered. Each run is what `tlk.fit_stages` or `tlk.load_run` returned, or
+            the path of its folder.
+        metric: a column of every run's history. None: the first validation metric other than the
+            loss that all runs have, otherwise the validation loss or the training loss.
 
     Returns:
-        A Comparison: a table; `.plot()` is a figure, `.save("runs.html")` a page. Of a folder with
-        test results these are shown, too, with their interval.
+        A Comparison, shown as a table; `.plot()` makes a figure, `.save("runs.html")` a page. For
+        saved runs with test results, the first test score and its interval are shown as well.
 
     Raises:
-        ValueError: fewer than two runs, two of one name, or no column that all of them have.
+        ValueError: if there are fewer than two runs, if two have the same name, or if no suitable
+            column is in the history of all of them.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
@@ -139,13 +142,13 @@ def _named(runs: Any) -> dict[str, Run]:
 
 
 def _ended(run: Run, metric: str) -> str:
-    """At the weights that the model has: those of the stage kept, else of the last one."""
+    """Return the metric for the model's final weights: those of the kept or else last stage."""
     ends = [stage.metrics for stage in run.stages if stage.name == (run.kept or stage.name)]
     return f"{ends[-1].get(metric, math.nan):.4f}" if ends else "-"
 
 
 def _tested(run: Run) -> str:
-    """The first test score of a saved run, and its interval; else ""."""
+    """Return the first test score of a saved run with its interval, or ""."""
     scores = (getattr(run, "record", {}).get("interpretation") or {}).get("scores") or {}
     if not scores:
         return ""

@@ -1,4 +1,4 @@
-"""Controls in a notebook that answer as one drags, and a plain table where there are none."""
+"""Interactive controls for notebooks, with a plain table where they cannot be shown."""
 
 import os
 from collections.abc import Callable
@@ -13,16 +13,17 @@ ANY = "any"
 
 
 def decision_guide(controls: bool | None = None) -> Any:
-    """The decision guide: in JupyterLab `tlk.recommend` that answers as one drags, else a table.
+    """Show the decision guide: interactive controls for `tlk.recommend`, or a table of its rules.
 
     Args:
-        controls: whether to show them. None: where a Jupyter server runs the notebook and
-            ipywidgets is installed (`pip install 'tlkeras[widgets]'`); not in a terminal, nor where
-            a notebook is run without a browser, since what is stored then answers nothing.
+        controls: whether to show the controls. None: show them if a Jupyter server runs the
+            notebook and ipywidgets is installed (`pip install 'tlkeras[widgets]'`). They are not
+            shown in a terminal, or in a notebook that runs without a browser, because they would
+            not respond there.
 
-    Returns ipywidgets' `VBox` of the controls and the answer, or the table of `tlk.recommend`.
-    Raises ImportError if controls are asked for and ipywidgets is not installed.
-    Source: section 1.11.
+    Returns an ipywidgets `VBox` with the controls and the answer, or a table of all rules.
+    Raises ImportError if controls are requested and ipywidgets is not installed.
+    Source: course section 1.11.
 
     >>> tlk.decision_guide().header
     ['images', 'shift', 'compute, at least', 'strategy', 'from']
@@ -44,12 +45,14 @@ def decision_guide(controls: bool | None = None) -> Any:
 
 
 def filtered(table: Table, *columns: str, controls: bool | None = None) -> Any:
-    """A table with a list to choose from for each of some columns, in JupyterLab; else the table.
+    """Show a table that can be filtered by some of its columns; without JupyterLab, the table.
 
     Args:
-        table: from `tlk.table`. columns: of its header. controls: as for `tlk.decision_guide`.
+        table: from `tlk.table`.
+        columns: names from the table's header; each gets a dropdown list.
+        controls: as for `tlk.decision_guide`.
 
-    Returns ipywidgets' `VBox` of the lists and the rows that have what was chosen; or `table`.
+    Returns an ipywidgets `VBox` with the lists and the rows that match, or `table` with a note.
     Raises ValueError for a column that the table does not have.
 
     >>> tlk.filtered(tlk.table([["LoRA", 30], ["prompts", 5]], ["flavour", "labels"]), "labels")
@@ -78,7 +81,7 @@ def filtered(table: Table, *columns: str, controls: bool | None = None) -> Any:
             options=[ANY, *dict.fromkeys(row[place] for row in table.cells)],
             description=name,
             style={"description_width": "initial"},
-            layout={"max_width": "95%"},  # of a telephone
+            layout={"max_width": "95%"},  # fits on a phone
         )
         for place, name in zip(places, columns, strict=True)
     }
@@ -86,7 +89,7 @@ def filtered(table: Table, *columns: str, controls: bool | None = None) -> Any:
 
 
 def _wanted(controls: bool | None) -> bool:
-    """jupyter_server names its session to the kernels that it starts, and to no others."""
+    """Return whether to show controls. Only kernels that a Jupyter server starts have the name."""
     if controls is None:
         return "JPY_SESSION_NAME" in os.environ and find_spec("ipywidgets") is not None
     return controls
@@ -106,7 +109,7 @@ def _answering(answer: Callable[..., None], **controls: Any) -> Any:
 def _advise(images: int, shift: str, compute: str, percent: int) -> None:
     try:
         _show(recommend(images, shift, compute, labelled=round(images * percent / 100)))
-    except ValueError as error:  # a question without an answer: the reason is the answer
+    except ValueError as error:  # nothing to recommend: show the reason instead
         print(error)
 
 

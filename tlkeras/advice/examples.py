@@ -1,4 +1,4 @@
-"""The examples worth looking at: where a model is most wrong, and where it is least certain."""
+"""Collect examples worth looking at: the most wrong and the least certain predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ from tlkeras.advice.predictions import CLASS, LABELS, NUMBER
 
 @dataclass(frozen=True, repr=False)
 class Example:
-    """One image, and what the model said of it.
+    """One image, and the model's prediction for it.
 
     Attributes:
-        image: pixels 0..255, (height, width, 3). truth, said: in words.
-        probability: of what it said; None of a number.
-        file: its path, where it is known; else "".
+        image: pixels 0..255, (height, width, 3).
+        truth, said: the true label and the predicted one, as text.
+        probability: the probability of the prediction; None if a number was predicted.
+        file: the path of the image if it is known, or "".
         heat: where the model looked (Grad-CAM), (rows, columns) of 0..1, or None.
     """
 
@@ -31,12 +32,17 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """What it said, and how sure it was."""
+        """The prediction, with its probability if there is one."""
         return self.said if self.probability is None else f"{self.said} ({self.probability:.2f})"
 
 
 class Kept:
-    """Of all examples seen, those most wrong, and those with the least certain answer."""
+    """Keeps the most wrong and the least certain examples of all that it has seen.
+
+    Args:
+        kind: "class", "labels" or "number".
+        count: how many examples of each sort to keep.
+    """
 
     def __init__(self, kind: str, count: int):
         self.kind, self.count = kind, count
@@ -70,7 +76,7 @@ def shown(
     files: Sequence[str],
     thresholds: Sequence[float] | None,
 ) -> tuple[Example, ...]:
-    """The rows of `Kept` as examples, with maps of where the model looked."""
+    """Return the rows of `Kept` as examples, with maps of where the model looked."""
     if not rows:
         return ()
     explained = np.array([row[3].argmax() for row in rows])
@@ -94,7 +100,7 @@ def shown(
 
 
 def _words(value: Any, names: Sequence[str], kind: str) -> str:
-    """A class by its number, labels by which of them are there, or numbers."""
+    """Return a class number, a row of labels or a row of numbers as text."""
     if kind == CLASS:
         return names[int(value)]
     if kind == NUMBER:

@@ -1,4 +1,4 @@
-"""A run's model for use without Keras: written by Keras, and compared with what it was."""
+"""Export a run's model for use without Keras, and check that its outputs are the same."""
 
 import contextlib
 import importlib.util
@@ -16,12 +16,12 @@ import numpy as np
 from tlkeras.advice.asking import Asked
 from tlkeras.runs.folder import EXPORTED
 
-CLOSE = 1e-3  # how far probabilities may move
-TRIED = 8  # images on which they are compared
+CLOSE = 1e-3  # largest difference allowed between the outputs
+TRIED = 8  # number of images on which they are compared
 
 
 class Format(NamedTuple):
-    """How Keras calls it, the name of the file, and the packages that write and read it."""
+    """Keras's name of a format, the name of the file, and the packages that write and read it."""
 
     keras: str
     file: str
@@ -36,7 +36,7 @@ FORMATS = {
 
 
 class Exported(NamedTuple):
-    """Where it is, and how far any output of it was from the model's own."""
+    """Where the exported model is, and the largest difference from the model's own outputs."""
 
     path: Path
     difference: float
@@ -45,24 +45,25 @@ class Exported(NamedTuple):
 def export(
     run: Any, format: str = "onnx", path: str | os.PathLike | None = None, *, verbose: int = 0
 ) -> Exported:
-    """Writes a run's model for ONNX Runtime, LiteRT (TensorFlow Lite) or TensorFlow Serving.
+    """Export a run's model for ONNX Runtime, LiteRT (TensorFlow Lite) or TensorFlow Serving.
 
-    What is written takes float32 pixels 0..255, (images, height, width, 3), and gives
-    probabilities in the order of the run's classes. It is read again and both are asked about the
-    same images; if they disagree, nothing is left.
+    The exported model takes float32 pixels 0..255, (images, height, width, 3), and outputs
+    probabilities in the order of the run's classes. It is read back and compared with the original
+    on the same images. If the outputs differ, nothing is written.
 
     Args:
         run: the folder of a run, a Run, or a model that takes pixels.
         format: "onnx", "litert" or "savedmodel".
-        path: of the file, or of the folder of a SavedModel. None: in the run's folder.
-        verbose: 0 hides what the converters print.
+        path: the file to write, or the folder for a SavedModel. None: in the run's folder.
+        verbose: 0 hides the output of the converters.
 
     Returns:
-        The path, and the largest difference.
+        The path, and the largest difference between the outputs.
 
     Raises:
-        ValueError: unknown format, no path, or outputs that moved by more than 1e-3.
-        ImportError: a package is missing; says how to install it.
+        ValueError: for an unknown format, a missing path, a path that exists and was not made by
+            an export, a model that Keras cannot write, or outputs that differ by more than 1e-3.
+        ImportError: if a package is missing; says how to install it.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=2)
     >>> x, y = np.random.uniform(0, 255, (32, 32, 32, 3)), np.arange(32) % 2
@@ -85,7 +86,7 @@ def export(
                 asked.model.export(
                     where, format=chosen.keras, input_signature=[spec], verbose=bool(verbose)
                 )
-            except Exception as error:  # converters raise of every kind
+            except Exception as error:  # converters raise exceptions of all kinds
                 reason = " ".join(str(error).split())[:300]
                 raise ValueError(
                     f"Keras {keras.__version__} cannot write this model as {format}: {reason}"
@@ -122,7 +123,7 @@ def _require(packages: tuple[str, ...]) -> None:
 
 
 def _spec(asked: Asked) -> keras.InputSpec:
-    """Of the input, at the size of the run's images where the model leaves it open."""
+    """Return the input's shape; sizes that the model leaves open are those of the run's images."""
     shape = asked.model.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(f"Expected a model of images; found one that takes {shape}.")
@@ -132,7 +133,7 @@ def _spec(asked: Asked) -> keras.InputSpec:
 
 
 def _images(shape: tuple[int | None, ...]) -> np.ndarray:
-    """Noise of every brightness, from fine to coarse."""
+    """Return noise images of different brightness, from fine to coarse."""
     height, width, channels = (side or 64 for side in shape)
     rng, images = np.random.default_rng(0), []
     for number in range(TRIED):
@@ -176,7 +177,7 @@ _READERS = {"onnx": _onnx, "litert": _litert, "savedmodel": _saved_model}
 
 
 def _replace(made: Path, target: Path) -> None:
-    """The new one in place of an earlier one."""
+    """Move the new export to its place; it replaces an earlier one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         shutil.rmtree(target)
@@ -185,7 +186,7 @@ def _replace(made: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _silence(verbose: int) -> Iterator[None]:
-    """Hides what converters write."""
+    """Hide what the converters print, unless `verbose` is set."""
     if verbose:
         yield
         return

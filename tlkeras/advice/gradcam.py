@@ -1,4 +1,4 @@
-"""Where in an image a network looked: Grad-CAM, on any Keras backend.
+"""Grad-CAM: which parts of an image led to a prediction. Works on any Keras backend.
 
 Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks".
 """
@@ -13,16 +13,20 @@ from tlkeras.blocks.find import Block, find_blocks
 
 
 def gradcam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
-    """What speaks for a class, on the last feature map, also that of a nested backbone.
+    """Return maps of the places that speak for a class, from the last feature map below the head.
+
+    A nested backbone is looked into as well.
 
     Args:
-        model: with a head. images: (n, height, width, channels), as the model takes them.
-        classes: (n,), of each image the number of the output that is explained; or (n, outputs),
-            how much each of them counts.
+        model: a model with a head.
+        images: (n, height, width, channels), as the model takes them.
+        classes: (n,), the number of the output to explain for each image; or (n, outputs), a
+            weight for each output.
 
     Returns:
-        (n, rows, columns) of the map, each scaled to 0..1; 0 where nothing speaks for the class.
-        None if no block leaves a map (a vision transformer's tokens, say).
+        Maps of shape (n, rows, columns), each scaled to 0..1; 0 where nothing speaks for the
+        class. None if no block outputs a map (a vision transformer outputs tokens, for example),
+        or if the model has no graph.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
     >>> gradcam(model, np.zeros((2, 32, 32, 3)), np.array([0, 2])).shape
@@ -48,13 +52,13 @@ def gradcam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.n
 
 
 def _is_map(block: Block) -> bool:
-    """Whether a map of more than one place leaves it; an open side counts as many."""
+    """Return whether the block outputs a map larger than 1x1; a side of unknown size counts."""
     shape = () if block.cut is None else block.cut.shape[1:]
     return len(shape) == 3 and any(side != 1 for side in shape[:2])
 
 
 def _before_softmax(net: keras.Model) -> keras.Model:
-    """The same model up to the scores, which unlike probabilities do not level off."""
+    """Return the model without a final softmax or sigmoid layer: scores do not saturate."""
     for node in reversed(internals.nodes(net)):
         if node.outputs[0] is net.outputs[0]:
             last = node.operation
@@ -70,10 +74,11 @@ def _before_softmax(net: keras.Model) -> keras.Model:
 
 
 def _slopes(above: keras.Model, maps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """How the wanted score changes with each number of each map.
+    """Return the gradient of the wanted score with respect to every value of every map.
 
-    Keras has no call for gradients that every backend knows, but its optimizers have: a step of
-    SGD at rate 1 moves numbers that were 0 by exactly their slope.
+    Keras has no function for gradients that works on every backend, but its optimizers do: one
+    step of SGD at learning rate 1 changes a weight that was 0 by its negative gradient, and the
+    loss is the negative score.
     """
     moved = _Moved(above, maps.shape)
     moved.compile(
@@ -86,12 +91,12 @@ def _slopes(above: keras.Model, maps: np.ndarray, wanted: np.ndarray) -> np.ndar
 
 
 class _Moved(keras.Model):
-    """`above`, of maps to which an offset is added, which is all that learns."""
+    """Adds an offset to the maps and calls `above`; the offset is the only trainable weight."""
 
     def __init__(self, above: keras.Model, shape: tuple[int, ...]):
         super().__init__(dtype="float32", name="moved")
         self.offset = self.add_weight(shape=shape, initializer="zeros", name="offset")
-        # As a function it is not tracked, so its own weights stay as they are.
+        # Keras does not track a function, so the weights of `above` are not trained.
         self.above = lambda maps: above(maps, training=False)
 
     def call(self, maps: Any) -> Any:

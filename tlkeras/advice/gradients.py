@@ -1,4 +1,4 @@
-"""How much training would move each block: gradients, relative to the weights they would change."""
+"""How much training would change each block: gradients relative to the weights."""
 
 import itertools
 import math
@@ -25,30 +25,30 @@ from tlkeras.freezing.flags import freeze
 from tlkeras.training.rate_finder import as_found
 from tlkeras.utils.tables import Table
 
-BATCHES = 4  # of 64 examples each
+BATCHES = 4
 
 
 def relative_gradients(model: keras.Model, data: Any) -> Table:
-    """The size of the loss's gradient in every block, relative to the size of its weights.
+    """Compare the gradient of every block with the size of its weights.
 
-    The loss is that of a linear classifier on the last block, fitted first: what is left for the
-    blocks below to mend. A block with a large value is far from where the new labels want it, as
-    the first blocks are after a change of the pictures' noise or colours, and the last ones after
-    a change of the classes. It is a cheap hint, from 256 examples at most, and does
-    not replace trying.
+    First a linear classifier is fitted on the last block. Its loss is what the blocks below could
+    still improve, and the gradients are those of this loss. A block with a large value would have
+    to change most: the first blocks if the images have other noise or colours, the last blocks if
+    the classes are different. This is a cheap hint, measured on four batches (arrays are split
+    into batches of 64). It does not replace trying.
 
     Args:
         model: built, with a graph; a head is ignored. Its weights, flags and random states are
-            afterwards as before. What the user closed stays out.
+            restored afterwards. Weights that the user froze stay frozen and do not count.
         data: as for `tlk.probe`.
 
     Returns:
-        Of every block from the bottom, its role, and the mean over batches of the norm of its
-        gradient over the norm of its weights: as it is, and as a share of the largest. BatchNorm
-        is frozen.
+        A table with one row per block, bottom to top: its name, its role, the norm of its gradient
+        divided by the norm of its weights (mean over batches), and that value as a share of the
+        largest one. BatchNorm is frozen.
 
     Raises:
-        ValueError: as `tlk.probe`.
+        ValueError: as for `tlk.probe`.
 
     Source: Lee, Chen, Tajwar, Kumar, Yao, Liang & Finn 2023, "Surgical Fine-Tuning Improves
     Adaptation to Distribution Shifts", section 4: relative gradient norm.
@@ -75,13 +75,13 @@ def relative_gradients(model: keras.Model, data: Any) -> Table:
 
 
 def _classifier(taps: Taps, head: Pipeline) -> keras.Model:
-    """The network up to its last block, with a fitted linear model of scikit-learn at its end."""
+    """Return the network up to its last block, with scikit-learn's fitted linear model on top."""
     pooled = [taps.model.outputs[i] for i in taps.places[-1]]
     features = pooled[0] if len(pooled) == 1 else keras.layers.Concatenate()(pooled)
     scale, linear_model = head[0], head[-1]
     kernel = (linear_model.coef_ / scale.scale_).T
     bias = linear_model.intercept_ - scale.mean_ @ kernel
-    if len(head.classes_) == 2:  # scikit-learn has one row for the second of them
+    if len(head.classes_) == 2:  # scikit-learn has a single row, for the second class
         kernel, bias = np.hstack([-kernel, kernel]) / 2, np.hstack([-bias, bias]) / 2
     layer = keras.layers.Dense(len(head.classes_), trainable=False)
     model = keras.Model(taps.model.input, layer(features))
@@ -92,9 +92,10 @@ def _classifier(taps: Taps, head: Pipeline) -> keras.Model:
 def _sizes(
     model: keras.Model, blocks: Sequence[Block], data: Any, classes: np.ndarray
 ) -> list[float]:
-    """Of every block, the norm of its gradient over that of its weights, averaged over batches.
+    """Return the norm of each block's gradient divided by that of its weights (mean over batches).
 
-    A step of gradient descent at rate 1 moves weights by their gradient, on every backend.
+    One step of gradient descent at learning rate 1 changes the weights by their gradient. This
+    works on every backend.
     """
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(1.0), loss, run_eagerly=True)
@@ -108,7 +109,7 @@ def _sizes(
 
 
 def _moved(weights: Sequence[keras.Variable], before: Sequence[np.ndarray]) -> float:
-    """How far weights are from what they were, relative to that; puts them back."""
+    """Return how far weights have moved, relative to their old size; restores the old values."""
     steps = [keras.ops.convert_to_numpy(w) - old for w, old in zip(weights, before, strict=True)]
     for weight, old in zip(weights, before, strict=True):
         weight.assign(old)

@@ -1,4 +1,4 @@
-"""What a trained model does on examples it has not seen: scores, mistakes, and where it looks."""
+"""Evaluate a trained model on examples it has not seen: scores, mistakes, and where it looks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,11 +27,14 @@ class Interpretation:
     """How a model did on examples it has not seen.
 
     Attributes:
-        record: all numbers, as `run.json` keeps them: "split", "count", "scores" (with 95 %
-            intervals: value, low, high), "classes" (precision, recall, f1 and support of each),
-            "matrix" (a row for each true class), "confused" (pairs), "calibration"; of several
-            labels "thresholds"; and "validation", the scores on the validation data.
-        worst: examples that it got most wrong. uncertain: those between classes.
+        record: all results, as `run.json` stores them: "split", "count", "names", "kind", "scores"
+            (a value, or a value with its 95 % interval: value, low, high), and "classes"
+            (precision, recall, f1 and support of each). For one class per example also "matrix"
+            (one row per true class), "confused" (pairs) and "calibration"; for several labels
+            "thresholds"; for numbers "pairs". "validation" has the scores on the validation data,
+            if there are any.
+        worst: the examples with the worst mistakes.
+        uncertain: the examples with the least certain predictions.
     """
 
     record: dict[str, Any]
@@ -40,21 +43,23 @@ class Interpretation:
 
     @property
     def scores(self) -> dict[str, Any]:
-        """Names with a value, or with a value and the ends of its 95 % interval."""
+        """The scores by name: a value, or a value and the ends of its 95 % interval."""
         return self.record["scores"]
 
     @property
     def examples(self) -> dict[str, tuple[Example, ...]]:
-        """Those kept, by why they were."""
+        """The kept examples: "worst" and "uncertain"."""
         return {WORST: self.worst, UNCERTAIN: self.uncertain}
 
     @property
     def matrix(self) -> np.ndarray:
-        """The confusion matrix: [i, j] examples of class i were taken for class j."""
+        """The confusion matrix: entry [i, j] counts examples of class i predicted as class j."""
         return np.array(self.record["matrix"])
 
     def plot(self) -> Figure:
-        """The confusion matrix as a Figure. Raises ValueError if there is not one class each.
+        """Plot the confusion matrix; returns a Figure.
+
+        Raises ValueError if the examples do not have one class each.
 
         >>> model = keras.Sequential([
         ...     keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3),
@@ -68,12 +73,15 @@ class Interpretation:
         return judged.confusion(self._of_classes()["matrix"], self.record["names"])
 
     def plot_calibration(self) -> Figure:
-        """How often it is right against how sure it is, as a Figure. Raises as `plot`."""
+        """Plot accuracy against confidence; returns a Figure. Raises ValueError as `plot` does."""
         found = self._of_classes()["calibration"]
         return judged.reliability(found["confidence"], found["accuracy"], found["share"])
 
     def plot_examples(self, which: str = WORST) -> Figure:
-        """The "worst" or the most "uncertain" examples, and where the model looked: a Figure."""
+        """Show the "worst" or most "uncertain" examples, and where the model looked.
+
+        Returns a Figure.
+        """
         chosen = self.examples[which]
         titles = [f"is {one.truth}\nsaid {one.answer}" for one in chosen]
         return judged.gallery([one.image for one in chosen], titles, [one.heat for one in chosen])
@@ -120,24 +128,25 @@ def interpret(
     thresholds: Sequence[float] | None = None,
     examples: int = 8,
 ) -> Interpretation:
-    """Judges a model on data that it was not trained on, and shows where it errs.
+    """Evaluate a model on data that it was not trained on, and show its mistakes.
 
     Args:
-        model: a Run, its folder, or a model that takes what `data` has.
-        data: what `tlk.load_task` gave: its test split is judged, or its validation split where
-            it has no other, which is then said. Or a tf.data.Dataset, (x, y) arrays or a
-            PyDataset that come to an end.
-        classes: names. None: those of the task or the run, or numbers.
-        validation_data: other examples, on which the temperature of calibration is chosen, never
-            on those judged. None: the task's validation split, if test is judged.
-        thresholds: of several labels, the probability from which each is there. None: those of
-            the run; else those of the best F1 on the validation data; else one half.
-        examples: how many of the worst, and of the most uncertain, are kept with their image and
-            a map of where the model looked (Grad-CAM). They are for looking: whoever changes
-            the model by what test images show has no test images any more.
+        model: a Run, its folder, or a model that takes the inputs of `data`.
+        data: what `tlk.load_task` returned: the model is evaluated on its test split, or on its
+            validation split if there is no test split ("split" in the record says which). Or a
+            finite tf.data.Dataset or PyDataset, or (x, y) arrays.
+        classes: the class names. None: those of the task or the run, or numbers.
+        validation_data: other examples, used to choose the calibration temperature and the
+            thresholds. None: the task's validation split, if the test split is evaluated.
+        thresholds: for several labels, the probability from which each counts as present. None:
+            those of the run, otherwise those with the best F1 on the validation data, otherwise
+            0.5.
+        examples: how many of the worst and of the most uncertain examples to keep with their image
+            and a map of where the model looked (Grad-CAM). They are only for inspection: once you
+            change the model because of test images, they no longer are test images.
 
     Raises:
-        ValueError: data without an end, or labels that do not fit the model.
+        ValueError: for infinite data, labels or names that do not fit the model, or NaN outputs.
 
     Source: Guo et al. 2017 (calibration); Selvaraju et al. 2017 (Grad-CAM).
 
@@ -167,7 +176,7 @@ def interpret(
 
 
 def _names(asked: Asked, given: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the classes, the same in the same order as those the run knows."""
+    """Return the class names; raises ValueError unless they equal those of the run, in order."""
     names = tuple(given or asked.classes)
     known = asked.classes if asked.record else names
     if len(names) != len(asked.classes) or names != known:
@@ -179,9 +188,9 @@ def _names(asked: Asked, given: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _parts(data: Any, validation_data: Any) -> tuple[str, Any, Any, Sequence[str]]:
-    """The split that is judged, its data, those for choices, and the files of its images."""
+    """Return the evaluated split, its data, the data used for choices, and its image files."""
     split, files, judged_on = "the data given", (), data
-    if hasattr(data, "validation") and hasattr(data, "test"):  # a Task, which is of another room
+    if hasattr(data, "validation") and hasattr(data, "test"):  # a Task, without importing it
         split = "test" if data.test is not None else "validation"
         judged_on = getattr(data, split)
         if split == "test" and validation_data is None:
@@ -195,7 +204,7 @@ def _parts(data: Any, validation_data: Any) -> tuple[str, Any, Any, Sequence[str
 
 
 def _outputs(asked: Asked, data: Any, kept: Kept | None) -> Judged:
-    """What the model gives for all of the data, and the truth."""
+    """Return the model's outputs for all of the data, and the true labels."""
     outputs, truths, count = [], [], 0
     for x, y, *_ in chunks(data):
         given = asked.ask(x)
@@ -213,7 +222,7 @@ def _outputs(asked: Asked, data: Any, kept: Kept | None) -> Judged:
 
 
 def _truth(y: np.ndarray, given: np.ndarray, kind: str) -> np.ndarray:
-    """Labels as the kind has them: class numbers, rows of 0 and 1, or rows of numbers."""
+    """Return the labels in the form of their kind: class numbers, rows of 0/1, or of numbers."""
     if kind != CLASS:
         rows = y.reshape(len(y), -1)
         if rows.shape != given.shape:

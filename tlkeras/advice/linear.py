@@ -1,4 +1,4 @@
-"""A linear model on features: how well it classifies, how strong it may be, how likely it is."""
+"""Linear models on features: a classifier, its regularisation, and the LogME score."""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -10,14 +10,15 @@ STRENGTHS, FOLDS, FEW = (0.01, 0.1, 1.0), 3, 500
 
 
 def classifier(strength: float) -> Pipeline:
-    """Logistic regression on features scaled to unit variance; a small strength regularises."""
+    """Logistic regression on features scaled to unit variance; small `strength` regularises."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
 
 
 def strength(features: np.ndarray, labels: np.ndarray) -> float:
-    """The strength under which examples left out of the training are the likeliest.
+    """Return the strength with the best log likelihood on held-out examples.
 
-    By cross-validation among at most 500 of the examples; 1 where a class has one example.
+    Uses cross-validation on at most 500 of the examples (on all of them if there are more than 250
+    classes). Returns 1 if a class has only one example.
     """
     counts = np.unique(labels, return_counts=True)[1]
     if len(labels) > FEW >= 2 * len(counts) and counts.min() > 1:
@@ -35,7 +36,9 @@ def strength(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def logme(features: np.ndarray, labels: np.ndarray) -> float:
-    """The log evidence of a Bayesian linear model for each class against the rest, per example.
+    """Return LogME: the log evidence per example of a Bayesian linear model, mean over classes.
+
+    There is one model for each class against the rest. Higher is better.
 
     Args:
         features: (examples, channels). labels: one class for each example.
@@ -56,9 +59,9 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
         wanted = (labels == one).astype("float64")
         seen = (left.T @ wanted) ** 2
         unseen = max(float(wanted @ wanted - seen.sum()), 0.0)
-        ratio, evidence = 1.0, 0.0  # of the weights' precision to the noise's
+        ratio, evidence = 1.0, 0.0  # ratio: precision of the weights / precision of the noise
         for _ in range(100):
-            known = (scale / (scale + ratio)).sum()  # parameters that the data determine
+            known = (scale / (scale + ratio)).sum()  # effective number of parameters
             size = (scale * seen / (scale + ratio) ** 2).sum()
             missed = (seen / (1 + scale / ratio) ** 2).sum() + unseen
             alpha, beta = known / (size + 1e-12), (count - known) / (missed + 1e-12)

@@ -1,4 +1,4 @@
-"""What a trained model says of new images: files, folders or arrays."""
+"""Predict new images with a trained model: files, folders or arrays."""
 
 import os
 import time
@@ -15,7 +15,7 @@ from tlkeras.advice.asking import Asked
 from tlkeras.advice.predictions import Predictions
 from tlkeras.runs.run import Run
 
-AHEAD = 2  # batches being decoded while the model works on another
+AHEAD = 2  # batches decoded in advance while the model works
 
 
 def predict(
@@ -26,24 +26,26 @@ def predict(
     tta: bool = False,
     batch_size: int = 64,
 ) -> Predictions:
-    """Names and probabilities for new images.
+    """Predict classes and probabilities for new images.
 
-    Files are decoded as those of training were, in parallel threads, while the model works; only
-    the batches at hand are in memory. A file that cannot be read is named in the result.
+    Files are decoded in the same way as the training images, in parallel threads while the model
+    works. Only a few batches are in memory at a time. The result lists files that cannot be read.
 
     Args:
-        run: the folder of a run, a Run, or a model that takes pixels 0..255. Only runs that
-            `load_run` read know the names of the classes.
-        images: paths of files and folders (with all that is below them), one or several; or
-            pixels 0..255: (height, width, 3), or (images, height, width, 3).
-        top: how many classes are shown of each.
-        tta: averages over five views of each image (as it is, and shifted by a sixteenth to
-            each corner), for five times the work. None is mirrored: letters and sides matter.
-        batch_size: images in a batch.
+        run: the folder of a run, a Run, or a model that takes pixels 0..255. Class names are known
+            only for a folder, or for a Run that `load_run` returned.
+        images: one or several paths of files and folders (searched recursively); or pixels 0..255
+            of shape (height, width, 3) or (images, height, width, 3), resized if necessary.
+        top: how many classes to show for each image.
+        tta: test-time augmentation: average over five views of each image (the original, and
+            shifted by a sixteenth towards each corner). This takes five times as long. No view is
+            mirrored, because that would change letters, or left and right.
+        batch_size: images per batch.
 
     Raises:
-        ValueError: no run; pixels that are not 0..255, or of another size; no image in a folder.
-        FileNotFoundError: no such file.
+        ValueError: if there is no run, if pixels are not 0..255 or have another shape, or if a
+            folder holds no images.
+        FileNotFoundError: if a file does not exist.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=2)
     >>> x, y = np.random.uniform(0, 255, (32, 32, 32, 3)), np.arange(32) % 2
@@ -60,7 +62,7 @@ def predict(
 
 
 class Predictor(Asked):
-    """A model ready to predict, batch by batch. Args: as for `predict`."""
+    """A model that is ready to predict, batch by batch. Args: as for `predict`."""
 
     def __init__(self, run: Any, top: int = 3, tta: bool = False, batch_size: int = 64):
         if top < 1 or batch_size < 1:
@@ -69,7 +71,7 @@ class Predictor(Asked):
         self.top, self.views, self.batch_size = top, VIEWS if tta else VIEWS[:1], batch_size
 
     def stream(self, images: Any) -> Iterator[Predictions]:
-        """Predictions, a batch at a time."""
+        """Yield predictions, one batch at a time."""
         if isinstance(images, str | os.PathLike):
             images = [images]
         if isinstance(images, Sequence) and all(isinstance(p, str | os.PathLike) for p in images):
@@ -80,7 +82,7 @@ class Predictor(Asked):
             yield self._made(self._asked(pixels[start : start + self.batch_size], len(pixels)))
 
     def joined(self, parts: Sequence[Predictions], seconds: float) -> Predictions:
-        """All batches as one."""
+        """Join the predictions of several batches into one."""
         empty = np.zeros((0, len(self.classes)), "float32")
         given = np.concatenate([empty, *(part.probabilities for part in parts)])
         files = tuple(name for part in parts for name in part.files)
@@ -88,7 +90,7 @@ class Predictor(Asked):
         return self._made(given, files, unreadable, seconds)
 
     def _from_files(self, files: list[Path]) -> Iterator[Predictions]:
-        from tlkeras.tasks import pictures  # it needs TensorFlow, which arrays do not
+        from tlkeras.tasks import pictures  # needs TensorFlow, which is not needed for arrays
 
         if self.size is None:
             raise ValueError("Expected a model of images of one size, to read files for; pass x.")
@@ -120,8 +122,10 @@ class Predictor(Asked):
         )
 
     def _asked(self, pixels: np.ndarray, of: int) -> np.ndarray:
-        """Outputs for a batch, a column a class. The last of several batches is filled up, for
-        another size would have to be traced anew."""
+        """Return the outputs for a batch, one column per class.
+
+        The last of several batches is padded, because a new shape would be retraced.
+        """
         count, missing = len(pixels), self.batch_size - len(pixels)
         if of > self.batch_size and missing:
             pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
@@ -161,7 +165,7 @@ VIEWS = [_shift(0, 0), *(_shift(down, right) for down in (-1, 1) for right in (-
 
 
 def files_of(given: Sequence[str | os.PathLike]) -> list[Path]:
-    """The files among paths of files and folders, in order. Raises as `predict` does."""
+    """Return all files under the given paths, in order. Raises as `predict` does."""
     from tlkeras.tasks import finding
 
     found: list[Path] = []
@@ -181,7 +185,7 @@ def files_of(given: Sequence[str | os.PathLike]) -> list[Path]:
 def _ahead(
     work: Callable[[Path], np.ndarray], files: Sequence[Path], count: int
 ) -> Iterator[tuple[Sequence[Path], list[Future]]]:
-    """Files, `count` at a time, with their images, which threads are making."""
+    """Yield `count` files at a time, with futures of the images that threads are decoding."""
     waiting: deque[tuple[Sequence[Path], list[Future]]] = deque()
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), count):

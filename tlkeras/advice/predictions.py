@@ -1,4 +1,4 @@
-"""What `predict` found: names and probabilities, as a table and as a file."""
+"""The result of `predict`: names and probabilities, as a table and as a CSV file."""
 
 import csv
 import os
@@ -11,23 +11,23 @@ import numpy as np
 
 from tlkeras.utils.tables import html_table, text_table
 
-SHOWN = 20  # rows of a table
+SHOWN = 20  # rows in a table
 CLASS, LABELS, NUMBER = "class", "labels", "number"
 
 
 @dataclass(frozen=True, repr=False)
 class Predictions:
-    """What `predict` found, an example a row, in the order given.
+    """The result of `predict`: one row per example, in the given order.
 
     Attributes:
         classes: names of the outputs.
-        probabilities: float32 (examples, classes); of a model that predicts numbers, those.
-        kind: "class" (probabilities sum to 1), "labels" (each for itself) or "number".
+        probabilities: float32 (examples, classes); the predicted numbers if kind is "number".
+        kind: "class" (probabilities sum to 1), "labels" (independent probabilities) or "number".
         files: paths of the examples; () for arrays.
-        unreadable: of each file that could not be read, why. It has no row.
-        seconds: for reading and predicting, without loading the model.
-        top: how many classes tables show of each.
-        thresholds: of each label, from which probability it is there.
+        unreadable: files that could not be read, with the reason. They have no row.
+        seconds: time for reading and predicting, without loading the model.
+        top: how many classes tables show for each example.
+        thresholds: the probability from which each label counts as present; () means 0.5.
     """
 
     classes: tuple[str, ...]
@@ -41,7 +41,7 @@ class Predictions:
 
     @property
     def names(self) -> list[Any]:
-        """Of each example the likeliest class, or the labels it has, or its number."""
+        """For each example, the most likely class, the list of its labels, or its number(s)."""
         given = self.probabilities
         if self.kind == LABELS:
             there = given >= np.array(self.thresholds or 0.5)
@@ -52,17 +52,20 @@ class Predictions:
 
     @property
     def images_per_second(self) -> float:
-        """Measured, decoding included."""
+        """Measured speed, including decoding."""
         return len(self) / self.seconds if self.seconds else 0.0
 
     def ranked(self, row: int) -> list[tuple[str, float]]:
-        """The `top` likeliest classes of an example with their probabilities."""
+        """Return the `top` most likely classes of an example with their probabilities.
+
+        If kind is "number": all outputs with their values.
+        """
         given = self.probabilities[row]
         order = range(len(given)) if self.kind == NUMBER else np.argsort(-given)[: self.top]
         return [(self.classes[i], float(given[i])) for i in order]
 
     def to_csv(self, path: str | os.PathLike) -> None:
-        """A line for each example, and for each file that could not be read.
+        """Write a CSV file: one line per example, and one per file that could not be read.
 
         >>> model = keras.Sequential([
         ...     keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax"),
@@ -76,7 +79,7 @@ class Predictions:
             csv.writer(file).writerows([self.header(), *self.lines()])
 
     def header(self) -> list[str]:
-        """The first line of a CSV file."""
+        """Return the header line of the CSV file."""
         if self.kind == NUMBER:
             return ["file", *self.classes, "problem"]
         ranks = range(1, min(self.top, len(self.classes)) + 1)
@@ -84,7 +87,7 @@ class Predictions:
         return ["file", *(["labels"] if self.kind == LABELS else []), *columns, "problem"]
 
     def lines(self) -> Iterator[list[str]]:
-        """The other lines: one for each example, and for each file that could not be read."""
+        """Yield the other lines: one per example, and one per file that could not be read."""
         labels = self.names
         for row, source in enumerate(self._sources()):
             cells = [";".join(labels[row])] if self.kind == LABELS else []

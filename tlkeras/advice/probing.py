@@ -1,4 +1,4 @@
-"""Probe before you commit: how much a linear classifier reads off the outputs of every block."""
+"""Probe before you commit: the accuracy of a linear classifier on the outputs of every block."""
 
 import functools
 import math
@@ -20,8 +20,8 @@ from tlkeras.features.store import CHUNK
 from tlkeras.inputs import intake, order, reading
 from tlkeras.utils.tables import Table, html_table, text_table
 
-SURE = 1.96  # standard errors, either way: 95 %
-STEP = 3  # a training step, in forward passes of what learns
+SURE = 1.96  # standard errors on either side of a 95 % interval
+STEP = 3  # the cost of a training step, in forward passes through the trained blocks
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,17 @@ class Probe:
     """Accuracy of a linear classifier on the outputs of each block, bottom to top.
 
     Attributes:
-        blocks: names; accuracies: on the validation data, in [0, 1].
-        correct: (blocks, examples), which validation examples each classifier names rightly.
-        logme: of each block, how likely a linear model makes the training labels, whatever its
-            weights: comparable between blocks and networks on the same data, higher is better.
+        blocks: names of the blocks.
+        accuracies: the accuracy for each block on the validation data, in [0, 1].
+        correct: (blocks, examples), True where a classifier is right about a validation example.
+        logme: for each block, the LogME score: how probable the training labels are under a linear
+            model, averaged over its weights. Comparable between blocks and networks on the same
+            data; higher is better.
         strengths: C of each classifier.
-        examples: how many to train on, and how many for validation.
-        seconds: that one takes through all blocks, and through the last, measured here.
-        advice: what that suggests.
+        examples: the number of training and of validation examples.
+        seconds: the time per example through all blocks, and through the last block alone,
+            measured on this machine.
+        advice: what the accuracies suggest, as text.
     """
 
     blocks: tuple[str, ...]
@@ -53,10 +56,10 @@ class Probe:
 
     @property
     def last_serves(self) -> bool:
-        """Whether no block is better than the last by more than chance.
+        """True if no block is significantly better than the last one.
 
-        The classifiers are compared on the same examples, so it is the examples on which two of
-        them differ that count (McNemar 1947).
+        The classifiers are compared on the same examples, so only the examples on which two of
+        them differ count (McNemar 1947).
         """
         gained = self.correct.astype(float) - self.correct[-1]
         error = gained.std(axis=1) / np.sqrt(gained.shape[1])
@@ -68,9 +71,9 @@ class Probe:
 
     @property
     def choices(self) -> Table:
-        """What could be done, the accuracy to expect where the probe knows it, and the time.
+        """A table of options, with the expected accuracy (where the probe knows it) and the time.
 
-        Seconds are those of `epoch_seconds`; what stays frozen is computed once.
+        Seconds are those of `epoch_seconds`; the outputs of frozen blocks are computed once.
 
         >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
         >>> x, y = np.random.uniform(0, 255, (16, 32, 32, 3)), np.arange(16) % 2
@@ -89,16 +92,16 @@ class Probe:
         return Table(rows, ("choice", "accuracy to expect", "seconds an epoch, here"))
 
     def epoch_seconds(self, last: bool = False) -> float:
-        """What an epoch takes in which all blocks learn, or the last alone, here.
+        """Estimate the seconds per epoch, on this machine, if all blocks or only the last learn.
 
-        A training step is taken to cost three forward passes of what learns (forward, and the
-        gradients of outputs and of weights), validation one.
+        A training step is assumed to cost three forward passes through the trained blocks (the
+        forward pass, and the gradients of outputs and of weights), a validation step one.
         """
         trained, validated = self.examples
         return self.seconds[last] * (STEP * trained + validated)
 
     def plot(self) -> Figure:
-        """Accuracy against depth: a Figure.
+        """Plot the accuracy against depth; returns a Figure.
 
         >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
         >>> x, y = np.random.uniform(0, 255, (16, 32, 32, 3)), np.arange(16) % 2
@@ -114,7 +117,7 @@ class Probe:
         return figure
 
     def _intervals(self) -> list[tuple[float, float]]:
-        """Where each accuracy lies with 95 % confidence (Wilson 1927)."""
+        """Return the 95 % confidence interval of each accuracy (Wilson 1927)."""
         count, found = self.correct.shape[1], np.array(self.accuracies)
         spread = SURE**2 / count
         middle = (found + spread / 2) / (1 + spread)
@@ -140,23 +143,23 @@ class Probe:
 def probe(
     model: keras.Model, data: Any, validation_data: Any, *, strength: float | None = None
 ) -> Probe:
-    """Fits a linear classifier on the pooled outputs of every block; one pass serves them all.
+    """Fit a linear classifier on the pooled outputs of every block, in a single pass over the data.
 
     Args:
-        model: built, with a graph; a head is ignored. It is not changed. Where several tensors
-            leave a block (two pictures, two towers) their means stand side by side.
-        data, validation_data: as for `fit_stages`; labels are one class for each example:
-            numbers, names or one-hot rows.
+        model: built, with a graph; a head is ignored. The model is not changed. If a block has
+            several output tensors (two inputs, two towers), their means are concatenated.
+        data, validation_data: as for `fit_stages`; one class label per example: numbers, names or
+            one-hot rows.
         strength: C of scikit-learn's LogisticRegression, on outputs scaled to unit variance;
-            smaller regularises more. None: of 0.01, 0.1 and 1 what does best in cross-validation
-            inside the training data (of at most 500 examples); 1 where a class has one example.
+            smaller values regularise more. None: the best of 0.01, 0.1 and 1 in cross-validation
+            on the training data (on at most 500 examples); 1 if a class has only one example.
 
     Raises:
-        ValueError: fewer than two classes, a model without a graph, or data that do not fit the
-            model or do not come to an end.
+        ValueError: for fewer than two classes, a model without a graph, or data that do not fit
+            the model or are infinite.
 
     Source: Alain & Bengio 2016, "Understanding intermediate layers using linear classifier
-    probes"; section 1.7, rule 3: probe before you commit.
+    probes"; course section 1.7, rule 3: probe before you commit.
 
     >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
     >>> y = np.arange(48) % 3  # brighter images in the higher classes
@@ -183,14 +186,14 @@ def probe(
 
 
 def taken(model: keras.Model, data: Any) -> Any:
-    """The data as the model's blocks take them."""
+    """Return the data in the form that the model's blocks take."""
     data = intake.taken(model, data, "data to probe", names=True)
     prepared = intake.preprocesses(model)
     return order.prepared(data, CHUNK, model.preprocess_samples) if prepared else data
 
 
 class Taps:
-    """Gives the pooled outputs of every block, (examples, channels) each."""
+    """Computes the pooled outputs of every block, (examples, channels) each."""
 
     def __init__(self, model: keras.Model, blocks: Sequence[Block]):
         self.blocks = blocks
@@ -205,8 +208,10 @@ class Taps:
         return [np.concatenate([means[i] for i in places], axis=1) for places in self.places]
 
     def seconds(self, x: Any) -> tuple[float, float]:
-        """Of an example through all blocks, and through the last alone: from one batch, the fastest
-        of three runs that are not the first, which is traced."""
+        """Return the seconds per example through all blocks, and through the last block alone.
+
+        Measured on one batch, as the fastest of three runs after a first run that is traced.
+        """
         below = {i for places in self.places[:-1] for i in places}
         parts = [self.model]
         if below:
@@ -221,7 +226,10 @@ class Taps:
 
 
 def taps_of(model: keras.Model) -> Taps:
-    """Of the blocks below the head. Raises ValueError for a model without any, or a graph."""
+    """Return Taps on all blocks below the head.
+
+    Raises ValueError for a model without a graph, or without such blocks.
+    """
     blocks = [b for b in find_blocks(model) if b.role != "head" and b.outputs]
     if not blocks:
         raise ValueError(
@@ -234,9 +242,9 @@ def taps_of(model: keras.Model) -> Taps:
 
 
 def outputs_of(taps: Taps, data: Any) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pooled outputs of every block, (examples, channels) each, and the labels.
+    """Return the pooled outputs of every block, (examples, channels) each, and the labels.
 
-    Raises ValueError for labels that are not one class for each example.
+    Raises ValueError for labels that are not one class per example.
     """
     found, labels = [], []
     for x, y, *_ in chunks(data):
@@ -255,7 +263,7 @@ def _time(seconds: float) -> str:
 
 
 def class_numbers(labels: Any) -> np.ndarray:
-    """One class for each example: a number or a name, or the place of the 1 in a one-hot row."""
+    """Return one class per example: its number or name; for one-hot rows, the position of the 1."""
     if keras.tree.is_nested(labels):
         raise ValueError(
             "Expected one class for each example; found labels of several outputs. Probe for one "

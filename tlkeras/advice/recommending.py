@@ -1,4 +1,4 @@
-"""The decision guide: from four facts about a problem to a strategy and a plan."""
+"""The decision guide: choose a strategy and a plan from four facts about a problem."""
 
 import html
 from collections.abc import Callable
@@ -12,23 +12,26 @@ from tlkeras.plans.plan import Plan
 from tlkeras.utils.tables import Table
 
 COMPUTE = ("low", "medium", "high")  # a laptop, one GPU for an hour or two, several for days
-# Up to how many images data are small, and medium: between the sizes that section 1.7 gives its
-# recipes (about 10,000, about 50,000, more), geometrically.
+# Data sets of up to so many images are small, or medium. The limits are geometric means between
+# the sizes of the recipes in course section 1.7 (about 10,000, about 50,000, more).
 SMALL, MEDIUM = 22_000, 70_000
-FEW = 0.1  # labelled images, as a share of all, below which the others are worth learning from
+FEW = 0.1  # below this share of labelled images, the unlabelled ones are worth learning from
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of the guide: for whom, what, and why.
+    """One line of the guide: when it applies, what to do, and why.
 
     Attributes:
-        images: "small", "medium", "large" or "any"; shift: "low", "high" or "any".
-        compute: the least that it takes. strategy: in words.
-        plan: makes the plan, from what the rates of its recipe are to be multiplied with.
-        meant_for: how many images the rates of the recipe are made for.
-        before: what is done before the plan is trained: a line of code, or "".
-        why, watch: the reason, and what to look at meanwhile. source: where the line comes from.
+        images: "small", "medium", "large" or "any".
+        shift: "low", "high" or "any".
+        compute: the least compute that the strategy needs.
+        strategy: the strategy, as text.
+        plan: a function that makes the plan; its argument is a factor for the learning rates.
+        meant_for: how many images the recipe's learning rates assume.
+        before: what to do before training: a line of code, an instruction, or "".
+        why, watch: the reason, and what to look at during training.
+        source: where the line comes from.
     """
 
     images: str
@@ -121,12 +124,15 @@ UNLABELLED = Rule(
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What `tlk.recommend` says.
+    """The result of `tlk.recommend`.
 
     Attributes:
-        strategy: in words. plan: ready for `tlk.fit_stages`.
-        before: what is done first, a line of code; or "".
-        why: the reason. watch: what to look at while it trains. source: where the advice is from.
+        strategy: the strategy, as text.
+        plan: a plan, ready for `tlk.fit_stages`.
+        before: what to do first: a line of code, an instruction, or "".
+        why: the reason.
+        watch: what to look at during training.
+        source: where the advice comes from.
     """
 
     strategy: str
@@ -137,7 +143,7 @@ class Recommendation:
     source: str
 
     def lines(self) -> list[tuple[str, str]]:
-        """All but the plan, as pairs of a word and a text."""
+        """Return everything but the plan, as pairs of a label and a text."""
         said = [
             *(("strategy", self.strategy), ("first", self.before), ("why", self.why)),
             *(("watch", self.watch), ("from", self.source)),
@@ -159,27 +165,29 @@ def recommend(
     compute: str = "low",
     labelled: bool | int = True,
 ) -> Recommendation:
-    """Which strategy to try first, with a plan to train, and why.
+    """Recommend a strategy to try first, with a plan to train and the reason.
 
-    A first guess, to be checked by a probe and by validation data: chapter 11 measures where it
-    holds.
+    The recommendation is a first guess. Check it with a probe and with validation data; chapter 11
+    measures where it holds.
 
     Args:
-        images: how many there are to train on; or "small" (up to 22,000), "medium" (to 70,000),
-            "large". Below what a recipe is made for, its learning rates are raised by what its
-            steps lack, at most tenfold.
-        shift: how far they are from what the network learned: "low", "high"; or what `tlk.probe`
-            found on them: low, where the last block serves as well as any; or what
-            `tlk.measure_shift` found, without labels: low, where they do not differ.
-        compute: "low" (a laptop), "medium" (a GPU for an hour or two), "high".
-        labelled: whether they have labels; or how many of them have one.
+        images: the number of training images; or "small" (up to 22,000), "medium" (up to 70,000)
+            or "large". With fewer images than a recipe assumes, its learning rates are raised,
+            at most tenfold, because an epoch has fewer steps.
+        shift: how different the images are from those the network was trained on: "low" or
+            "high". Or the result of `tlk.probe` on them: low if no block is significantly better
+            than the last. Or the result of `tlk.measure_shift`, which needs no labels: low if the
+            images do not differ.
+        compute: "low" (a laptop), "medium" (a GPU for an hour or two) or "high".
+        labelled: whether the images have labels, or how many of them do.
 
     Raises:
-        ValueError: a word or a number that is none of these, more labelled images than images,
-            images that `tlk.measure_shift` found to differ, which does not say what serves, or no
-            labels and low compute, for which there is no advice.
+        ValueError: for any other word or number; for more labelled images than images; if
+            `tlk.measure_shift` found that the images differ, because that does not tell whether
+            the features are useful; or for too few labels with low compute, because there is no
+            advice for that case.
 
-    Source: sections 1.7 and 1.11.
+    Source: course sections 1.7 and 1.11.
 
     >>> advice = tlk.recommend(images=8_000, shift="high", compute="low")
     >>> advice.strategy, advice.before
@@ -205,7 +213,7 @@ def recommend(
 
 
 def guide() -> Table:
-    """Every line of the guide as a table: what `tlk.recommend` chooses from.
+    """Return a table of all the rules that `tlk.recommend` chooses from.
 
     >>> from tlkeras.advice.recommending import guide
     >>> guide().header
@@ -220,7 +228,7 @@ _SHOWN = ("shift", "compute", "strategy", "source")
 
 
 def _rule(size: str, shift: str, compute: str) -> Rule:
-    """The line that fits and asks for most of the compute there is; of two, the first."""
+    """Return the matching rule that uses the most available compute; ties go to the first."""
     fitting = [
         rule
         for rule in RULES
@@ -259,7 +267,7 @@ def _shift(shift: Any) -> str:
 
 
 def _amount(images: Any) -> tuple[int | None, str]:
-    """How many, where that was said, and the word for it."""
+    """Return the number of images, or None if it is not known, and the word for that size."""
     if isinstance(images, str):
         if images not in ("small", "medium", "large"):
             raise ValueError(
@@ -273,7 +281,7 @@ def _amount(images: Any) -> tuple[int | None, str]:
 
 
 def _labels(labelled: Any, images: int | None) -> tuple[bool, int | None]:
-    """Whether too few have labels to go by them alone, and how many to train on."""
+    """Return whether too few images have labels, and how many images to train on (or None)."""
     if isinstance(labelled, bool):
         return not labelled, images
     if images is None:

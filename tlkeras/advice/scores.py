@@ -1,4 +1,4 @@
-"""The scores of a model on examples it has not seen, with how far they can be trusted."""
+"""Scores of a model on examples it has not seen, with their confidence intervals."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from sklearn import metrics
 from tlkeras.advice.calibration import calibration
 from tlkeras.advice.predictions import CLASS, LABELS
 
-DRAWS = 1000  # resamples of the examples, for the intervals
-DRAWN = 500  # numbers of which the report has a picture
-PAIRS = 10  # of classes taken for one another
+DRAWS = 1000  # bootstrap samples, for the interval of balanced accuracy
+DRAWN = 500  # predicted numbers that the report plots
+PAIRS = 10  # most confused pairs of classes to list
 
-Judged = tuple[np.ndarray, np.ndarray]  # what the model gave, and the truth
+Judged = tuple[np.ndarray, np.ndarray]  # the model's outputs, and the true labels
 
 
 def judge(
@@ -24,13 +24,13 @@ def judge(
     chosen_on: Judged | None = None,
     thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """Scores, classes and calibration as plain values.
+    """Return scores, results per class and calibration, as dictionaries.
 
     Args:
-        found: outputs (examples, classes), and class numbers, rows of 0 and 1, or numbers.
-        kind: "class", "labels" or "number". classes: names.
-        chosen_on: the same of other examples, on which what is chosen (a temperature) is chosen.
-        thresholds: from which probability a label is there; None: one half.
+        found: outputs (examples, classes), and the true class numbers, rows of 0 and 1, or numbers.
+        kind: "class", "labels" or "number". classes: their names.
+        chosen_on: outputs and labels of other examples, used to choose the temperature.
+        thresholds: the probability from which each label counts as present; None: 0.5.
     """
     if kind == CLASS:
         return _of_classes(*found, classes, chosen_on)
@@ -69,10 +69,13 @@ def _each(truth: Any, said: Any, classes: Sequence[str], **options: Any) -> list
 
 
 def _intervals(matrix: np.ndarray) -> dict[str, tuple[float, float, float]]:
-    """Accuracy with its 95 % interval (Clopper and Pearson 1934), balanced accuracy with the middle
-    95 % of what other draws of as many examples would give (the bootstrap; Efron 1979), which
-    where all is right, or all wrong, know of nothing else: there its end is that of accuracy. A
-    class without examples has no recall to count."""
+    """Return accuracy and balanced accuracy, each with its 95 % interval.
+
+    The interval of accuracy is exact (Clopper and Pearson 1934). That of balanced accuracy is a
+    bootstrap interval (Efron 1979): the middle 95 % over resamples of the examples. If all
+    predictions are right, or all wrong, every resample is too; then the interval's inner end is
+    taken from that of accuracy. Classes without examples do not count in balanced accuracy.
+    """
     cells = np.flatnonzero(matrix)
     truth, said = np.unravel_index(cells, matrix.shape)
     counts = matrix.reshape(-1)[cells]
@@ -95,7 +98,7 @@ def _intervals(matrix: np.ndarray) -> dict[str, tuple[float, float, float]]:
 
 
 def _confused(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs of classes that most examples of one were taken for the other."""
+    """Return the most frequent confusions: a true class, and the class predicted instead."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
     places = [divmod(int(cell), len(wrong)) for cell in np.argsort(-wrong, axis=None)[:PAIRS]]
     return [
@@ -112,7 +115,7 @@ def _of_labels(
     said = given >= limits
     each = _each(truth, said, classes, average=None)
     for row, true, score in zip(each, truth.T, given.T, strict=True):
-        known = true.any()  # of a label that no example has there is none
+        known = true.any()  # it is not defined for a label that no example has
         row["average precision"] = (
             float(metrics.average_precision_score(true, score)) if known else None
         )
@@ -128,11 +131,11 @@ def _of_labels(
 
 
 def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
-    """Of each label the probability from which it is taken to be there: the one of the best F1.
+    """Return, for each label, the probability threshold with the best F1.
 
     Args:
-        probabilities: (examples, labels). labels: rows of 0 and 1. One that is never there keeps
-            one half.
+        probabilities: (examples, labels).
+        labels: rows of 0 and 1. A label that no example has gets 0.5.
     """
     chosen = []
     for score, there in zip(probabilities.T, labels.T, strict=True):
@@ -142,7 +145,7 @@ def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
         precision, recall, limits = metrics.precision_recall_curve(there, score)
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         best = int(f1[:-1].argmax())
-        below = score[score < limits[best]]  # halfway to the next, so that rounding moves none
+        below = score[score < limits[best]]  # halfway to the next score, to be safe from rounding
         chosen.append(float((limits[best] + below.max(initial=0)) / 2))
     return chosen
 

@@ -1,4 +1,4 @@
-"""How far two sets of images lie apart in what a network puts out, without labels."""
+"""Measure how different two sets of images are in a network's features, without labels."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from tlkeras.blocks import internals
 from tlkeras.blocks.find import find_blocks
 from tlkeras.blocks.graph import split
 
-DRAWS = 200  # of halves
+DRAWS = 200  # random pairs of halves
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How far target images are from source images, to a network.
+    """How different target images are from source images, as a network sees them.
 
     Attributes:
-        distance: about 0 where the network's features of both are alike; 1 at most.
-        interval: 95 % of the distances between random halves of source and target.
-        chance: 95 % of the distances between random halves of the source are below it.
-        differs: whether the target is further away than that.
+        distance: about 0 if the network's features of both are alike; at most 1.
+        interval: the middle 95 % of the distances between random halves of source and target.
+        chance: 95 % of the distances between two random halves of the source are below this.
+        differs: True if the whole interval lies above `chance`.
     """
 
     distance: float
@@ -44,22 +44,25 @@ class Shift:
 def measure_shift(
     model: keras.Model, source: np.ndarray, target: np.ndarray, *, seed: int = 0
 ) -> Shift:
-    """How far target images are from source images, in the pooled outputs of the last block.
+    """Measure how different target images are from source images, in the last block's features.
 
-    The energy distance of both sets of features, as a share of the mean distance between them. It
-    says whether the network sees a difference, and not whether that difference matters: chapter 11
-    measures images that are far and served well, and others that are nearer and served badly. What
-    serves is for `tlk.probe` to say, with a few labels.
+    The distance is the energy distance between the two sets of pooled features, as a share of the
+    mean distance between them. It tells whether the network sees a difference, but not whether the
+    difference matters: chapter 11 measures images that are far away and for which the features
+    work well, and images that are nearer and for which they work badly. To find out whether the
+    features work, use `tlk.probe` with a few labels.
 
     Args:
         model: built; a head is ignored.
-        source: (n, height, width, channels), images like those that the network has learned from,
-            as the model takes them. target: (m, ...), the new ones. Some hundreds of each are
-            enough; of more than 1,000 of either, 1,000 are drawn.
-        seed: of what is drawn.
+        source: (n, height, width, channels), images like those that the network was trained on,
+            in the form that the model takes.
+        target: (m, ...), the new images. A few hundred images in each set are enough; from more
+            than 1,000, a random 1,000 are used.
+        seed: seed for the random choices.
 
     Raises:
-        ValueError: fewer than 20 images of either, or no block that one tensor leaves.
+        ValueError: if a set has fewer than 20 images, or if the last block does not have a single
+            output tensor.
 
     Source: Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
 
@@ -75,7 +78,7 @@ def measure_shift(
     rng = np.random.default_rng(seed)
     seen, new = (_features(model, _some(images, rng)) for images in (source, target))
     spread = seen.std(axis=0)
-    spread = np.maximum(spread, 0.1 * spread.mean() + 1e-6)  # no feature outweighs all others
+    spread = np.maximum(spread, 0.1 * spread.mean() + 1e-6)  # near-constant features must not win
     both = np.concatenate([seen, new]) / spread
     n, apart = len(seen), cdist(both, both)
     size = min(n, len(new)) // 2
@@ -95,7 +98,7 @@ def _some(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _features(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Pooled outputs of the last block below the head, (examples, channels)."""
+    """Return the pooled outputs of the last block below the head, (examples, channels)."""
     blocks = [block for block in find_blocks(model) if block.role != "head"]
     if not blocks or blocks[-1].cut is None:
         raise ValueError("Expected a model whose last block one tensor leaves; found none.")
@@ -107,7 +110,10 @@ def _features(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def _energy(apart: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-    """Between the rows a and b of a matrix of distances: 0 for two draws of one thing."""
+    """Return the relative energy distance between rows a and b of a distance matrix.
+
+    It is 0 on average for two samples of the same distribution.
+    """
     between = apart[np.ix_(a, b)].mean()
     within = [apart[np.ix_(i, i)].sum() / (len(i) * (len(i) - 1)) for i in (a, b)]
     return float((2 * between - sum(within)) / (2 * between))
