@@ -112,7 +112,7 @@ def two_stage(rounds):
 
 def progressive(rounds):
     data, validation = images()
-    plan = tlk.recipes.progressive(head_lr=1e-2, block_lr=1e-4, blocks=4)  # 5 epochs a stage
+    plan = tlk.recipes.progressive(5, 5, 1e-2, 1e-4, blocks=4)
     stages = [(0, 1e-2, 5), *((n, 1e-4, 5) for n in range(1, 5))]
     return pair(
         "progressive", lambda: staged(plan, data, validation),

@@ -87,7 +87,7 @@ def test_json_is_one_object_and_nothing_else(fit, tmp_path, capsys):
     assert result["counts"] == {"train": 10, "validation": 5, "test": 7}
     assert 0 <= result["test_accuracy"] <= 1 and result["train_seconds"] > 0
     first, second = result["stages"]
-    assert (first["name"], first["epochs"], first["learning_rate"]) == ("head", 1, 1e-3)
+    assert (first["name"], first["epochs"], first["learning_rate"]) == ("head", 1, 1e-2)
     assert first["trainable_parameters"] < second["trainable_parameters"]
     assert (tmp_path / result["model_path"]).is_file()
     assert json.loads((tmp_path / "runs/photos/run.json").read_text())["result"] == result

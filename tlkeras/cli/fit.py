@@ -23,19 +23,13 @@ TEXT = "train on a task or on a folder of images, in stages"
 
 # What `tlkeras fit` hands to each recipe.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "two_stage": {"head_epochs": 10, "head_lr": 1e-2, "tune_epochs": 20, "tune_lr": 3e-4},
-    "head_only": {"epochs": 30, "head_lr": 1e-2},
-    "progressive": {"head_epochs": 10, "head_lr": 1e-2, "block_epochs": 8, "block_lr": 3e-4},
-    "middle_only": {"head_epochs": 10, "head_lr": 1e-2, "tune_epochs": 20, "tune_lr": 3e-4},
-    "full": {"epochs": 30, "lr": 3e-4},
-    # As the document has them; small data need many epochs at these rates.
+    "two_stage": {}, "head_only": {}, "progressive": {}, "middle_only": {}, "full": {},
+    # The course document's rates: small data sets need many epochs at them.
     "recipe_a": {"head_epochs": 200, "tune_epochs": 50},
     "recipe_b": {"head_epochs": 200, "tune_epochs": 50},
     "recipe_c": {"epochs": 50},
-}
+}  # fmt: skip
 AUTO = "auto"  # decides by probe and validation, and needs no settings
-BACKBONE_RATES = ("tune_lr", "block_lr", "lr")
-FACTORS_FASTER = 10  # times: factors of LoRA start from nothing (tools/measure_adapters.py)
 REASONS = {
     "efficientnet_lite0": "it has learned from photographs (ImageNet)",
     "glyph_resnet": "it has learned from printed letters",
@@ -207,11 +201,10 @@ def _staged(
     from tlkeras.advice import budget
     from tlkeras.cli import fit_options
 
-    settings = dict(SETTINGS[options.recipe])
+    plan = getattr(tlk.recipes, options.recipe)(**SETTINGS[options.recipe])
     if options.lora:
         tlk.flavors.lora.add(model, options.lora, seed=options.seed)
-        settings |= {k: FACTORS_FASTER * settings[k] for k in BACKBONE_RATES if k in settings}
-    plan = getattr(tlk.recipes, options.recipe)(**settings)
+        plan = fit_options.for_adapters(plan)
     plan = fit_options.changed(plan, options.epochs, options.augment, task.kind, options.seed)
     plan = fit_options.judged(plan, feed.monitor, task.kind)
     print(f"\n{tlk.find_blocks(model)!r}\n\n{plan!r}\n", file=talk, flush=True)

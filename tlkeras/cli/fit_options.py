@@ -11,6 +11,7 @@ from tlkeras.plans.plan import Plan, Stage
 from tlkeras.runs.run import Run
 from tlkeras.tasks.contents import CLASS, NUMBER
 
+FACTORS_FASTER = 10  # LoRA's factors start from zero (tools/measure_adapters.py)
 VIEWS = 4  # augmented views of an image, drawn once, where only the head learns
 
 
@@ -24,6 +25,17 @@ def check_auto(options: argparse.Namespace, kind: str) -> None:
             "--recipe auto is for one class an image; these have "
             f"{'a number' if kind == NUMBER else 'several labels'} each: name another recipe."
         )
+
+
+def for_adapters(plan: Plan) -> Plan:
+    """A plan in which adapters learn faster than the blocks that hold them would."""
+    stages = [
+        stage
+        if _head_alone(stage)
+        else stage.replace(learning_rate=FACTORS_FASTER * stage.learning_rate)
+        for stage in plan.stages
+    ]
+    return Plan(stages)
 
 
 def merge_adapters(run: Run) -> None:
@@ -57,8 +69,12 @@ def judged(plan: Plan, monitor: str, kind: str) -> Plan:
 def _augmented(stage: Stage, strength: str, kind: str, seed: int) -> Stage:
     """A stage of the head alone keeps a few views, which can be cached."""
     layers = augmentation(strength, seed, mixing=kind != NUMBER)
-    cached = strength == "light" and getattr(stage.policy, "kind", "") == "head_only"
+    cached = strength == "light" and _head_alone(stage)
     return stage.replace(augment=layers, views=VIEWS if cached else None)
+
+
+def _head_alone(stage: Stage) -> bool:
+    return getattr(stage.policy, "kind", "") == "head_only"
 
 
 def augmentation(strength: str, seed: int, mixing: bool = True) -> keras.Sequential:
