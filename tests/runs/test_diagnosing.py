@@ -63,7 +63,8 @@ def test_overfitting_lets_fewer_blocks_learn():
 
 def test_a_loss_that_is_no_number():
     [found] = tlk.diagnose(ran(TWO, GOOD, failed="the loss became nan in epoch 2"))
-    assert found.apply(TWO).stages[0].learning_rate == pytest.approx(TWO.stages[0].learning_rate / 10)
+    slower, before = found.apply(TWO).stages[0], TWO.stages[0]
+    assert slower.learning_rate == pytest.approx(before.learning_rate / 10)
 
 
 def test_a_run_without_its_plan_says_so():
