@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 2 · What is transfer learning: what, when and how
 #
-# **The question.** A network has learned something. What of it can you take for your own task, when
-# should you take nothing, and how do you take it?
+# **The question.** A network has learned something. Which part of it can you use for your own
+# task, when should you use nothing, and how do you use it?
 #
-# **The promise.** In a minute on two cores you read off at which depth a network knows your task,
-# meet a network that makes things *worse* and find out why, and write feature extraction and
+# **The promise.** In a minute on two cores you find out at which depth a network knows about your
+# task, meet a network that makes things *worse* and find out why, and write feature extraction and
 # fine-tuning in plain Keras, side by side.
 
 # %%
@@ -19,21 +19,21 @@ setting = tlk.setting("02")
 # %% [markdown]
 # ## The bicycle
 #
-# Who rides a bicycle and is given a motorbike does not start from nothing: balance and steering
-# come along; clutch, gears and throttle are new. **[Transfer
-# learning](glossary.md#transfer-learning)** is that, for networks: what was learned on a *source*
-# task, where data were plenty, is used on a *target* task, where they are few.
+# If you can ride a bicycle and are given a motorbike, you do not start from nothing. Balance and
+# steering carry over; clutch, gears and throttle are new. **[Transfer
+# learning](glossary.md#transfer-learning)** is the same for networks: what was learned on a
+# *source* task, where data were plentiful, is used on a *target* task, where they are few.
 #
-# It works because knowledge is **reusable**. The bicycle here is `efficientnet_lite0`, which has
-# learned from **ImageNet**: 1.28 million photographs of a thousand kinds of things (all of ImageNet
-# has more than 14 million). The edges, shapes and colours by which it tells bananas from buses help
-# with other pictures, too: X-rays of broken bones, leaves of sick plants. Where every label takes
-# an expert there are few, and to learn everything from those is like learning a language from one
-# page of its dictionary.
+# It works because knowledge is **reusable**. The bicycle here is `efficientnet_lite0`, which was
+# trained on **ImageNet**: 1.28 million photographs of a thousand kinds of things (all of ImageNet
+# has more than 14 million). The edges, shapes and colours by which it tells bananas from buses
+# also help with other images, such as X-rays of broken bones or leaves of sick plants. Where every
+# label takes an expert, labels are few, and learning everything from those few is like learning a
+# language from one page of its dictionary.
 #
-# Our target is `lesions`: seven kinds of marks on skin, thirty labelled images of each. They are
-# **synthetic**, drawn by a program, of no medical validity. Three questions come first: *what*,
-# *when* and *how*.
+# Our target is `lesions`: seven classes of marks on skin, with thirty labelled images per class.
+# They are **synthetic**, drawn by a program, and of no medical validity. Three questions come
+# first: *what*, *when* and *how*.
 
 # %% alt="A row of seven small synthetic pictures of skin, one of each kind; they differ in colour, border and texture."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -42,10 +42,10 @@ task.show(rows=1, columns=7)
 # %% [markdown]
 # ## What can I transfer?
 #
-# All of the network, or its early part only? Ask it: cut it after one of its
-# **[blocks](glossary.md#block)**, average what comes out over the image, and see how much of the
-# answer a *linear* classifier can read off there: a **[linear probe](glossary.md#linear-probe)**.
-# By hand, at one place:
+# The whole network, or only its early part? Ask the network: cut it after one of its
+# **[blocks](glossary.md#block)**, average the output over the image, and see how well a *linear*
+# classifier can predict the class from that. This is a **[linear
+# probe](glossary.md#linear-probe)**. Here it is by hand, after one block:
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -63,9 +63,9 @@ pooled = keras.layers.GlobalAveragePooling2D()(below.output)
 reader = keras.Model(below.input, pooled)
 
 # %% [markdown]
-# Test images are not for choosing, so we look at **validation** images, at most twenty of each
-# kind. The score is **[balanced accuracy](glossary.md#balanced-accuracy)**, the share found in each
-# kind, averaged over the kinds.
+# The test images are not for making choices, so we use **validation** images, at most twenty per
+# class. The score is **[balanced accuracy](glossary.md#balanced-accuracy)**: the share of each
+# class that is recognised, averaged over the classes.
 
 # %% tags=["plumbing"]
 images, labels = task.arrays("train")[:2]
@@ -85,16 +85,17 @@ middle = [reader.predict(x, 70, verbose=0) for x in (images, held)]
 print(f"{blocks.names[-2]}: {probe(*middle):.0f} %, guessing: 14 %")
 
 # %% [markdown]
-# `tlk.probe` does that for every block (it counts plain accuracy), and says what it would make of
-# it. One draw of labels, 140 images: a few points mean nothing. (*LogME* is chapter 7's.)
+# `tlk.probe` does this for every block (it reports plain accuracy), and adds what it would
+# recommend. This is one draw of labels and 140 images, so a few points mean nothing. (*LogME* is
+# explained in chapter 7.)
 
 # %%
 tlk.probe(network, (images, labels), (held, truth), strength=0.01)
 
 # %% [markdown]
-# So with more care: five draws, all test images, each probe's strength chosen on validation, and
-# the same network **untrained** beside it; and a real task, `clothes`, ten kinds of clothes, shoes
-# and bags in photographs from a shop.
+# Now with more care: five draws, all test images, the strength of each probe chosen on validation,
+# and the same network **untrained** for comparison. We also add a real task, `clothes`: ten
+# classes of clothes, shoes and bags in photographs from an online shop.
 
 
 # %% tags=["plumbing"]
@@ -127,17 +128,18 @@ for target in ("lesions", "clothes"):
 tlk.table(table, "read off after")
 
 # %% [markdown]
-# So: most of it, but not the last block, which has gone on towards cats and buses. On clothes the
-# block before serves better by more than four points; on lesions the two are a tie. The stem alone,
-# edges and spots, is not enough for either. The control: at the last block the untrained network
-# comes within about four points on clothes, so being built as it is does much there; on lesions
-# little.
+# So the answer is: most of the network, but not the last block, which is already specialised on
+# cats and buses. On clothes the block before it is better by more than four points; on lesions the
+# two are a tie. The stem alone, with its edges and spots, is not enough for either task. And the
+# control: after the last block, the untrained network comes within about four points on clothes,
+# so there the architecture alone does much of the work. On lesions it does little.
 #
 # ## When should I not?
 #
-# Now another source. `glyph_resnet` has learned to name printed letters in any font, colour and
-# light, which is worth much on handwriting. And on lesions? Its rivals know nothing: itself
-# untrained, and **six numbers**, the mean and spread of an image's red, green and blue.
+# Now take another source. `glyph_resnet` has learned to name printed letters in any font, colour
+# and light, which is worth a lot on handwriting. And on lesions? We compare it with two rivals
+# that know nothing: the same network untrained, and **six numbers**, the mean and spread of an
+# image's red, green and blue.
 
 
 # %%
@@ -167,8 +169,8 @@ views = {
 tlk.table([(name, probe(*seen)) for name, seen in views.items()], ["features", "%"], digits=0)
 
 # %% [markdown]
-# That was one draw. Of the stored five, on all test images, each start's best block, which flatters
-# whoever has more blocks to choose from, and its last:
+# That was one draw. The next table has the five stored draws, on all test images, with each
+# start's best block and its last. (The best block favours starts with more blocks to choose from.)
 
 # %% tags=["plumbing", "nbval-check-output"]
 starts = ("ImageNet", "letters", "letters, untrained", "pixels", "colour")  # six numbers of it
@@ -179,16 +181,18 @@ for start in starts:
 tlk.table(rows, ["lesions, 30 labels", "best block", "last block"])
 
 # %% [markdown]
-# Letters' last block is below its own network untrained, below the pixels, and below six numbers
-# (*colour*, in the table): what it has learned made it *worse*. That is **[negative
-# transfer](glossary.md#negative-transfer)**: you do worse with the knowledge than without it, on
-# the same labels and images. A low score alone is none.
+# After its last block, the letters network is worse than the same network untrained, worse than
+# the pixels, and worse than six numbers (*colour* in the table): what it has learned made it
+# *worse*. That is **[negative transfer](glossary.md#negative-transfer)**: on the same labels and
+# images, you do worse with the knowledge than without it. A low score alone is not negative
+# transfer.
 #
 # ### Why?
 #
-# A suspicion: letters come in all colours, so naming them paid the network for overlooking colour;
-# and these lesions differ in colour. How much of the **tint** of new images, their mean colour with
-# the brightness taken out, does a linear fit find in the features?
+# Here is a suspicion. Letters come in all colours, so learning to name them rewarded the network
+# for ignoring colour, and these lesions differ in colour. The **tint** of an image is its mean
+# colour with the brightness removed. How much of the tint of new images can a linear fit predict
+# from the features?
 
 # %%
 from sklearn.linear_model import Ridge
@@ -208,14 +212,15 @@ def tint_found(seen, unseen):
 tlk.table([(name, tint_found(*seen)) for name, seen in views.items()], ["features", "%"], digits=0)
 
 # %% [markdown]
-# For letters nothing is found. (210 images are few for such a fit: in stored fits of 630 the
-# untrained network's last block shows 57 %, and the letters' none.)
+# From the letters features it predicts nothing. (210 images are few for such a fit: in stored fits
+# on 630 images, the untrained network's last block shows 57 % of the tint, and the letters
+# network's still none.)
 #
-# Is that so for letters in general? Of the course's five networks three learned letters, one
-# photographs, and `scene_clip` learned coloured shapes with captions such as *a red ring*, and so
-# was paid for **seeing** colour. The table counts the blocks in which more than half of the tint is
-# found, and says how far the network is ahead of itself untrained on lesions, each at its best
-# block.
+# Is this true of letters in general? Of the course's five networks, three learned letters and one
+# photographs. The fifth, `scene_clip`, learned coloured shapes with captions such as *a red ring*,
+# so it was rewarded for **seeing** colour. The table counts the blocks from which more than half
+# of the tint can be predicted, and shows how far the trained network is ahead of the same network
+# untrained on lesions, each at its best block.
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -230,12 +235,12 @@ header = ["network", "blocks that keep half of the tint", "gain by its training,
 tlk.table(rows, header)
 
 # %% [markdown]
-# All three networks of letters lose colour on the way up, whether made of convolutions or of
-# attention (`glyph_vit`), and what they learned is worth two points on lesions or costs twelve and
-# more. The two that keep it through most blocks gain eighteen and more.
+# All three letters networks lose colour on the way up, whether they are made of convolutions or of
+# attention (`glyph_vit`). What they learned is worth two points on lesions or costs twelve and
+# more. The two networks that keep colour through most blocks gain eighteen points and more.
 #
-# If colour is the reason, then on **grey** lesions the letters must lose nothing, and their rivals
-# must fall back.
+# If colour is the reason, then on **grey** lesions the letters network should lose nothing, and
+# its rivals should fall back.
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -245,14 +250,14 @@ for start in starts:
 tlk.table(rows, ["lesions, best block", "in colour", "in grey"])
 
 # %% [markdown]
-# Letters lose nothing, their rivals fall to them or below; ImageNet is still ahead, for it knows
-# shape and texture as well. That does not exclude a second reason.
+# The letters network loses nothing, and its rivals fall to its level or below. ImageNet is still
+# ahead, because it knows shape and texture as well. This does not rule out a second reason.
 #
 # ### Can training mend it?
 #
-# A frozen network cannot bring colour back, one that is trained might. So all of the letters'
-# network was trained for twenty epochs, from its learned weights or from random ones, eight draws
-# each.
+# A frozen network cannot bring colour back, but training it might. So the whole letters network
+# was trained for twenty epochs, starting either from its learned weights or from random ones,
+# eight draws each.
 
 # %% tags=["plumbing"] alt="Bars of balanced accuracy after training the whole network on 30 labels. Lesions in colour: from random weights 44, from letters 39 %. Lesions in grey: from random weights 35, from letters 38 %."
 names = {"letters, untrained": "from random weights", "letters": "from letters"}
@@ -268,16 +273,17 @@ trained = {
 tlk.plots.bars(trained, title="lesions (synthetic): letters cost in colour and help in grey")
 
 # %% [markdown]
-# Not in twenty epochs: on average the network that starts from nothing is five points ahead. Take
-# the colour away, and the same knowledge is worth three. (Single draws overlap in both.) So *when*
-# is a question about a **pair**: what the source made the network keep or throw away, and what the
-# target needs.
+# Not in twenty epochs: in colour, the network that starts from random weights is five points ahead
+# on average. In grey, the same knowledge is worth three points. (Single draws overlap in both
+# cases.) So *when* is a question about a **pair**: what the source made the network keep or throw
+# away, and what the target needs.
 #
 # ## How do I transfer?
 #
-# **[Feature extraction](glossary.md#feature-extraction)**: freeze the **backbone**, all but the
-# last layer, and train a new last layer, the **head**. **[Fine-tuning](glossary.md#fine-tuning)**:
-# then let some or all of the blocks below learn, too, at a small rate. First what both share:
+# **[Feature extraction](glossary.md#feature-extraction)**: freeze the **backbone**, which is
+# everything but the last layer, and train a new last layer, the **head**.
+# **[Fine-tuning](glossary.md#fine-tuning)**: then also train some or all of the blocks below, at a
+# small learning rate. First the part that both share:
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -297,9 +303,10 @@ model.fit(images, labels, batch_size=16, epochs=4, verbose=0)
 head_alone, extracted = model.get_weights(), right(model)
 
 # %% [markdown]
-# That was feature extraction. Now fine-tuning of the last block, `block6-7`, except for BatchNorm,
-# whose averages thirty images a class would only spoil (chapter 6). Then **compile again**, for
-# Keras reads the flags there, with a rate ten to a hundred times smaller. First a hundred.
+# That was feature extraction. Next comes fine-tuning of the last block, `block6-7`, except for its
+# BatchNorm layers: thirty images per class would only spoil their averages (chapter 6). Then
+# **compile again**, because that is when Keras reads the `trainable` flags. The learning rate
+# should be ten to a hundred times smaller than the head's. First we try a hundred times smaller.
 
 # %%
 network.trainable = True
@@ -313,7 +320,7 @@ model.fit(images, labels, batch_size=16, epochs=3, verbose=0)
 tuned = right(model)
 
 # %% [markdown]
-# And only ten times smaller, from the same head?
+# And only ten times smaller, starting from the same head?
 
 # %%
 model.set_weights(head_alone)
@@ -324,11 +331,11 @@ rows.append(["block6-7 at 1e-3", right(model)])
 tlk.table(rows, ["one draw, one run", "validation"])
 
 # %% [markdown]
-# At a hundredth of the head's rate the score rose a little, on 140 images a tie. At a tenth it
-# fell: three rounds spoiled what the block knew faster than they taught it lesions.
+# At a hundredth of the head's rate the score rose a little, which on 140 images is a tie. At a
+# tenth it fell: in three epochs the block lost what it knew faster than it learned about lesions.
 #
-# The same with tlkeras is a plan of two stages. It computes what stays frozen once, and keeps
-# BatchNorm still without being told. It does not choose the rate.
+# With tlkeras the same is a plan of two stages. It computes the outputs of the frozen layers once,
+# and keeps BatchNorm frozen without being told. It does not choose the learning rate for you.
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -338,9 +345,9 @@ plan = tlk.recipes.two_stage(4, 3, head_lr=1e-2, tune_lr=1e-4, blocks=1)
 tlk.fit_stages(model, plan, (images, labels), seed=SEED, verbose=0)
 
 # %% [markdown]
-# One run says little. Stored are five draws each, at 96 pixels and on all test images: frozen
-# features read at the best block, and fine-tuning of **all** blocks after the head (at ten labels,
-# three and four draws).
+# One run says little. The stored results have five draws each, at 96 pixels and on all test
+# images. They compare frozen features from the best block with fine-tuning of **all** blocks after
+# the head (at ten labels, three and four draws).
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = {}
@@ -353,16 +360,17 @@ for target in ("lesions", "clothes"):
 tlk.table(rows, "balanced accuracy, %", note=found.note)
 
 # %% [markdown]
-# With so few labels the deep way gains nothing: a tie on lesions, some three points *less* on
-# clothes, for two hundred times as many passes through the network. (Frozen features come from the
-# best block, fine-tuning starts from the last; chapter 3 compares like for like.) So begin with the
-# light way. When to dig deeper is chapter 7's question.
+# With so few labels, fine-tuning gains nothing: a tie on lesions and some three points *less* on
+# clothes, for two hundred times as many passes through the network. (The frozen features come from
+# the best block, while fine-tuning starts from the last; chapter 3 compares like for like.) So
+# begin with feature extraction. When to train deeper is the question of chapter 7.
 #
 # ## Ask before you train
 #
-# Probes answer all three, in seconds. Is the best block ahead of the best rival? That is *when*.
-# Which block is it? That is *what*. Is it the last? Then train the head; if not, cut there, or tune
-# what lies above: that is *how*. Against what training found for the letters' network:
+# Probes answer all three questions, in seconds. *When*: is the best block ahead of the best rival?
+# *What*: which block is it? *How*: if it is the last block, train the head; if not, cut there, or
+# tune the blocks above it. Here is the probe of the letters network compared with what training
+# found:
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -380,26 +388,27 @@ header = [
 tlk.table(rows, header)
 
 # %% [markdown]
-# The signs agree in all four cases, and the sizes roughly. (`glyphs/styles` are the letters
-# themselves, asked for bold or italic.) Four cases are no proof.
+# The signs agree in all four cases, and the sizes do roughly. (`glyphs/styles` are the letters
+# themselves, to be classified as bold, italic and so on.) Four cases are no proof.
 #
 # ## Where this fails
 #
-# A probe is linear and frozen. It cannot see what training would bring out: on digits, a small
-# network from scratch with thirty labels of each is ahead of ImageNet's features (98 against 96 %,
-# chapter 1). Ask with as many labels as you will have.
+# A probe is linear and the network is frozen, so it cannot see what training would bring out. On
+# digits, for example, a small network trained from scratch with thirty labels per class is ahead
+# of ImageNet's features (98 against 96 %, chapter 1). Run the probe with as many labels as you
+# will have.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: put back what is missing
 #
-# The letters' features lack colour, the six numbers have nothing else. Put them side by side, as
-# one row of features. Is transfer still negative?
+# The letters features lack colour, and the six numbers contain nothing else. Put them side by side
+# as one feature vector. Is transfer still negative?
 
 # %% [markdown] tags=["hint"]
-# `np.hstack([a, b])` puts rows side by side, once for the labelled and once for the new images.
-# Compare with the six numbers alone.
+# `np.hstack([a, b])` puts arrays side by side. Do it once for the labelled and once for the new
+# images. Compare with the six numbers alone.
 
 # %% tags=["answer"]
 both = [np.hstack(pair) for pair in zip(views["letters"], views["six numbers"], strict=True)]
@@ -410,20 +419,20 @@ tlk.table([*alone.items(), ("letters and six numbers", probe(*both))], ["feature
 
 # %% [markdown] tags=["answer"]
 # It is: about 30 %, hardly more than the letters alone and less than the six numbers alone, in
-# each of three runs. Six features that know colour drown among 256 that know letters, with only
-# thirty labels a class to tell which are which. ImageNet's features, which have colour and shape,
-# are far ahead. It is easier to choose another source than to repair one.
+# each of three runs. Six features that know colour drown among 256 that know letters, and thirty
+# labels per class are too few to tell which are which. ImageNet's features, which have colour and
+# shape, are far ahead. It is easier to choose another source than to repair one.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: cut lower
 #
-# Compare what a linear classifier reads after `block4-5` with what it reads at the end of the
-# network, on lesions. How many numbers does the network have in each case?
+# On lesions, compare the accuracy of a linear classifier after `block4-5` with its accuracy at the
+# end of the network. How many parameters does the network have in each case?
 
 # %% [markdown] tags=["hint"]
-# `network` has been tuned above: load it anew. `below`, cut before the blocks that learned, is as
-# it was, and `middle` is what it says. `last_block` and `probe` do the rest; every model has
-# `count_params()`.
+# `network` was fine-tuned above, so load it again. `below` was cut off before the blocks that were
+# trained, so it is unchanged, and `middle` holds its outputs. `last_block` and `probe` do the
+# rest. Every model has `count_params()`.
 
 # %% tags=["answer"]
 network = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -436,20 +445,20 @@ rows = [
 tlk.table(rows, ["up to", "numbers in the network", "probe, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# The cut network has a fifth of the numbers and is read about as well (on 140 images, a few points
-# mean nothing; the stored probes have 62 and 60 %). What you do not need you need not carry: it is
-# faster in training and in use.
+# The cut network has a fifth of the parameters ("numbers in the network") and does about as well
+# (on 140 images, a few points mean nothing; the stored probes have 62 and 60 %). What you do not
+# need, you need not carry around: a smaller network is faster in training and in use.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: would you transfer?
 #
-# For each pair, say what the source was paid to overlook, and whether the target needs it. (a) From
-# recognising faces in any light to telling photographs taken by day from those by night. (b) From
+# For each pair, say what the source was rewarded for overlooking, and whether the target needs it.
+# (a) From recognising faces in any light to telling daytime from night-time photographs. (b) From
 # ImageNet to naming a plant by a photograph of its leaf. (c) From reading printed text to telling
 # which printer printed it.
 
 # %% [markdown] tags=["hint"]
-# Ask of the source task: which two images that differ had to get the *same* answer?
+# Ask about the source task: which two images that differ had to get the *same* answer?
 
 # %% tags=["answer"]
 pairs = [
@@ -460,19 +469,22 @@ pairs = [
 tlk.table(pairs, ["pair", "paid for overlooking", "the target needs", "transfer?"])
 
 # %% [markdown] tags=["answer"]
-# What two images with the same answer differ in is what a source is paid to throw away, and it is
-# thrown away block by block. The first blocks may still have it: the letters' network tells styles
-# of type at 38 % by its second block and at 24 % by its last. None of the three was measured here:
-# probe before you believe.
+# If two images with the same answer differ in something, the source is rewarded for throwing that
+# away, and it is thrown away block by block. The first blocks may still have it: the letters
+# network recognises styles of type at 38 % after its second block and at 24 % after its last. None
+# of the three pairs was measured here, so probe before you believe it.
 
 # %% [markdown]
 # ## What to remember
 #
-# - *What* a network knows of your task, a linear probe of every block tells in seconds.
-# - *When*: if the source made the network keep what the target needs. What it was paid to overlook
-#   is gone, and then transfer is **negative**; set rivals that know nothing beside it.
-# - *How*: if the answer is in the last block, freeze and train the head; if deeper, cut there, or
-#   tune what is above, with BatchNorm still, a second compile and a small rate.
+# - *What*: a linear probe of every block tells you in seconds what a network knows about your
+#   task.
+# - *When*: transfer if the source made the network keep what the target needs. What it was
+#   rewarded for overlooking is gone, and then transfer is **negative**. Always compare with rivals
+#   that know nothing.
+# - *How*: if the answer is in the last block, freeze the network and train the head. If it is
+#   deeper, cut there or tune the blocks above, with BatchNorm frozen, a second compile and a small
+#   rate.
 #
 # **Then:** which of the two words, transfer or fine-tuning, fits what you are doing: [chapter
 # 3](03_transfer_vs_fine_tuning.ipynb).
