@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 8.3 · Head swapping: the same network, another last part
 #
-# **The question.** A pretrained network ends in answers that you do not need. What should stand in
-# their place: one plain layer, a larger network, or something that looks at *where* things are?
+# **The question.** A pretrained network ends in answers that you do not need. What should replace
+# them: one plain layer, a larger network, or something that looks at *where* things are?
 #
-# **The promise.** In about a minute on two cores you take the thousand answers of ImageNet off a
-# network and put your own on, cut the network where it serves best, try a recurrent head and a
-# transformer head on it, and know which head paid here, and why. *(Section 1.8 of the course,
+# **The promise.** In about a minute on two cores you remove the thousand ImageNet answers from a
+# network and add your own. You cut the network at a better depth and try a recurrent head and a
+# transformer head there. You learn which head paid off here, and why. *(Section 1.8 of the course,
 # number 3; no internet needed.)*
 
 # %%
@@ -23,18 +23,19 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The idea
 #
-# Think of a kitchen machine. The motor is expensive and stays; what you screw on decides whether it
+# Think of a kitchen machine. The motor is expensive and stays; the attachment decides whether it
 # kneads, slices or grinds. The motor is the **[backbone](glossary.md#backbone)**, the attachment is
-# the **[head](glossary.md#head)**. Whoever changes the task changes the head: always the number of
-# answers, for a lesion is none of ImageNet's cats, dogs and buses; and, if it pays, its build.
+# the **[head](glossary.md#head)**. A new task needs a new head. Its outputs always change, because
+# a lesion is not one of ImageNet's cats, dogs and buses. The head's architecture changes only if
+# that pays.
 #
-# What can a head look at? A network hands over a **[feature map](glossary.md#feature-map)**: for
-# every place of the picture a list of numbers. The usual head **[pools](glossary.md#pooling)** it,
-# that is, averages over places, so *what* is left and *where* is gone. A head on the map itself can
-# look at both.
+# What does a head see? A network outputs a **[feature map](glossary.md#feature-map)**: a list of
+# numbers for every position in the image. The usual head **[pools](glossary.md#pooling)** it, which
+# means that it averages over the positions: *what* is there is kept, and *where* it is is lost. A
+# head on the map itself can use both.
 #
-# Our task is `lesions`, seven kinds of marks on skin, thirty labelled pictures of each. They are
-# **synthetic** and of no medical validity.
+# Our task is `lesions`: seven classes of marks on skin, with thirty labelled images per class. They
+# are **synthetic** and have no medical validity.
 
 # %% alt="A row of seven small synthetic pictures of skin, one of each kind; they differ in colour, border and texture."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -44,9 +45,9 @@ task.show(rows=1, columns=7)
 # %% [markdown]
 # ## By hand: off with the old head
 #
-# `tlk.load_classifier` is here what `keras.applications.EfficientNetB0()` is elsewhere: a whole
-# network with its 1,000 answers. None of them is a lesion. Its layers stand in a row, so take all
-# but the last, and put a new one behind them.
+# `tlk.load_classifier` plays the role of `keras.applications.EfficientNetB0()`: it loads a whole
+# network with its 1,000 outputs. None of them is a lesion. Its layers form a sequence, so take all
+# but the last and add a new one.
 
 # %%
 classifier = tlk.load_classifier("efficientnet_lite0")
@@ -60,14 +61,15 @@ count = sum(np.prod(weight.shape) for weight in by_hand.trainable_weights)
 print(f"{by_hand.output_shape[-1]} answers; {count:,} of {by_hand.count_params():,} numbers learn")
 
 # %% [markdown]
-# That is the whole of it. A new head is needed even where the number of answers is the same: the
-# third answer of the old head is a kind of shark.
+# That is all. A new head is needed even if the number of classes is the same: the third output of
+# the old head is a kind of shark.
 #
 # ## The same with tlkeras
 #
-# `tlk.heads.swap_head` finds the head by itself, in networks of Keras, of KerasHub or your own,
-# also in one that is a model inside a model. What stays are the same layers with the same weights,
-# frozen or not as they were; what cannot be swapped is refused with a reason.
+# `tlk.heads.swap_head` finds the head by itself, in Keras and KerasHub networks or your own,
+# including models nested inside a model. The layers that stay are the same objects with the same
+# weights, and stay frozen or trainable as they were. If a head cannot be swapped, it raises an
+# error that says why.
 
 # %% tags=["nbval-check-output"]
 swapped = tlk.heads.swap_head(classifier, keras.layers.Dense(len(task.classes)))
@@ -84,12 +86,13 @@ tlk.table(
 )
 
 # %% [markdown]
-# ## A head that looks at places
+# ## A head that sees positions
 #
-# Now heads that need the map. The last map of this network is 3 × 3 at our size, a blur. In the
-# middle there are 6 × 6 places, and a linear probe reads lesions there only four points less well
-# than at the end (61 against 65 %, [chapter 8.1](08_01_feature_extraction.ipynb)). So cut the
-# network after that block; four fifths of its numbers are not needed any more.
+# Now for heads that need the map. At our image size, the last map of this network is 3 × 3, too
+# coarse to tell positions apart. In the middle of the network there are 6 × 6 positions, and a
+# linear probe there is only four points less accurate on lesions than at the end (61 against 65 %,
+# [chapter 8.1](08_01_feature_extraction.ipynb)). So cut the network after that block. Four fifths
+# of its parameters are then no longer needed.
 
 # %%
 whole = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -101,9 +104,9 @@ height, width, channels = backbone.output_shape[1:]
 print(f"after {blocks.names[-2]}: {height} x {width} places, {channels} numbers each")
 
 # %% [markdown]
-# The network stays [frozen](glossary.md#freeze), so what it says of every picture is computed once.
-# One more thing is the same for every head below: each channel is brought to mean 0 and
-# [spread](glossary.md#spread) 1, for which no label is needed.
+# The network stays [frozen](glossary.md#freeze), so its output for every image is computed once.
+# Every head below also gets the same scaling: each channel is normalised to mean 0 and
+# [spread](glossary.md#spread) 1, which needs no labels.
 
 # %%
 held, truth = (part[: 10 * 40] for part in task.arrays("validation")[:2])
@@ -114,10 +117,10 @@ scale.adapt(maps)
 
 
 # %% [markdown]
-# Four heads, each a function from one tensor to another. The recurrent one (GRU) reads the map row
-# by row, as you read a page. The transformer block, the "ViT block" on an EfficientNet, lets each
-# place look at all others (**attention**), then passes each through a small network; as it cannot
-# know where a place is, it is told.
+# Here are four heads, each a function from one tensor to another. The recurrent one (GRU) reads the
+# map row by row, as you read a page. The transformer block is the "ViT block" that is sometimes put
+# on an EfficientNet. It lets each position look at all others (**attention**), then passes each
+# through a small network. It cannot tell where a position is, so a position embedding is added.
 
 
 # %%
@@ -157,8 +160,9 @@ for name, one in models.items():
 tlk.table(rows_of_table, ["head", "numbers that learn", "of all"])
 
 # %% [markdown]
-# Train three of them, on the stored maps: the head alone is a model from map to answers, and
-# `blocks.split` gives it. The whole model shares its layers, so it is trained, too.
+# Now train three of them on the stored maps. The head alone is a model from map to logits, which
+# `blocks.split` returns. It shares its layers with the whole model, so training it trains the whole
+# model's head, too.
 
 
 # %%
@@ -178,18 +182,18 @@ rates = {"linear": 1e-2, "MLP": 1e-3, "GRU over rows": 1e-3}
 tlk.table([[name, fit_head(name, rate)] for name, rate in rates.items()], ["head", "%"], digits=0)
 
 # %% [markdown]
-# A single draw, and 400 pictures of which some kinds are rare: this shows that it runs, not which
-# head is better.
+# This is a single draw, and some classes are rare among the 400 images. It shows that the code
+# runs, not which head is better.
 #
 # ## Which head pays?
 #
-# The stored runs give every head the same: the same maps, 400 steps, batches in which every kind is
-# as frequent as any other, and its own best rate of four, chosen on validation pictures with other
-# draws (for the linear head and the GRU that was the highest, for the convolution the lowest).
-# Thirty labels a class, five [draws](glossary.md#draw), all test images. The scores are [balanced
-# accuracy](glossary.md#balanced-accuracy). A large MLP is the control for **size**: it has as many
-# numbers as the GRU. And one head more is as large: a convolution, which slides one small window
-# over the map.
+# In the stored runs all heads get the same treatment: the same maps, 400 steps, and batches in
+# which all classes are equally frequent. Each head has its own best learning rate out of four,
+# chosen on validation images with other draws (the highest for the linear head and the GRU, the
+# lowest for the convolution). There are thirty labels per class and five [draws](glossary.md#draw),
+# and scores are [balanced accuracy](glossary.md#balanced-accuracy) on all test images. Two more
+# heads are included. A large MLP is the control for **size**: it has as many parameters as the GRU.
+# A convolution, which slides one small window over the map, is equally large.
 
 # %% tags=["plumbing"]
 stored = tlk.results("heads", part="test", labels_per_class=30)
@@ -209,21 +213,22 @@ tlk.table(
 )
 
 # %% [markdown]
-# **Looking at places can pay; size alone does not.** The convolution is six and a half points ahead
-# of the single layer and of the large MLP, which has as many numbers (± 0.8, the standard error of
-# the mean difference in the same draws). (Of the MLPs the small one is 1.2 ± 0.4 ahead of the
-# single layer, the large one is level.) The transformer block is 2.2 ± 1.2 ahead: a tie, with these
-# 210 pictures. The GRU sees the same map, is as large, and ties with a single layer. What the
-# convolution has is a better guess about pictures: what matters is small and can be anywhere. A
-# likely reason for the others: the GRU takes in a row of the map as 672 numbers at once, and the
-# transformer has to learn which places are neighbours.
+# **Looking at positions can pay; size alone does not.** The convolution is six and a half points
+# ahead of both the single layer and the large MLP, which has as many parameters (± 0.8, the
+# standard error of the mean difference in the same draws). Of the two MLPs, the small one is 1.2 ±
+# 0.4 ahead of the single layer and the large one is level. The transformer block is 2.2 ± 1.2
+# ahead, a tie with these 210 images. The GRU sees the same map, is just as large, and ties with the
+# single layer. The advantage of the convolution is a better assumption about images: what matters
+# is small and can be anywhere. A likely reason for the others: the GRU reads a row of the map as
+# 672 numbers at once, and the transformer has to learn which positions are neighbours.
 #
-# ## Is it the places?
+# ## Is it the positions?
 #
-# A head on the map has more to look at than a pooled one. Three controls. A **flattened** MLP sees
-# every number of the map with its place, and as many numbers learn as in the GRU; but nothing tells
-# it that two places are neighbours. And convolution and GRU once more, on maps whose 36 places are
-# **shuffled**, another way in each picture: all that was found is still there, only not where.
+# A head on the map has more numbers to look at than one on pooled features. Three controls test
+# whether that explains the gain. A **flattened** MLP sees every number of the map at its position
+# and has as many parameters as the GRU, but nothing tells it that two positions are neighbours. The
+# other two are the convolution and the GRU again, on maps whose 36 positions are **shuffled**
+# differently in each image: all the features are still there, but not where they were.
 
 # %% tags=["nbval-check-output"]
 CONTROLS = ["linear", "large MLP", "flattened MLP", "convolution", "convolution, shuffled",
@@ -231,32 +236,35 @@ CONTROLS = ["linear", "large MLP", "flattened MLP", "convolution", "convolution,
 tlk.table({name: scores[name] for name in CONTROLS}, "head, 30 labels", digits=0)
 
 # %% [markdown]
-# With places shuffled the convolution falls by nine and a half points (± 0.9), three below the
-# single layer: its lead was all *where*. The flattened MLP knows every place, too, and reads 61. So
-# it takes the right build: places as neighbours, not as 4,032 separate numbers.
+# With shuffled positions the convolution loses nine and a half points (± 0.9) and ends three below
+# the single layer: its lead came entirely from *where* things are. The flattened MLP also has every
+# position, but reaches only 61. So the head needs the right architecture, one that treats positions
+# as neighbours and not as 4,032 separate numbers.
 #
 # ## Where it fails
 #
-# A head on the map takes its input as it comes, and the channels of a map differ in size. The same
-# GRU, on the map without the `Normalization`, at its own best rate:
+# A head on the map takes its input as it is, and the channels of a map differ in scale. Here is the
+# same GRU on the map without the `Normalization`, at its own best rate:
 
 # %% tags=["nbval-check-output"]
 raw = {"as it comes": scores["GRU, raw map"], "brought to one scale": scores["GRU over rows"]}
 tlk.table(raw, "the map that the GRU reads")
 
 # %% [markdown]
-# Fourteen points, from one layer without a single number to learn. Who compares heads and forgets
-# it will report that recurrent heads are bad. And the other way a head fails: where there is
-# nothing to be seen in places. On shuffled maps, convolution and GRU are both below the plain head.
+# A single layer with no trainable parameter is worth fourteen points. If you leave it out of a
+# comparison of heads, you will conclude that recurrent heads are bad. A head on the map also fails
+# if the positions carry no information: on shuffled maps, the convolution and the GRU are both
+# below the plain head.
 #
-# All this is with 30 labels a class; other numbers were not measured. With five, a head of 140,000
-# numbers would have 35 pictures to learn from: begin with the plain one, and keep it as the
-# control.
+# All this is with 30 labels per class; other numbers were not measured. With five, a head of
+# 140,000 parameters would have 35 images to learn from. Start with the plain head, and keep it as
+# the control.
 #
 # ## What it costs
 #
-# The frozen network is the dear part, and it is the same for all heads. What differs is small: the
-# seconds of 400 steps on one core, and the optimizer's memory, two numbers for each that learns.
+# The frozen network is the expensive part, and it is the same for all heads. The heads differ
+# little: the table shows the seconds for 400 steps on one core, and the optimizer's memory for two
+# numbers per trainable parameter.
 
 # %% tags=["plumbing"]
 tlk.table(
@@ -265,20 +273,20 @@ tlk.table(
 )
 
 # %% [markdown]
-# (The core was shared: the same convolution took 3 s in one draw and 17 in another, so read no
-# order of heads into the seconds.)
+# (The core was shared: the same convolution took 3 s in one draw and 17 in another, so the seconds
+# do not rank the heads.)
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: upside down
 # Turn the validation maps upside down, `held_maps[:, ::-1]`, and give them to the linear head and
-# to the GRU that you trained. On how many of the pictures does each give another answer? Say first
-# what you expect.
+# to the GRU that you trained. For what share of the images does each head change its answer? Say
+# first what you expect.
 
 # %% [markdown] tags=["hint"]
-# What is left of the order of rows after averaging over all places? And the head alone is the
-# second half of `tlk.find_blocks(models[name]).split(...)`, as in `fit_head`.
+# How much of the order of rows is left after averaging over all positions? The head alone is the
+# second part that `tlk.find_blocks(models[name]).split(...)` returns, as in `fit_head`.
 
 # %% tags=["answer"]
 for name in ("linear", "GRU over rows"):
@@ -288,15 +296,15 @@ for name in ("linear", "GRU over rows"):
     print(f"{name}: {np.mean(said != turned):.0%} of the answers change")
 
 # %% [markdown] tags=["answer"]
-# Of the linear head none: the average over places does not know their order. Of the GRU many: it
-# has read the picture from the other end. Where a picture has no up and down, as here, that is a
-# sensitivity that nobody needs, and flipped copies of the training pictures are what to try against
-# it.
+# The linear head changes none, because the average over positions does not depend on their order.
+# The GRU changes many, because it has read the image from the other end. If an image has no up and
+# down, as here, that sensitivity is useless. Adding flipped copies of the training images is the
+# thing to try against it.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: the last map
 # Take the whole network, `uncut = tlk.add_head(whole, 7)`. Then `tlk.heads.swap_head(uncut, rows,
-# at="map")` fails. Why, and what has to be changed in `rows`? How many numbers does that head then
+# at="map")` fails. Why, and what has to change in `rows`? How many parameters does the new head
 # have?
 
 # %% [markdown] tags=["hint"]
@@ -318,21 +326,21 @@ at_the_top = tlk.heads.swap_head(tlk.add_head(whole, 7), rows_of_any, at="map")
 print(f"{at_the_top.count_params() - whole.count_params():,} numbers")
 
 # %% [markdown] tags=["answer"]
-# The last map has 3 × 3 places with 1,280 numbers each, not 6 × 6 with 112; a head on a map fits
-# one shape of map, where a head on pooled features fits any. Three rows of 3,840 numbers make a GRU
-# five times as large, for a quarter of the places: one more reason to look for the map in the
-# middle. (`scale` was adapted to 112 channels, so it is left out here; a new `Normalization` would
-# be needed.)
+# The last map has 3 × 3 positions with 1,280 numbers each, not 6 × 6 with 112. The function `rows`
+# fits one shape of map, while a head on pooled features fits any. Three rows of 3,840 numbers make
+# a GRU five times as large, for a quarter of the positions: one more reason to take the map from
+# the middle. (`scale` was adapted to 112 channels, so it is left out here; this head would need a
+# new `Normalization`.)
 
 # %% [markdown]
 # ## What to remember
 #
-# - A head is swapped in a line: all layers but the last, and a new one; the backbone keeps its
-#   weights, and what was frozen stays so.
-# - A head that looks at places can pay (a convolution, six points); a larger one on pooled features
-#   brought a point at most.
-# - Compare heads at equal steps, each at its own rate, on inputs of one scale; that layer alone was
-#   worth fourteen points.
+# - Swapping a head takes one line: all layers but the last, plus a new one. The backbone keeps its
+#   weights, and frozen layers stay frozen.
+# - A head that sees positions can pay (six points for a convolution); a larger one on pooled
+#   features gained a point at most.
+# - Compare heads with equal steps, each at its own learning rate, on inputs of the same scale; that
+#   scaling alone was worth fourteen points.
 #
 # **Then**: what if source and target look different, and the target has no labels at all? [Chapter
 # 8.4](08_04_domain_adaptive.ipynb).
