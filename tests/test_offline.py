@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from tlkeras.utils import paths
-
 MAIN_JOB = """
 import ipaddress, json, socket
 
@@ -44,8 +42,6 @@ def python(code, **variables):
 
 
 def test_the_main_job_runs_without_a_network_and_in_silence(tmp_path):
-    if "glyph_resnet" not in [folder.name for folder in paths.presets()]:
-        pytest.skip("glyph_resnet is not built")
     done = python(MAIN_JOB, TLKERAS_DATA_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)) == 1

@@ -1,6 +1,7 @@
 """What is not known to do the same in training is tried, and off where it does not."""
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from small import easy_data, small_backbone
@@ -191,9 +192,23 @@ def test_operations_that_keep_examples_apart_need_no_trial(operation, known):
     assert bool(exactness.doubt(keras.Model(image, operation(image)))) != known
 
 
+class Off(keras.layers.Layer):
+    """Its output in training is larger by some steps of its number type."""
+
+    def __init__(self, steps, **options):
+        super().__init__(**options)
+        self.factor = 1 + steps * float(ml_dtypes.finfo(self.compute_dtype).eps)
+
+    def call(self, x, training=False):
+        return x * keras.ops.cast(self.factor, x.dtype) if training else x
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_a_part_in_a_short_number_type_is_tried_to_its_own_precision(kind):
-    image = keras.Input((4,))
-    part = keras.Model(image, keras.layers.Dense(3, dtype=kind)(image))
-    part.trainable = False
-    exactness.check(part, np.ones((6, 4), "float32"), "a layer of one's own")
+    def tried(steps):
+        part = keras.Sequential([keras.Input((4,)), Off(steps, dtype=kind)])
+        exactness.check(part, np.ones((6, 4), "float32"), "a layer of one's own")
+
+    tried(2)
+    with pytest.raises(exactness.NotExact, match="in training"):
+        tried(8)

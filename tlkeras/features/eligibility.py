@@ -57,7 +57,7 @@ def make_ready(
 
     Args:
         learning: names of the blocks that learn in each of `stages`.
-        looked: what `batches.look` says of `data`, and of `validation` if that is not None.
+        looked: what `reading.look` says of `data`, and of `validation` if that is not None.
         own: nobody else uses the cache, so what later stages do not need is let go of.
         epoch: the first to be trained, from 0.
         tell: called with the number of examples computed so far.

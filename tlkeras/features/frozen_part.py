@@ -27,7 +27,6 @@ class FrozenPart:
         below: from the model's inputs to the cut; above: from the cut to the outputs. Both share
             the layers of the model.
         block: name of the last block in `below`.
-        shape: of one example's output at the cut.
         cut: the tensor between them; shape: of one example there.
         fingerprint: changes with the weights, the graph and the cut.
         doubt: what in `below` is to be tried before it is believed, or "".
