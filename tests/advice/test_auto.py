@@ -57,7 +57,7 @@ def test_a_tie_opens_no_more():
     keras.utils.set_random_seed(0)
     run = trained(with_head(small_backbone()), unlearnable(60), unlearnable(120, seed=1))
     assert [stage.name for stage in run.stages] == ["head", "last block"]
-    assert "no gain beyond chance: no more is opened" in run.why[-1]
+    assert "no gain beyond chance: no more blocks are unfrozen" in run.why[-1]
 
 
 def test_what_gains_beyond_chance_opens_more(uncut, monkeypatch):

@@ -23,7 +23,7 @@ from tlkeras.plans.plan import Plan, Stage
 from tlkeras.runs.run import Run
 from tlkeras.training.fit import fit_stages
 
-IMAGES, RAISED = 10_000, 10.0  # the rates assume so many images; they rise at most so many times
+IMAGES, RAISED = 10_000, 10.0  # images that the rates assume; the largest factor for fewer
 HEAD_LR, TUNE_LR = 1e-3, 3e-5
 HEAD_EPOCHS, TUNE_EPOCHS, PATIENCE = 30, 20, 6
 FEW = 100  # with fewer validation examples, the loss chooses the best epoch
@@ -124,7 +124,9 @@ def fit_auto(
     end = time.monotonic() + seconds_of(budget)
     own = {"plan", "keep", "backup_dir", "validation_split", "steps_per_epoch", "validation_steps"}
     if unknown := own & set(options):
-        raise ValueError(f"fit_auto decides or cannot do {sorted(unknown)}: leave it out.")
+        raise ValueError(
+            f"fit_auto decides itself, or does not support, {sorted(unknown)}: leave it out."
+        )
     for part in (data, validation_data):
         intake.taken(model, part, passes=2)
     _check_output(model)
@@ -142,9 +144,9 @@ def _check_output(model: keras.Model) -> None:
     several = found == [SIGMOID] and model.output_shape[-1] > 1
     if len(found) != 1 or several or intake.preprocesses(model):
         raise ValueError(
-            "Expected a model in one graph, from what it is fed to scores or probabilities of one "
-            f"class for each example; found {type(model).__name__} {model.name!r}, which "
-            + ("gives a probability for each of several labels." if several else "is none.")
+            "Expected a functional model that outputs scores or probabilities of one class per "
+            f"example; found {type(model).__name__} {model.name!r}, which "
+            + ("gives a probability for each of several labels." if several else "does not.")
         )
 
 
@@ -154,8 +156,8 @@ def _commit(model: keras.Model, found: Probe) -> tuple[keras.Model, str]:
     best = int(np.argmax(scores))
     if found.last_serves:
         return model, (
-            f"The probe reads {scores[-1]:.3f} of validation rightly off the last block, "
-            f"{names[-1]}, and no block better beyond chance: the head begins there."
+            f"The probe reads {scores[-1]:.3f} of the validation examples correctly from the last "
+            f"block, {names[-1]}, and no block is better beyond chance: the head is trained there."
         )
     read = (
         f"The probe reads {names[best]} better than the last block beyond chance "
@@ -163,10 +165,10 @@ def _commit(model: keras.Model, found: Probe) -> tuple[keras.Model, str]:
     )
     blocks = find_blocks(model)
     if blocks[names[best]].cut is None or model.compiled or endings(model) != [LOGITS]:
-        return model, f"{read}, but the model cannot be cut there: the head begins at its end."
+        return model, f"{read}, but the model cannot be cut there: the head stays at its end."
     below, _ = blocks.split(names[best])
     shorter = add_head(below, model.output_shape[-1])
-    return shorter, f"{read}: what lies above it is left out, and the head begins there."
+    return shorter, f"{read}: what lies above it is left out, and the head is trained there."
 
 
 class _Auto:
@@ -189,7 +191,7 @@ class _Auto:
         )
         if not np.array_equal(self.truth, again):
             raise ValueError(
-                "Expected validation data in the same order each time they are read, for steps are "
+                "Expected validation data in the same order every time, because the steps are "
                 "compared example by example; found another order. Leave out shuffle()."
             )
         custom = model.compiled or "metrics" in options or "loss" in options
@@ -243,10 +245,10 @@ class _Auto:
         left = self.end - time.monotonic()
         if epoch > left:
             self.run.ended = (
-                f"an epoch of {stage.name} takes about {epoch:.1f} s, and of {self.budget} "
-                f"{max(left, 0):.1f} s are left"
+                f"an epoch of {stage.name} takes about {epoch:.1f} s, and only "
+                f"{max(left, 0):.1f} s of {self.budget} are left"
             )
-            self.say(f"No more is opened: {self.run.ended}.")
+            self.say(f"No more blocks are unfrozen: {self.run.ended}.")
         return epoch <= left
 
     def _step(self, stage: Stage) -> str:
@@ -287,8 +289,8 @@ class _Auto:
             self.say(NOTHING_LEFT)
         else:
             self.say(
-                f"The head gets {now[0].mean():.3f} right: blocks are opened at a small rate, to "
-                "see whether that helps."
+                f"The head gets {now[0].mean():.3f} right: next, blocks are unfrozen at a small "
+                "learning rate, to see whether that helps."
             )
         return not now[0].all()
 
@@ -297,11 +299,12 @@ class _Auto:
         pairs = zip(("accuracy", "log loss"), before, now, strict=True)
         gained = [name for name, old, new in pairs if beyond_chance(new.astype(float) - old)]
         change = (
-            f"{stage.name.capitalize()} opened: accuracy from {before[0].mean():.3f} to "
+            f"{stage.name.capitalize()} unfrozen: accuracy from {before[0].mean():.3f} to "
             f"{now[0].mean():.3f}"
         )
         better = f"better in {' and '.join(gained)} beyond chance"
-        self.say(f"{change}, {better if gained else 'no gain beyond chance: no more is opened'}.")
+        stays = "no gain beyond chance: no more blocks are unfrozen"
+        self.say(f"{change}, {better if gained else stays}.")
         if gained and now[0].all():
             self.say(NOTHING_LEFT)
         return bool(gained) and not now[0].all()

@@ -136,7 +136,9 @@ def _named(runs: Any) -> dict[str, Run]:
         folder = getattr(run, "folder", None)
         name = str(name or (folder.name if folder else f"run {number}"))
         if name in found:
-            raise ValueError(f"Expected a name for each run; found {name!r} twice. Give a dict.")
+            raise ValueError(
+                f"Expected a different name for each run; found {name!r} twice. Give a dict."
+            )
         found[name] = run
     return found
 

@@ -109,7 +109,7 @@ def _target(run: Any, path: str | os.PathLike | None, chosen: Format) -> Path:
         return Path(path).expanduser()
     folder = run if isinstance(run, str | os.PathLike) else getattr(run, "folder", None)
     if folder is None:
-        raise ValueError("Expected a path to write to, for this run has no folder; found none.")
+        raise ValueError("Expected a path to write to, as this run has no folder; found none.")
     return Path(folder).expanduser() / chosen.file
 
 

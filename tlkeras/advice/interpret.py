@@ -227,14 +227,14 @@ def _truth(y: np.ndarray, given: np.ndarray, kind: str) -> np.ndarray:
         rows = y.reshape(len(y), -1)
         if rows.shape != given.shape:
             raise ValueError(
-                f"Expected {given.shape[1]} labels or numbers for each example, for so many "
-                f"outputs; found {rows.shape[1]}."
+                f"Expected {given.shape[1]} labels or numbers for each example, one per output; "
+                f"found {rows.shape[1]}."
             )
         return rows
     numbers = class_numbers(y).astype(int)
     if numbers.min() < 0 or numbers.max() >= given.shape[1]:
         raise ValueError(
-            f"Expected labels from 0 to {given.shape[1] - 1}, for so many classes; found "
-            f"{numbers.min()} to {numbers.max()}."
+            f"Expected labels from 0 to {given.shape[1] - 1}, as the model has {given.shape[1]} "
+            f"classes; found {numbers.min()} to {numbers.max()}."
         )
     return numbers

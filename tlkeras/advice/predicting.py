@@ -93,7 +93,9 @@ class Predictor(Asked):
         from tlkeras.tasks import pictures  # needs TensorFlow, which is not needed for arrays
 
         if self.size is None:
-            raise ValueError("Expected a model of images of one size, to read files for; pass x.")
+            raise ValueError(
+                "Expected a model with a fixed image size, to read files; found none. Pass pixels."
+            )
         size, white = self.size, self.record.get("white") or pictures.WHITE
         for names, waiting in _ahead(
             lambda path: pictures.decode(path, size, white), files, self.batch_size

@@ -111,7 +111,7 @@ class Predictions:
 
     def _said(self) -> list[str]:
         more = [f"... {len(self) - SHOWN:,} more"] if len(self) > SHOWN else []
-        speed = f"{len(self):,} images in {self.seconds:.2f} s ({self.images_per_second:.0f} a s)"
+        speed = f"{len(self):,} images in {self.seconds:.2f} s ({self.images_per_second:.0f} per s)"
         broken = [f"cannot read {name}: {why}" for name, why in self.unreadable.items()]
         return [*more, speed, *broken]
 

@@ -79,7 +79,7 @@ RULES = (
         plan=lambda scale: recipes.recipe_b(10, 20, scale),
         meant_for=50_000,
         before="",
-        why="there are images enough to adapt the upper blocks, and not enough for all of them",
+        why="there are enough images to adapt the upper blocks, but not enough for all of them",
         watch="training and validation loss drifting apart: augment, or open fewer blocks",
         source="section 1.11, line 3, and recipe B",
     ),
@@ -88,7 +88,7 @@ RULES = (
         plan=lambda scale: recipes.recipe_b(10, 20, scale, blocks=4),
         meant_for=50_000,
         before="",
-        why="all blocks would gain more, and cost more than there is",
+        why="training all blocks would gain more, but needs more compute",
         watch="whether the last block opened still gains: if so, more compute would, too",
         source="section 1.7, rule 2",
     ),
@@ -97,7 +97,7 @@ RULES = (
         plan=lambda scale: recipes.recipe_c(20, scale),
         meant_for=100_000,
         before="",
-        why="so many images can teach every block, and a small rate keeps what is of use",
+        why="with so many images every block can learn, and a small rate keeps what is useful",
         watch="forgetting: accuracy on the old task, if you still need it",
         source="section 1.11, line 4, and recipe C",
     ),
@@ -116,7 +116,7 @@ UNLABELLED = Rule(
     plan=lambda scale: recipes.recipe_a(30, 20, scale),
     meant_for=10_000,
     before="pretrain the backbone on the images without labels (sections 1.8 and 1.10)",
-    why="images without labels teach what your pictures look like, and a few labels name it",
+    why="unlabelled images teach what your images look like, and a few labels name the classes",
     watch="a control: the same plan without the pretraining",
     source="section 1.11, line 6",
 )
@@ -206,7 +206,7 @@ def recommend(
         if compute == "low":
             raise ValueError(
                 "With so few labels and little compute there is nothing to recommend: label a few "
-                "images of each class and ask for them alone, or find compute='medium'."
+                "images of each class and ask about those alone, or find compute='medium'."
             )
         return _advice(UNLABELLED, count)
     return _advice(_rule(size, near, compute), count)

@@ -74,7 +74,9 @@ def measure_shift(
     True
     """
     if min(len(source), len(target)) < 20:
-        raise ValueError(f"Expected 20 images of either; found {len(source)} and {len(target)}.")
+        raise ValueError(
+            f"Expected at least 20 images in each set; found {len(source)} and {len(target)}."
+        )
     rng = np.random.default_rng(seed)
     seen, new = (_features(model, _some(images, rng)) for images in (source, target))
     spread = seen.std(axis=0)
@@ -101,7 +103,9 @@ def _features(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Return the pooled outputs of the last block below the head, (examples, channels)."""
     blocks = [block for block in find_blocks(model) if block.role != "head"]
     if not blocks or blocks[-1].cut is None:
-        raise ValueError("Expected a model whose last block one tensor leaves; found none.")
+        raise ValueError(
+            "Expected a model whose last block has a single output tensor; found none."
+        )
     with internals.Traces(internals.functional(model)):
         below = split(model, blocks[-1].cut)[0]
         parts = [below.predict_on_batch(images[i : i + 100]) for i in range(0, len(images), 100)]
