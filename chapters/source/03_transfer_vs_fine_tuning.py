@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 3 · Transfer or fine-tuning: which of the two am I doing?
 #
-# **The question.** You have a trained network, and it cannot do yet what you want of it. Is what
-# you want a *new* task for it, or its *old* one in a narrower form?
+# **The question.** You have a trained network, and it cannot yet do what you want. Is what you
+# want a *new* task for it, or its *old* task in a narrower form?
 #
 # **The promise.** In a minute on two cores you learn one question that tells the two apart before
-# any training, do both in plain Keras, and measure what each costs the task that the network could
-# do before.
+# any training, do both in plain Keras, and measure what each costs the network on the task it
+# could do before.
 
 # %%
 import tlkeras as tlk
@@ -19,16 +19,16 @@ setting = tlk.setting("03")
 # %% [markdown]
 # ## Two cousins
 #
-# A cook from Naples opens a sushi bar: knives and taste come along, the recipes are new. Another
-# goes on making pizza, but in an oven that runs hotter: the recipes stay, the hand adapts. The
-# first is **transfer**: what was learned is taken to a new, related problem. The second is
+# A cook from Naples opens a sushi bar: knife skills and taste carry over, the recipes are new.
+# Another keeps making pizza, but in an oven that runs hotter: the recipes stay, the hands adapt.
+# The first is **transfer**: what was learned is taken to a new, related problem. The second is
 # **fine-tuning** as this section uses the word: polishing what is there for the same problem, or
 # one very close to it.
 #
-# Both start from a network that is finished, **[head](glossary.md#head)** (the last layer, which
-# gives the answers) and all. Here is one that names ten kinds of **clothes** in real photographs:
-# the lower and middle blocks of `efficientnet_lite0`, which learned from ImageNet, with a head that
-# learned from a hundred photographs of each kind.
+# Both start from a complete network, including its **[head](glossary.md#head)** (the last layer,
+# which gives the answers). Here is one that recognises ten classes of **clothes** in real
+# photographs. It has the lower and middle blocks of `efficientnet_lite0`, trained on ImageNet, and
+# a head trained on a hundred photographs per class.
 
 # %%
 clothes = tlk.load_task(setting.source, image_size=setting.image_size)
@@ -57,8 +57,8 @@ tlk.fit_stages(namer, plan, original, seed=SEED, batch_size=16, verbose=0)
 # %% [markdown]
 # ## Two things it cannot do yet
 #
-# The first: the same kinds of clothes as a camera sees them from above a moving **belt**, smeared
-# sideways. The photographs are real, the smear is ours.
+# The first: the same classes of clothes as a camera sees them from above a moving **belt**,
+# smeared sideways. The photographs are real, the smear is ours.
 
 
 # %%
@@ -72,8 +72,8 @@ def on_the_belt(images, smear=9):
 belt_test = on_the_belt(test_images)
 
 # %% [markdown]
-# The second: `lesions`, seven kinds of marks on skin, **synthetic**, drawn by a program, of no
-# medical validity. Above each picture stands what the network says of it.
+# The second: `lesions`, seven classes of marks on skin, **synthetic**, drawn by a program, and of
+# no medical validity. Above each image is the network's answer.
 
 # %% tags=["plumbing"]
 skin = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -93,9 +93,9 @@ tlk.plots.samples(shown, said, clothes.classes, columns=6, title=title)
 # %% [markdown]
 # ## Do the old answers still fit?
 #
-# Ask that before you train anything, and measure it. The score is **[balanced
-# accuracy](glossary.md#balanced-accuracy)**, the share named right in each class, averaged over
-# classes.
+# Ask this before you train anything, and measure it. The score is **[balanced
+# accuracy](glossary.md#balanced-accuracy)**: the share of each class that is recognised, averaged
+# over the classes.
 
 # %%
 from sklearn.metrics import balanced_accuracy_score
@@ -123,20 +123,20 @@ rows.append((skin.name, f"{fitting} of {len(skin.classes)}", "none"))
 tlk.table(rows, ["task", "answers that fit", "right as it is, %"])
 
 # %% [markdown]
-# - On the belt they fit. The task is the same, the images are a narrow part of the world, and much
-#   of what the network says is right as it is. Improving that is **fine-tuning**.
-# - On lesions they do not. However well the network sees, it is always wrong. Its head is of no
-#   use, but what lies below may be: taking that along is **transfer**.
+# - On the belt they fit. The task is the same, the images are a narrow part of the world, and many
+#   of the network's answers are right already. Improving them is **fine-tuning**.
+# - On lesions they do not. However well the network sees, it is always wrong. Its head is useless
+#   here, but the layers below may be useful: taking those along is **transfer**.
 #
-# So a network that learned animals from millions of photographs is transferred when it is to name
-# plants: it knows shapes and patterns, but no leaves. A detector of everything, trained on ImageNet
-# or COCO, is fine-tuned when it is to find cars better than it did, with a smaller set, of cars
-# only. What it knows stays, its focus becomes sharper.
+# Take a network that learned animals from millions of photographs. If it should now name plants,
+# you transfer it: it knows shapes and patterns, but no leaves. Or take a general object detector,
+# trained on ImageNet or COCO, that should get better at finding cars. You fine-tune it on a
+# smaller set that contains only cars: what it knows stays, its focus becomes sharper.
 #
 # ## Transfer, by hand
 #
-# Five labelled images of each kind. The new head is random: it has everything to learn and nothing
-# to lose, so it gets a high rate, and the [backbone](glossary.md#backbone) stays
+# We have five labelled images per class. The new head is random: it has everything to learn and
+# nothing to lose, so it gets a high learning rate, and the [backbone](glossary.md#backbone) stays
 # [frozen](glossary.md#freeze).
 
 # %%
@@ -151,8 +151,8 @@ transferred.fit(few, few_kinds, batch_size=16, epochs=12, verbose=0)
 print(f"{right(transferred, skin_images, kinds):.0f} % of the lesions, guessing: 14 %")
 
 # %% [markdown]
-# And what has the network lost? Compare what lies below the new head with what lies below the old
-# one, number by number.
+# And what has the network lost? Compare the weights below the new head with those below the old
+# head, one by one.
 
 # %%
 old_head = namer.layers[-1].get_weights()
@@ -161,14 +161,15 @@ changed = sum(np.sum(now != then) for now, then in pairs)
 print(f"{changed} of {namer.count_params():,} numbers changed")
 
 # %% [markdown]
-# Nothing. What is frozen is not forgotten: put the old head back, and it names clothes as before.
+# Nothing. What is frozen is not forgotten: put the old head back, and the network recognises
+# clothes as before.
 #
 # ## Fine-tuning, by hand
 #
-# Five labelled images of each kind of clothes from the belt, none of which the network has seen.
-# Nothing is new here, so there is no new head and no stage for one to catch up in: everything
-# learns from the first step, at a *small* rate, except BatchNorm, whose averages fifty images
-# would only spoil.
+# We have five labelled images per class of clothes from the belt, none of which the network has
+# seen. Nothing is new here, so there is no new head, and no separate stage in which a new head
+# catches up. Everything trains from the first step, at a *small* rate, except for BatchNorm,
+# because fifty images would only spoil its averages.
 
 # %%
 rng = np.random.default_rng(SEED)
@@ -202,20 +203,20 @@ rows.append(("lost on clothes at large", "less than 15" if lost < 15 else lost))
 tlk.table(rows, ["fifty labels", "points"])
 
 # %% [markdown]
-# Fifty labels put a good part of the mistakes on the belt right. The price is paid elsewhere: fewer
-# sharp clothes are named rightly than before. If the belt is all the network will ever see, that is
-# no loss; if not, keep a copy as it was, and always measure the general task, too.
+# Fifty labels correct a good part of the mistakes on the belt. The price is paid elsewhere: fewer
+# of the sharp clothes are recognised than before. If the belt is all the network will ever see,
+# that is no loss. If not, keep a copy of the original, and always measure the general task, too.
 #
-# With tlkeras the training is one line, and BatchNorm is kept still without being told. For another
-# copy, `model`: `tlk.fit_stages(model, tlk.recipes.full(epochs=15, lr=1e-4), (belt, labels[drawn]),
-# batch_size=16)`.
+# With tlkeras the training is one line, and BatchNorm is kept frozen without being told. For
+# another copy, `model`: `tlk.fit_stages(model, tlk.recipes.full(epochs=15, lr=1e-4), (belt,
+# labels[drawn]), batch_size=16)`.
 #
 # ## Like for like
 #
-# So far the two differ in three things at once: the task, the head, and how much learns. Which of
-# them matters? All eight combinations were measured, each with the same 100 steps of 16 images and
-# the best of the same four rates, chosen on validation with a draw of its own; three draws of
-# labels.
+# So far the two differ in three things at once: the task, the head, and which layers learn. Which
+# of these matters? All eight combinations were measured, each with the same 100 steps of 16 images
+# and the best of the same four learning rates, chosen on validation with a separate draw. There
+# are three draws of labels.
 
 # %% tags=["plumbing", "nbval-check-output"]
 found = tlk.results("polishing", split="test")
@@ -232,15 +233,16 @@ tlk.table(table, "balanced accuracy, %", note=found.note)
 # %% [markdown]
 # Read it by columns.
 #
-# - On the belt the old head is ahead, by six points if the head alone learns and by two to three if
-#   everything does. It was paid for with a thousand labels, and fifty do not replace it. How *much*
-#   learns matters less: without training the network has 56 %, the old head alone gains 15 points
-#   of the 17 that all blocks gain.
-# - On lesions old head or new is a tie, within the spread: a head soon forgets that it was about
-#   clothes. Letting all blocks learn from 35 labels gains nothing.
+# - On the belt the old head is ahead, by six points if only the head learns and by two to three if
+#   everything does. It was trained with a thousand labels, and fifty do not replace those. *How
+#   many layers* learn matters less: without training the network has 56 %, and training the old
+#   head alone gains 15 of the 17 points that training all blocks gains.
+# - On lesions, old head or new head is a tie, within the spread: a head soon forgets that it was
+#   about clothes. Letting all blocks learn from 35 labels gains nothing.
 #
-# And the price on the old task? Here is what each of the eight has lost on clothes at large, read
-# by the old head (a new one is taken off, and the old one put back on the blocks as they are then).
+# And the price on the old task? The next table shows what each of the eight has lost on clothes in
+# general, measured with the old head. (Where a new head was trained, it is taken off and the old
+# one is put back on the blocks as they are after training.)
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -255,20 +257,22 @@ for task in ("lesions", "belt"):
 tlk.table(rows, ["trained on", "starting with", "what learned", "points on clothes, old head"])
 
 # %% [markdown]
-# A new head on a frozen backbone costs nothing, whatever it learned. Polishing costs, and letting
-# **all** blocks learn at 1e-4 does not cost more than letting the head **alone** learn at 1e-2, the
-# rates that validation chose: 6 ± 1 points against 11 ± 4. What forgets is the size of the steps
-# more than the number of layers. Made to learn lesions, the old head forgets most of its clothes,
-# and so do blocks that learn below a new head at ten times the rate of polishing.
+# A new head on a frozen backbone costs nothing, whatever it learned. Polishing does cost
+# something, and letting **all** blocks learn at 1e-4 does not cost more than letting the head
+# **alone** learn at 1e-2 (the rates that validation chose): 6 ± 1 points against 11 ± 4.
+# Forgetting depends on the size of the steps more than on the number of layers. Trained on
+# lesions, the old head forgets most of its clothes, and so do blocks that learn below a new head
+# at ten times the rate of polishing.
 #
 # ## The word means two things
 #
-# Elsewhere you will read that a *transferred* network is fine-tuned: new head first, then unfreeze
-# and go on at a small rate. In everyday speech **fine-tuning** is that technique, whatever it is
-# used for; chapter 6 uses the word so. This section uses it for a *purpose*. Purpose and technique
-# are two questions, and all four pairs exist: the table above has each of them.
+# Elsewhere you will read that a *transferred* network is fine-tuned: first a new head, then
+# unfreeze and continue at a small rate. In everyday speech, **fine-tuning** is that technique,
+# whatever it is used for, and chapter 6 uses the word in this sense. This section uses it for a
+# *purpose*. Purpose and technique are two separate questions, and all four combinations exist: the
+# table above has each of them.
 #
-# Here is the section's distinction with what was measured for it.
+# Here is the section's distinction, with the numbers measured for it.
 
 
 # %% tags=["plumbing", "nbval-check-output"]
@@ -292,25 +296,26 @@ rows = [
 tlk.table(rows, ["", "transfer", "fine-tuning"])
 
 # %% [markdown]
-# Both are ahead of training from scratch, on lesions by about one spread. Be careful with that row:
-# its networks are others, the strongest from scratch of the course on each task, and its clothes
-# are sharp, which is easier than the belt. And both were had from 35 or 50 labels and 100 steps.
+# Both are ahead of training from scratch, on lesions by about one spread. Be careful with that
+# row: its networks are different ones (for each task, the strongest from-scratch network of the
+# course), and its clothes are sharp, which is easier than the belt. And both results took only 35
+# or 50 labels and 100 steps.
 #
 # ## Where this fails
 #
-# *Do the old answers still fit?* tells you where to start, not how it ends. In the table above, a
-# new head on the belt is within three points of the old one as soon as all blocks learn. And five
-# labels of each class, three draws, two tasks, one of them synthetic, are no law: make the table
-# for your own task, it is four rows.
+# *Do the old answers still fit?* tells you where to start, not how it ends. In the
+# balanced-accuracy table above, a new head on the belt is within three points of the old one as
+# soon as all blocks learn. And five labels per class, three draws and two tasks, one of them
+# synthetic, do not make a law. Make the table for your own task; it has four rows.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: polish the head alone
 #
-# Take a new copy of the namer of clothes, keep the backbone frozen, and let only its old head learn
-# on the fifty images from the belt, for eight epochs at 1e-2. What does it gain, and what does it
-# cost on clothes at large?
+# Take a new copy of the clothes network, `namer`, keep its backbone frozen, and train only its old
+# head on the fifty images from the belt, for eight epochs at 1e-2. What does it gain, and what
+# does it cost on clothes in general?
 
 # %% [markdown] tags=["hint"]
 # `model = new_model(10)`, `model.layers[-1].set_weights(old_head)`, freeze `model.layers[:-1]`,
@@ -328,20 +333,20 @@ rows = [(name, before[name], after[name], now) for name, now in zip(before, alon
 tlk.table(rows, ["right, %", "before", "all blocks", "head alone"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# The head alone, 1,130 numbers, gains nearly as much on the belt as all blocks do, in a fraction
-# of the time: most of what the smear does to the features can be undone by weighing them anew. It
-# costs clothes at large as much or more, because its rate is a hundred times higher. Try it at
-# 1e-3: less gained, less lost.
+# The head alone, with 1,130 parameters, gains nearly as much on the belt as all blocks do, in a
+# fraction of the time: most of what the smear does to the features can be undone by weighting them
+# differently. It costs as much or more on clothes in general, because its learning rate is a
+# hundred times higher. Try it at 1e-3: it gains less and loses less.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: narrower without training
 #
-# From now on only sandals, sneakers and ankle boots come by (classes 5, 7 and 9), sharp ones. What
-# does `namer` win if you forbid it all other answers?
+# From now on only sandals, sneakers and ankle boots come by (classes 5, 7 and 9), and they are
+# sharp. How much does `namer` improve if you forbid all other answers?
 
 # %% [markdown] tags=["hint"]
 # Choose the test images with `np.isin(truth, (5, 7, 9))`. `namer.predict` gives a score for each
-# answer: take the largest of all ten, and then the largest of the columns 5, 7 and 9 only.
+# answer. Take the largest of all ten, and then the largest of columns 5, 7 and 9 only.
 
 # %% tags=["answer"]
 shoes = np.array([5, 7, 9])
@@ -354,18 +359,18 @@ rows = [("any answer", 100 * any_answer), ("these three only", 100 * these_only)
 tlk.table(rows, ["allowed", "shoes named right, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# Next to nothing: about 95 % either way. Shoes are taken for other shoes, hardly ever for a bag or
-# a shirt, and among the three nothing was forbidden. What a narrower list can win is exactly the
-# share of mistakes that now fall *outside* it; count them before you hope. It costs no label and
-# no training, so it is worth the look.
+# Next to nothing: about 95 % either way. Shoes are mistaken for other shoes, hardly ever for a bag
+# or a shirt, and answers among the three were not forbidden. A narrower list can only fix the
+# mistakes that currently fall *outside* it, so count those before you get your hopes up. It costs
+# no labels and no training, so it is worth a look.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: which of the two?
 #
-# For each, is it transfer or fine-tuning, as this section uses the words, and what becomes of the
-# head? (a) A network finds fractures in X-rays of adults, and shall find them in children. (b) The
-# same network shall tell the age of the patient. (c) A network names birds by their song, and shall
-# name the birds of one garden.
+# For each case, is it transfer or fine-tuning, as this section uses the words, and what happens to
+# the head? (a) A network finds fractures in X-rays of adults, and should now find them in
+# children. (b) The same network should tell the age of the patient. (c) A network names birds by
+# their song, and should name the birds of one garden.
 
 # %% [markdown] tags=["hint"]
 # Do the old answers still fit?
@@ -386,11 +391,11 @@ tlk.table(cases, ["case", "do the old answers fit?", "what to do"])
 # %% [markdown]
 # ## What to remember
 #
-# - **Transfer** takes knowledge to a new, related problem and needs a new head; **fine-tuning**,
+# - **Transfer** takes knowledge to a new, related problem and needs a new head. **Fine-tuning**,
 #   as section 1.3 uses the word, improves a network on its own problem and keeps its head. Ask
 #   first: *do the old answers still fit?*
-# - What is frozen is not forgotten; what is trained on one kind of images gets worse on the
-#   others: measure the old task, too, before and after.
+# - What is frozen is not forgotten. Training on one type of image makes a network worse on others,
+#   so measure the old task, too, before and after.
 # - In everyday speech *fine-tuning* is a technique, unfreezing at a small rate, that serves both
 #   purposes.
 #
