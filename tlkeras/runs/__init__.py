@@ -1,1 +1,1 @@
-"""What came of a training: a Run, in memory and in a folder that is all one needs."""
+"""The result of a training: a Run, in memory or in a self-contained folder."""

@@ -1,4 +1,4 @@
-"""A doctor for training runs: symptoms, with their evidence, probable cause and cure."""
+"""Diagnose training runs: symptoms, with their evidence, probable cause and fix."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,21 +11,22 @@ from tlkeras.runs import symptoms
 from tlkeras.runs.symptoms import Curves, Finding
 from tlkeras.utils.tables import html_table, text_table
 
-LOOKED_AT = 128  # training images that are looked at in both modes of BatchNorm
+LOOKED_AT = 128  # training images that are predicted in both modes of BatchNorm
 BATCH, LEAST = 8, 30
-DRIFT = 6.0  # percent; in chapter 06 up to 5 % cost the old task 10 points at most, 7.5 % some 20
+DRIFT = 6.0  # percent; in chapter 06, up to 5 % cost at most 10 points on the old task, 7.5 % ~20
 
 
 class Findings(tuple[Finding, ...]):
-    """What `tlk.diagnose` found, what may explain the rest first; a table in a notebook.
+    """What `tlk.diagnose` found; shown as a table in a notebook.
 
-    `findings[0].apply(plan)` makes the plan that mends the first.
+    Findings that may explain the others come first. `findings[0].apply(plan)` returns a plan with
+    the first one fixed.
     """
 
     _header = ("symptom", "evidence", "probable cause", "what to do")
 
     def _rows(self) -> list[tuple[str, str]]:
-        """A line for each of what a finding has to say, and an empty one between two."""
+        """Return one row per part of a finding, with an empty row between two findings."""
         rows = []
         for f in self:
             said = (f.symptom, f.evidence, f.cause, f.fix)
@@ -46,24 +47,26 @@ def diagnose(
     *,
     before: keras.Model | None = None,
 ) -> Findings:
-    """Looks at a run for what usually goes wrong in transfer learning.
+    """Check a run for the usual problems of transfer learning.
 
-    The curves alone give away a loss that is no number, a rate too high for unfrozen layers,
-    overfitting, a head that has come to its limit, and a training that ended too early. With data,
-    also BatchNorm statistics that do not fit, labels that do not belong to their images, a class
-    that is never predicted, images of validation that were trained on, too few of them; with the
-    network from before, how far it has moved. Thresholds are rules of thumb: a finding is a
-    suspicion with its evidence, and an empty answer no guarantee.
+    The curves alone show a loss that became NaN, a learning rate that is too high for unfrozen
+    layers, overfitting, a head that has reached its limit, and training that ended too early. Data
+    are needed to find BatchNorm statistics that do not fit, labels that do not match their images,
+    a class that is never predicted, validation images that were trained on, and a validation set
+    that is too small. With the original backbone, the check also measures how far its weights have
+    moved. The thresholds are rules of thumb: a finding is a suspicion with its evidence, and an
+    empty result is no guarantee.
 
     Args:
-        run: of `tlk.fit_stages`. train, validation: (images, class numbers) as arrays, as
-            `task.arrays` gives them. before: the backbone as it was loaded.
+        run: a Run of `tlk.fit_stages`.
+        train, validation: (images, class numbers) as arrays, as `task.arrays` returns them.
+        before: the backbone as it was loaded.
 
     Raises:
-        ValueError: labels that are no class numbers, a backbone that is not in the model, or a
-            run whose plan no folder holds.
+        ValueError: if labels are not class numbers, if the backbone is not in the model, or if the
+            run was loaded without its plan.
 
-    Source: section 1.9.
+    Source: course section 1.9.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
     >>> y = np.arange(48) % 3  # brighter images in the higher classes
@@ -105,19 +108,20 @@ def _arrays(data: tuple[Any, Any]) -> tuple[Any, np.ndarray]:
 
 
 def _named(scores: Any) -> np.ndarray:
-    """The class that scores, logits or probabilities, are highest for."""
+    """Return the class with the highest score (logit or probability)."""
     return np.argmax(keras.ops.convert_to_numpy(scores), axis=-1)
 
 
 def _statistics(model: keras.Model, x: Any, labels: np.ndarray) -> Finding | None:
-    """Section 1.9, symptom 3: right with the statistics of a batch, wrong with the stored ones.
+    """Find BatchNorm problems: right with the statistics of a batch, wrong with the stored ones.
 
-    Dropout, which acts in training mode alone, can only hide this, not feign it.
+    Course section 1.9, symptom 3. Dropout, which is only active in training mode, can hide this
+    symptom but not cause it.
     """
     if not batchnorm_layers(model) or model.output_shape[-1] < 2:
         return None
     x, labels = x[:LOOKED_AT], labels[:LOOKED_AT]
-    state = [keras.ops.convert_to_numpy(v) for v in model.variables]  # seeds of dropout, too
+    state = [keras.ops.convert_to_numpy(v) for v in model.variables]  # including dropout seeds
     stored = np.mean(_named(model.predict(x, verbose=0)) == labels)
     try:
         parts = [model(x[i : i + BATCH], training=True) for i in range(0, len(x), BATCH)]
@@ -189,7 +193,7 @@ def _leaked(trained: Any, judged: Any) -> Finding | None:
 
 
 def _moved(model: keras.Model, before: keras.Model) -> Finding | None:
-    """Section 1.9, symptom 4, by how far the weights have moved."""
+    """Find forgetting by how far the weights have moved (course section 1.9, symptom 4)."""
     now = {(w.path, tuple(w.shape)): w for w in model.weights}
     kernels = [w for w in before.weights if len(w.shape) >= 2]
     pairs = [(w, now[key]) for w in kernels if (key := (w.path, tuple(w.shape))) in now]

@@ -1,10 +1,10 @@
-"""A run in a folder: the model ready for use, all that is known of it, and a card to read.
+"""Save a run to a folder: the model, ready for use, everything known about it, and a model card.
 
-model.keras   pixels in, probabilities out, scaling inside; needs only Keras (and KerasHub)
+model.keras   takes pixels, outputs probabilities, scales inside; needs only Keras (and KerasHub)
 run.json      classes, image size, plan, history, results, seed, versions, data counts
 README.md     the model card
-history.csv, history.png   the history again, to read and to look at
-report.html   the report, where one was made
+history.csv, history.png   the training history as a table and as a plot
+report.html   the report
 """
 
 import csv
@@ -27,7 +27,7 @@ from tlkeras.inputs.objective import cross_entropy
 from tlkeras.runs.record import record_of
 from tlkeras.utils import paths
 
-EXPORTED = ("model.onnx", "model.tflite", "saved_model")  # later, by `tlk.export`
+EXPORTED = ("model.onnx", "model.tflite", "saved_model")  # written later, by `tlk.export`
 WRITTEN = ("model.keras", "run.json", "README.md", "history.csv", "history.png", "report.html")
 
 
@@ -39,7 +39,7 @@ def save(
     force: bool = False,
     **known: Any,
 ) -> Path:
-    """What `Run.save` does; see there."""
+    """Implements `Run.save`; see there."""
     folder = check_folder(path, force)
     build, record = described(run, classes, task, known)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def save_report(
     task: Any,
     known: dict[str, Any],
 ) -> Path:
-    """What `Run.save_report` does; see there."""
+    """Implements `Run.save_report`; see there."""
     _, record = described(run, classes, task, known)
     examples = getattr(known.get("interpretation"), "examples", {})
     return report.write(Path(path).expanduser(), record, run.plan, run.model, examples)
@@ -76,17 +76,17 @@ def save_report(
 def described(
     run: Any, classes: Sequence[str] | None, task: Any, known: dict[str, Any]
 ) -> tuple[Callable[[], keras.Model], dict[str, Any]]:
-    """How to make the model that is stored, and the record of the run."""
+    """Return a function that builds the model to store, and the record of the run."""
     earlier = getattr(run, "record", {})
     build, output = (lambda: run.model, earlier["output"]) if earlier else usable(run.model)
     return build, record_of(run, output, classes, task, known)
 
 
 def check_folder(path: str | os.PathLike, force: bool = False) -> Path:
-    """The path of a folder that is not there, is empty, or holds an earlier run and no more.
+    """Return the path, if it is a new or empty folder, or holds an earlier run and nothing else.
 
     Raises:
-        ValueError: it is a file, or holds anything else, without `force`.
+        ValueError: if the path is a file, or if the folder holds other files and `force` is False.
     """
     folder = Path(path).expanduser()
     if folder.exists() and not folder.is_dir():
@@ -104,8 +104,10 @@ def check_folder(path: str | os.PathLike, force: bool = False) -> Path:
 
 
 def _move(made: Path, folder: Path) -> None:
-    """All of it at once, or over an earlier run file by file: `run.json`, which knows the model
-    that belongs to it, comes last."""
+    """Move everything at once, or replace an earlier run file by file.
+
+    `run.json` comes last, because it holds the checksum of the model it belongs to.
+    """
     if not folder.exists():
         made.chmod(0o755)
         os.replace(made, folder)
@@ -128,13 +130,15 @@ def _write_history(run: Any, folder: Path) -> None:
 
 
 def usable(model: keras.Model) -> tuple[Callable[[], keras.Model], str]:
-    """How to make the model that is stored, and what that gives: "softmax", "sigmoid" or "numbers".
+    """Return a function that builds the model to store, and the kind of its outputs.
 
-    The softmax or sigmoid that its loss took care of becomes its last layer. It is not compiled,
-    so no optimizer is stored with it.
+    The kind is "softmax", "sigmoid" or "numbers". If the loss applied the softmax or sigmoid
+    (`from_logits`), it becomes the last layer of the stored model. The stored model is not
+    compiled, so no optimizer is stored with it.
 
     Raises:
-        ValueError: it does not show what its outputs are, or something outside scales its inputs.
+        ValueError: if it is not known what the model's outputs mean, if the model has no graph, or
+            if a preprocessor outside the model scales its inputs.
     """
     net = internals.functional(model)
     if intake.preprocesses(model):

@@ -1,4 +1,4 @@
-"""Reads a run from its folder."""
+"""Load a run from its folder."""
 
 import contextlib
 import json
@@ -24,10 +24,11 @@ NEEDED = {
 
 @dataclass(repr=False)
 class SavedRun(Run):
-    """A Run that `tlk.load_run` read: its model takes pixels and gives probabilities.
+    """A Run that `tlk.load_run` returned: its model takes pixels and outputs probabilities.
 
     Attributes:
-        folder: where it is. record: all that `run.json` says.
+        folder: the folder of the run.
+        record: the contents of `run.json`.
     """
 
     folder: Path = field(default_factory=Path)
@@ -40,27 +41,27 @@ class SavedRun(Run):
 
     @property
     def output(self) -> str:
-        """What the model gives: "softmax", "sigmoid", or "numbers" that are no probabilities."""
+        """The kind of the outputs: "softmax", "sigmoid", or "numbers" (not probabilities)."""
         return self.record["output"]
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(height, width) of the images it was trained on; None for other data."""
+        """(height, width) of the training images; None for other data."""
         size = self.record["image_size"]
         return (size[0], size[1]) if size else None
 
 
 def load_run(path: str | os.PathLike) -> SavedRun:
-    """Reads a run that `Run.save` or `tlkeras fit` wrote, in any process.
+    """Load a run that `Run.save` or `tlkeras fit` wrote.
 
     Returns:
-        The Run. Its model takes pixels 0..255 and gives probabilities; it is not compiled. Its
-        `classes`, `image_size` and `record` say the rest. Where a policy of the plan was a
-        function of your own, its `plan` is None.
+        The Run. Its model takes pixels 0..255 and outputs probabilities; it is not compiled. The
+        attributes `classes`, `image_size` and `record` describe it. `plan` is None if a policy of
+        the plan was your own function.
 
     Raises:
-        ValueError: no run, a damaged one, one of a newer tlkeras, or one whose model holds code
-            (a Lambda layer), which is never run.
+        ValueError: if there is no run, if it is damaged or from a newer tlkeras, or if its model
+            contains code (a Lambda layer), which is never executed.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=2)
     >>> x, y = np.random.uniform(0, 255, (32, 32, 32, 3)), np.arange(32) % 2
@@ -95,7 +96,7 @@ def load_run(path: str | os.PathLike) -> SavedRun:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What `run.json` of a folder says. Raises ValueError if it is none of ours."""
+    """Return the contents of `run.json`. Raises ValueError if tlkeras did not write it."""
     if not folder.is_dir():
         raise ValueError(f"Expected the folder of a run; found no folder {str(folder)!r}.")
     try:
@@ -122,7 +123,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _stage(stored: dict[str, Any]) -> StageResult:
-    """The result of a stage; a learning rate that was a schedule is a text."""
+    """Return the result of a stage. A learning rate that was a schedule stays text."""
     rows = [tuple(row) for row in stored["learns"]["rows"]]
     learns = Learning(rows, [], stored["learns"]["kept"])
     metrics = {name: _number(value) for name, value in stored["metrics"].items()}

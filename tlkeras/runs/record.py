@@ -1,4 +1,4 @@
-"""All that is known of a run, as JSON stores it."""
+"""Everything known about a run, as plain values for JSON."""
 
 import math
 import platform
@@ -24,16 +24,16 @@ KNOWN = {
 def record_of(
     run: Any, output: str, classes: Sequence[str] | None, task: Any, known: dict[str, Any]
 ) -> dict[str, Any]:
-    """The record of a run: plain values only.
+    """Return the record of a run, with plain values only.
 
     Args:
-        run: a Run; of one that was read from a folder, what is known of it goes on to hold.
-        output: what the model gives: "softmax", "sigmoid" or "numbers".
+        run: a Run. If it was loaded from a folder, its record is kept and updated.
+        output: the kind of the model's outputs: "softmax", "sigmoid" or "numbers".
         classes: names in label order; None: those of the task, or numbers.
-        task: what `tlk.load_task` gave, or None.
-        known: more of it: see KNOWN.
+        task: what `tlk.load_task` returned, or None.
+        known: further entries; the names allowed are in KNOWN.
 
-    Raises ValueError for names that are not as many as the model's classes, or unknown things.
+    Raises ValueError for unknown entries, or if there are not as many names as classes.
     """
     unknown = set(known) - KNOWN
     if unknown:
@@ -53,7 +53,7 @@ def record_of(
 def _data(
     model: keras.Model, output: str, classes: Sequence[str] | None, task: Any
 ) -> dict[str, Any]:
-    """What it was trained on, and what its outputs stand for."""
+    """Return what the model was trained on, and what its outputs mean."""
     names = list(classes if classes is not None else getattr(task, "classes", ()))
     width = (output_shapes(model) or [(0,)])[0][-1] or 0
     wanted = 2 if output == "sigmoid" and width == 1 and len(names) != 1 else width
@@ -77,7 +77,7 @@ def _data(
 
 
 def _training(run: Any) -> dict[str, Any]:
-    """What was done, and how it went."""
+    """Return what was done in training, and the results."""
     return {
         "tlkeras_run": FORMAT,
         "plan": _plan(run),
@@ -98,7 +98,11 @@ def _training(run: Any) -> dict[str, Any]:
 
 
 def _network(model: keras.Model, known: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """What it started from: as it is said, else as it was, else the preset among its layers."""
+    """Return the network the run started from.
+
+    This is the name given, otherwise the network of the earlier record, otherwise the preset among
+    the model's layers, otherwise the model's own name.
+    """
     if earlier and "network" not in known:
         return {"network": earlier["network"]}
     names = [folder.name for folder in paths.presets()]
@@ -115,7 +119,7 @@ def _network(model: keras.Model, known: dict[str, Any], earlier: dict[str, Any])
 
 
 def licence(network: str) -> str:
-    """As the card of a preset that comes with tlkeras says."""
+    """Return the licence from the card of a preset that comes with tlkeras."""
     card = paths.data_root() / "presets" / network / "card.md"
     known = network in {folder.name for folder in paths.presets()} and card.exists()
     text = card.read_text(encoding="utf-8") if known else ""
@@ -141,8 +145,11 @@ def _stage(stage: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The same as JSON knows it: without NumPy, None for what is no number, and what is no text in
-    a file's name written out."""
+    """Return the value in a form that JSON can store.
+
+    NumPy values become plain ones, NaN and infinity become None, and undecodable bytes in file
+    names are escaped.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a staged training did: a result a stage, and one history over all of them."""
+"""The result of staged training: one result per stage, and one history over all stages."""
 
 import html
 import math
@@ -23,19 +23,20 @@ from tlkeras.utils.tables import html_table, text_table
 
 @dataclass
 class StageResult:
-    """How a stage went.
+    """The result of one stage.
 
     Attributes:
         name, learning_rate: as planned.
-        epochs: run; best_epoch: the one whose weights were kept (0: those from before the stage).
-        seconds: wall time of `fit`, validation included.
-        learns: the table of what learned.
-        stopped: why it ended before its last epoch, or "".
-        failed: the same where the run ends with it: a loss that became NaN, Ctrl-C, an error;
-            else "".
-        metrics: of the best epoch.
-        cache: where outputs of the frozen part were kept, or why not.
-        monitor, mode: by which the best epoch was chosen, "min" or "max"; "" for the last epoch.
+        epochs: how many epochs were trained.
+        best_epoch: the epoch whose weights were kept (0: the weights from before the stage).
+        seconds: wall time of `fit`, including validation.
+        learns: the table of what was trained.
+        stopped: why the stage ended before its last planned epoch, or "".
+        failed: why the whole run ended with this stage (a NaN loss, Ctrl-C, an error), or "".
+        metrics: the metrics of the best epoch.
+        cache: where the outputs of the frozen part were cached, or why they were not.
+        monitor, mode: the metric that chose the best epoch, and "min" or "max"; both are "" if
+            the last epoch was kept.
     """
 
     name: str
@@ -54,16 +55,16 @@ class StageResult:
 
 @dataclass
 class Run:
-    """What `fit_stages` did: the plan, a result a stage, and one history over all of them.
+    """The result of `fit_stages`: the plan, one result per stage, and one history over all stages.
 
     Attributes:
         model: the trained model, compiled as in the last stage.
-        plan: as given.
-        stages: results, in order; fewer than planned if a stage diverged or was interrupted.
-        history: a list a column, one value an epoch: "stage", "epoch" (counted over the whole
-            run, from 1), and every metric.
-        unsaved: what a file of the model would forget, with the call that puts it back, or "".
-        kept: with `keep="best_of_run"`, the stage whose weights the model has; else "".
+        plan: the plan as given.
+        stages: the results in order; fewer than planned if a stage diverged or was interrupted.
+        history: a dictionary of lists with one value per epoch: "stage", "epoch" (counted over
+            the whole run, from 1), and every metric.
+        unsaved: what a saved file of the model would lose, and the call that restores it, or "".
+        kept: with `keep="best_of_run"`, the stage whose weights the model has; otherwise "".
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
     >>> y = np.arange(48) % 3  # brighter images in the higher classes
@@ -89,12 +90,12 @@ class Run:
 
     @property
     def stopped(self) -> str:
-        """Why the run ended before its plan did, or ""."""
+        """Why the run ended before its plan was finished, or ""."""
         return self.stages[-1].failed if self.stages else ""
 
     @property
     def worse(self) -> str:
-        """Where the last stage ended worse than an earlier one: which, and by how much; else ""."""
+        """If the last stage ended worse than an earlier one, which one and by how much; or ""."""
         last = self.stages[-1] if self.stages else None
         if last is None or not last.mode:
             return ""
@@ -116,7 +117,7 @@ class Run:
         )
 
     def plot(self) -> Figure:
-        """Curves of loss and metrics over all epochs, stage boundaries marked: a Figure.
+        """Plot the loss and the first metric over all epochs, with the stages; returns a Figure.
 
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
@@ -129,7 +130,7 @@ class Run:
     def diagnose(
         self, train: Any = None, validation: Any = None, *, before: keras.Model | None = None
     ) -> Findings:
-        """Looks for what usually goes wrong: see `tlk.diagnose`.
+        """Check the run for the usual problems; see `tlk.diagnose`.
 
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
@@ -148,27 +149,27 @@ class Run:
         force: bool = False,
         **known: Any,
     ) -> Path:
-        """Writes the run into a folder, whole or not at all; `tlk.load_run` reads it again.
+        """Save the run to a folder; `tlk.load_run` loads it again.
 
-        The stored model takes pixels 0..255 and gives probabilities (see
-        `tlkeras.runs.folder` for the files); this run's own model stays as it is.
+        The stored model takes pixels 0..255 and outputs probabilities; this run's own model is not
+        changed. `tlkeras.runs.folder` lists the files. If saving fails, no new folder is left.
 
         Args:
-            path: of a new folder, or of an earlier run, which it takes the place of.
-            classes: names of the classes in label order. None: those of `task`, or numbers.
-            task: what `tlk.load_task` gave: data, counts and image size for the model card.
-            force: write into a folder that holds other files, beside them.
-            known: what the card and the report shall say besides: `network` (its name) and
-                `why` it was chosen, `seed`, `metrics` ({"test": {"accuracy": 0.9}}),
-                `interpretation` (of `tlk.interpret`), `command`, `thresholds` (of several labels),
-                `result` (anything that JSON knows).
+            path: a new folder, or the folder of an earlier run, which is replaced.
+            classes: the class names in label order. None: those of `task`, or numbers.
+            task: what `tlk.load_task` returned: data, counts and image size for the model card.
+            force: write into a folder that holds other files; those stay.
+            known: further entries for the card and the report: `network` (its name) and `why` it
+                was chosen, `seed`, `metrics` ({"test": {"accuracy": 0.9}}), `interpretation` (from
+                `tlk.interpret`), `command`, `thresholds` (for several labels), `result` (anything
+                that JSON can store).
 
         Returns:
             The folder.
 
         Raises:
-            ValueError: the folder holds other files, names of classes that do not fit the model,
-                or a model that no file can hold.
+            ValueError: if the folder holds other files, if the class names do not fit the model,
+                or if the model cannot be stored in a file.
 
         >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=2)
         >>> x, y = np.random.uniform(0, 255, (32, 32, 32, 3)), np.arange(32) % 2
@@ -187,10 +188,10 @@ class Run:
         task: Any = None,
         **known: Any,
     ) -> Path:
-        """Writes the report alone: one HTML page that needs nothing else.
+        """Write only the report: one self-contained HTML page.
 
-        Args: as for `save`; with `interpretation=tlk.interpret(run, task)` it shows how good the
-        model is, and where it errs.
+        Args: as for `save`. With `interpretation=tlk.interpret(run, task)` the report also shows
+        the model's scores and its mistakes.
 
         >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=2)
         >>> x, y = np.random.uniform(0, 255, (32, 32, 32, 3)), np.arange(32) % 2
@@ -237,5 +238,5 @@ class Run:
 
 
 def _shown(value: Any) -> str:
-    """A metric in a table; of a vector, each number."""
+    """Return a metric as text for a table; for a vector, each of its numbers."""
     return " ".join(f"{number:.4f}" for number in np.ravel(value))

@@ -1,4 +1,4 @@
-"""What the curves of a run show: a rule for each symptom that loss and metrics give away."""
+"""Rules that find symptoms in a run's curves of loss and metrics, one rule per symptom."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,10 +18,12 @@ class Finding:
     """Something that is probably wrong with a run.
 
     Attributes:
-        symptom: what is seen; evidence: the numbers it was seen by.
-        cause: what is probably happening. fix: what to do.
-        stage: the one it was seen in, or "".
-        change: makes the plan that would mend it; None where the plan is not at fault.
+        symptom: what was observed.
+        evidence: the numbers that show it.
+        cause: the probable cause.
+        fix: what to do.
+        stage: the stage in which it was observed, or "".
+        change: a function from a plan to the fixed plan; None if the plan is not the problem.
     """
 
     symptom: str
@@ -32,7 +34,7 @@ class Finding:
     change: Change | None = None
 
     def apply(self, plan: Plan) -> Plan:
-        """The plan with the fix made. Raises ValueError where no change of a plan mends it."""
+        """Return the plan with the fix. Raises ValueError if changing the plan does not help."""
         if self.change is None:
             raise ValueError(f"{self.symptom}: not the plan's fault. {self.fix}.")
         return self.change(plan)
@@ -40,8 +42,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Curves:
-    """A stage's course: a value an epoch. `metric` is the first that both data sets have, as a
-    share in [0, 1]; empty where there is none."""
+    """One stage's curves, one value per epoch.
+
+    `metric` is the first accuracy or AUC that training and validation both have, in [0, 1]. A
+    curve that the history does not have is empty.
+    """
 
     stage: Stage
     result: Any
@@ -60,8 +65,10 @@ class Curves:
 
 
 def curves(run: Any) -> list[Curves]:
-    """Those of every stage that was trained for an epoch or more. Raises ValueError without a
-    plan."""
+    """Return the curves of every stage with at least one epoch.
+
+    Raises ValueError if the run has no plan.
+    """
     if run.plan is None:
         raise ValueError(
             "Expected a run with its plan; a policy of this one is a function, which no folder "
@@ -83,13 +90,13 @@ def curves(run: Any) -> list[Curves]:
 
 
 def _metric(history: dict[str, list]) -> str:
-    """The first metric of training and validation that counts what is right."""
+    """Return the first accuracy or AUC that training and validation both have, or ""."""
     names = [n for n in history if f"val_{n}" in history and np.ndim(history[n]) == 1]
     right = [n for n in names if "acc" in n or "auc" in n.lower()]
     return right[0] if right else ""
 
 
-# Rules: each looks at a stage, and at those before it ---------------------------------------------
+# Rules: each checks one stage, and knows the stages before it -------------------------------------
 
 
 def diverged(now: Curves, before: Sequence[Curves]) -> Finding | None:
@@ -106,7 +113,10 @@ def diverged(now: Curves, before: Sequence[Curves]) -> Finding | None:
 
 
 def fell_after_unfreezing(now: Curves, before: Sequence[Curves]) -> Finding | None:
-    """Section 1.9, symptoms 2 and 3; a few points are chance, unless the loss says so, too."""
+    """Find a drop of validation accuracy after unfreezing (course section 1.9, symptoms 2 and 3).
+
+    A drop of a few points may be chance, unless the validation loss rises as well.
+    """
     earlier = [c for c in before if len(c.val_metric)]
     if not earlier or not len(now.val_metric) or now.stage.policy == policies.head_only():
         return None
@@ -138,7 +148,10 @@ def fell_after_unfreezing(now: Curves, before: Sequence[Curves]) -> Finding | No
 
 
 def overfitted(now: Curves, before: Sequence[Curves]) -> Finding | None:
-    """Section 1.9, symptom 1: the training loss goes on falling, validation got worse since."""
+    """Find overfitting: training loss still falls, validation gets worse.
+
+    Course section 1.9, symptom 1.
+    """
     if now.epochs < 5 or not len(now.val_loss) or not np.isfinite(now.val_loss).any():
         return None
     best = int(np.nanargmin(now.val_loss))
@@ -147,7 +160,7 @@ def overfitted(now: Curves, before: Sequence[Curves]) -> Finding | None:
     if after < 2 or now.loss[-1] > 0.7 * now.loss[best] or ends < 1.1 * least:
         return None
     gap = float(now.metric[-1] - now.val_metric[-1]) if len(now.metric) else math.nan
-    if gap < 0.05:  # a loss may grow over examples that are named rightly all the same
+    if gap < 0.05:  # the loss can also grow on examples that are still predicted correctly
         return None
     apart = f"; accuracy {now.metric[-1]:.2f} and {now.val_metric[-1]:.2f}" if gap == gap else ""
     return Finding(
@@ -163,7 +176,10 @@ def overfitted(now: Curves, before: Sequence[Curves]) -> Finding | None:
 
 
 def still_improving(now: Curves, before: Sequence[Curves]) -> Finding | None:
-    """The rate is too low for so few epochs: the loss falls in the last third as in the first."""
+    """Find training that ended too early, or too low a learning rate for so few epochs.
+
+    The loss falls in the last third of the epochs at least half as much as in the first.
+    """
     third = now.epochs // 3
     good = len(now.metric) and now.metric[-1] > 0.95
     if third < 1 or now.result.stopped or now.result.failed or good:
@@ -184,7 +200,10 @@ def still_improving(now: Curves, before: Sequence[Curves]) -> Finding | None:
 
 
 def head_at_its_limit(now: Curves, before: Sequence[Curves]) -> Finding | None:
-    """Section 1.9, symptom 5: only a head has learned, and validation has stopped improving."""
+    """Find a head at its limit: only the head was trained, and validation no longer improves.
+
+    Course section 1.9, symptom 5.
+    """
     third = now.epochs // 3
     only = all(c.stage.policy == policies.head_only() for c in [*before, now])
     if not only or third < 1 or not len(now.metric) or now.result.failed:
