@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 8.4 · Domain-adaptive transfer: another look, no labels for it
 #
-# **The question.** You have labelled pictures from one camera and unlabelled ones from another. How
-# much of what the second costs you can be won back without a single label there?
+# **The question.** You have labelled images from one camera and unlabelled ones from another. How
+# much of the accuracy lost on the second camera can you win back without a single label there?
 #
-# **The promise.** In about a minute on two cores you write, in plain Keras, the shortest remedy
-# (five lines) and a famous one, the gradient reversal layer (ten); you choose between settings
-# without target labels; and you can say beforehand when a network may be taught by its own answers.
+# **The promise.** In about a minute on two cores you write the shortest remedy (five lines) and a
+# famous one, the gradient reversal layer (ten), in plain Keras. You choose between settings without
+# target labels, and you can tell beforehand when a network can be taught by its own answers.
 # *(Section 1.8 of the course, number 4; no internet needed.)*
 
 # %%
@@ -23,23 +23,24 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The idea
 #
-# You move to a place where they speak your language in another accent. Nobody gives you lessons.
-# You first get used to the sound: how high, how loud. Then you stop listening for what only tells
-# where somebody comes from. And in the end you guess words from what you have understood so far,
-# which helps if most of it was right. These are the three kinds of **[domain
+# You move to a place where they speak your language in another accent, and nobody gives you
+# lessons. First you get used to the sound: how high, how loud. Then you stop listening for what
+# only tells you where somebody comes from. In the end you guess words from what you have understood
+# so far, which helps if most of it was right. These are the three kinds of **[domain
 # adaptation](glossary.md#domain-adaptation)** in this chapter: *statistics*, an *adversary*, and
-# *[pseudo-labels](glossary.md#pseudo-label)*. Use them where source and target look different and
+# *[pseudo-labels](glossary.md#pseudo-label)*. Use them if source and target look different and
 # nobody has labelled the target.
 #
-# *With* target labels the usual advice is to freeze the lower layers and retrain middle and top.
-# Look before you follow it: from letters to lesions, with all labels, that reads 32.5 ± 0.8 %, the
-# head and the two *lower* blocks of four 34.9 ± 1.4 %, and everything 35.6 ± 1.5 % (three draws, as
-# in [chapter 8.2](08_02_fine_tuning.ipynb)). Here the look differs, and it is the lower layers that
-# need it.
+# If you do have target labels, the usual advice is to freeze the lower layers and retrain the
+# middle and top. Measure before you follow it. From letters to lesions, with all labels, that
+# advice reaches 32.5 ± 0.8 %. Training the head and the two *lower* blocks of four reaches 34.9 ±
+# 1.4 %, and training everything 35.6 ± 1.5 % (three draws, as in [chapter
+# 8.2](08_02_fine_tuning.ipynb)). There the images look different, and it is the lower layers that
+# have to adapt.
 #
-# The [source](glossary.md#source) here are printed digits (synthetic), 30 labelled ones of each
-# kind. The [target](glossary.md#target) are real handwritten digits. Their labels are hidden until
-# the end, where they measure what was won.
+# The [source](glossary.md#source) here is printed digits (synthetic), with 30 labelled images per
+# class. The [target](glossary.md#target) is real handwritten digits. Their labels stay hidden until
+# the end, where they are used to measure the gain.
 
 # %% alt="Two rows of eight small pictures: printed digits in many colours and typefaces; grey handwritten digits."
 source = tlk.load_task(setting.source, setting.labels_per_class, SEED, setting.image_size)
@@ -53,8 +54,8 @@ tlk.plots.strips(rows, columns=8, title="Printed digits (synthetic) and handwrit
 # %% [markdown]
 # ## By hand: the target's own mean and spread
 #
-# A [frozen](glossary.md#freeze) network turns every picture into [features](glossary.md#feature).
-# It has learned from printed *letters*, and has never seen a digit of either kind.
+# A [frozen](glossary.md#freeze) network turns every image into [features](glossary.md#feature). It
+# was trained on printed *letters* and has never seen a digit of either kind.
 
 # %%
 backbone = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -62,9 +63,9 @@ network = keras.Sequential([backbone, keras.layers.GlobalAveragePooling2D()])
 x, z, test = (network.predict(part, verbose=0) for part in (images, unlabelled, tests))
 
 # %% [markdown]
-# Handwriting is thinner and softer than print, so a feature for thick strokes is lower in *all*
-# target pictures. Bring every feature to mean 0 and [spread](glossary.md#spread) 1, in each domain
-# by its own statistics. No label is needed, and nothing is trained:
+# Handwriting is thinner and softer than print, so a feature that responds to thick strokes is lower
+# in *all* target images. Standardise every feature to mean 0 and [spread](glossary.md#spread) 1,
+# using each domain's own statistics. This needs no labels and no training:
 
 # %%
 mean, spread = z.mean(axis=0), z.std(axis=0) + 1e-6
@@ -74,7 +75,7 @@ mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
 x_own, test_as_it_is = (x - mean) / spread, (test - mean) / spread
 
 # %% [markdown]
-# A small classifier, which all methods of this chapter share, with the same number of steps:
+# All methods of this chapter share a small classifier, trained for the same number of steps:
 
 # %%
 width, classes = x.shape[1], len(source.classes)
@@ -107,17 +108,17 @@ found = {"as it is": right(plain, test_as_it_is), "own statistics": right(plain,
 tlk.table(list(found.items()), ["one draw", "right on the target, %"])
 
 # %% [markdown]
-# Five lines and the same classifier: the first thing to try. Its relative **CORAL** ([Sun, Feng and
-# Saenko 2016](https://arxiv.org/abs/1511.05547)) gives the source's features the target's
-# correlations, too, in closed form: `domain.coral(x, z)`.
+# Five lines and the same classifier: this is the first thing to try. A related method, **CORAL**
+# ([Sun, Feng and Saenko 2016](https://arxiv.org/abs/1511.05547)), also gives the source features
+# the correlations of the target, in closed form: `domain.coral(x, z)`.
 #
 # ## By hand: an adversary
 #
 # [Ganin and others 2016](https://arxiv.org/abs/1505.07818) add a second classifier on the hidden
 # layer, which guesses the **domain**: source or target? If it cannot, the hidden layer no longer
-# tells the two apart, and what was learned on the one may count for the other. So the second
-# classifier learns to guess, while the layers below learn to make it *fail*. All that takes is a
-# layer that passes on its input as it is, and turns the sign of the gradient on the way back:
+# separates the two domains, and what was learned on one may carry over to the other. The domain
+# classifier learns to guess, while the layers below learn to make it *fail*. All this takes is a
+# layer that passes its input on unchanged and flips the sign of the gradient on the way back:
 
 
 # %%
@@ -132,8 +133,9 @@ class Reversal(keras.layers.Layer):
 
 
 # %% [markdown]
-# See it work on a chain of two weights, both 1, that is to put out 0 for an input of 1. A step
-# makes either weight smaller; with the layer in between, the lower one grows, against the aim.
+# To see it work, take a chain of two weights, both 1, that should output 0 for an input of 1. One
+# step makes each weight smaller. With the layer in between, the lower weight grows instead, away
+# from the goal.
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -146,8 +148,8 @@ for name, between in {"nothing": keras.layers.Identity(), "Reversal(1)": Reversa
 tlk.table(rows, ["between the two", "lower weight, after", "upper weight, after"])
 
 # %% [markdown]
-# Now one model with two outputs. Target pictures have no label, so they get any label with a weight
-# of 0: ordinary `fit` does the rest.
+# Now build one model with two outputs. Target images have no label, so give them an arbitrary label
+# with a weight of 0; ordinary `fit` does the rest.
 
 # %%
 model = new_classifier()
@@ -170,10 +172,10 @@ print(f"{right(model, test_own):.0f} % right with an adversary, at full strength
 # %% [markdown]
 # ## The same with tlkeras
 #
-# In the first steps the hidden layer knows nothing, and working against it only gets in the way. So
-# the paper (**DANN**) lets the strength rise from 0 to its full size. The library's layer counts
-# its steps; and `two_domains` makes inputs, answers and weights, so that each domain, and each
-# loss, weighs the same.
+# In the first steps the hidden layer has not learned anything yet, and working against it only gets
+# in the way. So in the paper (**DANN**) the strength rises from 0 to its full value. The library's
+# layer counts its steps to do this. `two_domains` builds the inputs, answers and weights so that
+# both domains and both losses carry equal weight.
 
 
 # %%
@@ -195,8 +197,8 @@ found["adversary"] = right(adapted(1), test_own)
 # %% [markdown]
 # ## By hand: pseudo-labels
 #
-# Take the network's surest answers for labels, learn from them, and answer again. Here
-# **[self-training](glossary.md#pseudo-label)** is three rounds of it, with a quarter, a half and
+# Take the network's most confident answers as labels, train on them, and predict again. Here
+# **[self-training](glossary.md#pseudo-label)** is three rounds of this, with a quarter, a half and
 # three quarters of the target.
 
 
@@ -222,11 +224,12 @@ tlk.table(list(found.items()), ["one draw", "right on the target, %"])
 # %% [markdown]
 # ## The experiment: two pairs, five draws
 #
-# Stored are five [draws](glossary.md#draw) of this pair, and of a second one: **lesions (synthetic,
-# of no medical validity)**, seen through a dermatoscope (the source, half of its patients with
-# labels) and by phone (the target), on features of `efficientnet_lite0`. All methods share the
-# classifier and its 1,200 steps. *Target labels* is the ceiling: the same, with as many labels on
-# the target. DANN's strength is chosen without them, as the section after this one explains.
+# The stored results cover five [draws](glossary.md#draw) of this pair and of a second one:
+# **lesions (synthetic, of no medical validity)** seen through a dermatoscope (the source, with
+# labels for half of its patients) and by phone (the target), on features of `efficientnet_lite0`.
+# All methods share the classifier and its 1,200 steps. *Target labels* is the ceiling: the same
+# classifier with as many labels, but on the target. The strength of DANN is chosen without them, as
+# the next section explains.
 
 # %% tags=["plumbing"] alt="Two rows of eight synthetic skin lesions. Through a dermatoscope: dark corners, even light, sharp. By phone: no dark corners, warmer and uneven light, blurred."
 domains = ("dermatoscope", "phone")
@@ -265,21 +268,22 @@ for pair, there in scores.items():
 tlk.table(gained, "points gained, draw by draw", note=stored.note)
 
 # %% [markdown]
-# On both pairs the target's own mean and spread bring four to five points; CORAL adds nothing to
-# them (on digits it is 1.6 ± 1.1 points behind), and **AdaBN**, the statistics of every BatchNorm
-# *inside* the network, is a tie with doing nothing. Then the pairs part. On digits an adversary
-# brings 17 points, three quarters of what target labels would bring; on lesions, what its
-# statistics bring. And self-training, which builds on own statistics, adds 9 ± 2 points to them on
-# digits, and takes 7 ± 4 from them on lesions. (The ceiling there is low: a rare kind has few
-# labels on either side, and about twenty test pictures.)
+# On both pairs the target's own mean and spread gain four to five points. CORAL adds nothing to
+# that (on digits it is 1.6 ± 1.1 points behind). **AdaBN**, which replaces the statistics of every
+# BatchNorm *inside* the network, ties with doing nothing. Beyond that the two pairs differ. On
+# digits an adversary gains 17 points, three quarters of what target labels would gain; on lesions
+# it gains only as much as its statistics. Self-training starts from own statistics: it adds 9 ± 2
+# points to them on digits and loses 7 ± 4 on lesions. (The ceiling there is low, because a rare
+# class has few labels in either domain and about twenty test images.)
 #
 # ## Choosing without target labels
 #
-# DANN has a knob, its strength, and nobody has labelled validation images of the target. Two things
-# can be looked at. **Source validation**: is it still right at home? And **information**: are its
-# answers on the target sure, each of them, and do they name all classes? That is the entropy of the
-# mean answer less the mean entropy of the answers, `domain.information(chances)`. How well does
-# each choose among no adversary and four strengths, 0.1 to 3?
+# DANN has one setting, its strength, and nobody has labelled validation images of the target to
+# choose it by. Two measures are available without them. **Source validation**: is the classifier
+# still right on the source? And **information**: are its answers on the target confident, one by
+# one, and do they cover all classes? Information is the entropy of the mean answer minus the mean
+# entropy of the answers, `domain.information(chances)`. How well does each of them choose between
+# no adversary and four strengths from 0.1 to 3?
 
 # %% tags=["plumbing", "nbval-check-output"]
 ways = {"source validation": "validation", "information": "information", "hindsight": "score"}
@@ -291,19 +295,20 @@ for pair in rows:
 tlk.table(rows, "target, %, chosen by")
 
 # %% [markdown]
-# On digits, information takes strength 1 in every draw, which is also the best in hindsight. Source
-# validation is blind: it is 97 to 99 % at every strength, so it takes none or next to none, and
-# leaves ten points behind. On lesions there is nothing to be won, and neither loses much.
+# On digits, information picks strength 1 in every draw, which is also the best in hindsight. Source
+# validation is blind: it is 97 to 99 % at every strength, so it picks no adversary or nearly none,
+# and misses ten points. On lesions there is nothing to gain, and neither loses much.
 #
 # ## Where it fails: believing too much
 #
-# The last column is a warning. Among strengths of one method, information is a fair judge. Among
-# methods it is not: self-training is *made* to be sure of its own answers. On lesions information
-# takes it in every draw, and is back where it was without any adaptation.
+# The last column is a warning. Information compares the strengths of one method fairly, but not
+# different methods: self-training is *made* to be confident about its own answers. On lesions,
+# information picks self-training in every draw, and the score is back where it was without any
+# adaptation.
 #
-# Why is the same method good here and bad there? Look at what it believed first: its answers for
-# the surest quarter of the target's pictures. The labels are only hidden, so we can see how right
-# those were, class by class:
+# Why is the same method good on one pair and bad on the other? Look at what it believed first: its
+# answers for the most confident quarter of the target images. The labels are only hidden, so we can
+# see how many of those answers were right, class by class:
 
 # %% tags=["plumbing", "nbval-check-output"]
 kinds = {"lesions": seen[0].classes, "digits": range(10)}
@@ -317,15 +322,17 @@ for pair, names in kinds.items():
 tlk.table(rows, ["pair", "class", "pictures believed", "of them right, %"], digits=0)
 
 # %% [markdown]
-# Among digits, of 995 answers believed in five draws 6 were wrong, all of them sevens. Among
-# lesions 98 of 100 moles (nv) are right, but of the dermatofibromas (df) one in six, and four other
-# kinds are below 90 %. All classes weigh the same in the loss, as they do in the score; so nine
-# believed df, most of them wrong, count as much as 470 moles, and the next round believes what they
-# taught. With the *true* labels of as many of its surest pictures, self-training would have reached
-# 65 % on lesions and 98 % on digits: what fails is not the method but what it is told. So before
-# you let a network teach itself, ask how right its surest answers are, **class by class**: a dozen
-# pictures of each, looked at by somebody who knows. With one doubtful class of ten much of the gain
-# was left here, with five of seven nothing.
+# On digits, 6 of the 995 believed answers in five draws were wrong, all of them sevens. On lesions
+# 98 of 100 believed moles (nv) are right, but only one in six dermatofibromas (df), and four other
+# classes are below 90 %. All classes have the same weight in the loss, as they do in the score. So
+# nine believed df, most of them wrong, count as much as 470 moles, and the next round believes what
+# they taught. With the *true* labels of as many of its most confident images, self-training would
+# have reached 65 % on lesions and 98 % on digits. What fails is not the method but the labels it is
+# given.
+#
+# So before you let a network teach itself, check how often its most confident answers are right,
+# **class by class**: have somebody who knows look at a dozen images of each. With one doubtful
+# class of ten, much of the gain was left here; with five of seven, nothing.
 #
 # ## What it costs
 
@@ -339,22 +346,24 @@ for name in ("own statistics", "CORAL", "DANN", "self-training"):
 tlk.table(rows, ["digits", "seconds of one core", "numbers that learn", "right, %"])
 
 # %% [markdown]
-# Training from features takes seconds; self-training takes four trainings instead of one. (Of a
-# busy core: compare them with one another.) The domain classifier is thrown away after training, so
-# all cost the same in use. AdamW keeps two more numbers in memory for each that learns.
+# Training on features takes seconds; self-training takes four trainings instead of one. (The core
+# was busy, so compare the seconds only with each other.) The domain classifier is discarded after
+# training, so all methods cost the same at inference. AdamW keeps two more numbers in memory for
+# each trainable parameter.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: deeper statistics
 #
-# *Own statistics* sets right what the network puts out. **AdaBN** does it at every
-# [BatchNorm](glossary.md#batchnorm) inside: `domain.adapt_batchnorm(network, unlabelled)`. Is that
-# better, for the digits?
+# *Own statistics* corrects the output of the network. **AdaBN** does the same at every
+# [BatchNorm](glossary.md#batchnorm) inside it: `domain.adapt_batchnorm(network, unlabelled)`. Is
+# that better for the digits?
 
 # %% [markdown] tags=["hint"]
-# Afterwards let `network` see the target's pictures and the tests again, bring them to mean 0 and
-# spread 1 by the target's statistics, and ask `plain`, the classifier trained first.
+# After that call, let `network` process the target's training and test images again. Standardise
+# their features with the target's statistics, then predict with `plain`, the classifier trained
+# first.
 
 # %% tags=["answer"]
 domain.adapt_batchnorm(network, unlabelled)
@@ -364,19 +373,19 @@ rows = [["own statistics", right(plain, test_own)], ["and inside", right(plain, 
 tlk.table(rows, ["one draw", "right on the target, %"])
 
 # %% [markdown] tags=["answer"]
-# It is not, in this draw; and in the five stored ones AdaBN is a tie with doing nothing (0.8 ± 2.5
-# points below it), where own statistics are 4.1 ± 2.7 above. A likely reason: the layers inside
-# were tuned to one another on letters; what each puts out under new statistics, the next has never
-# seen.
+# It is not, in this draw. In the five stored draws AdaBN is a tie with doing nothing (0.8 ± 2.5
+# points below it), while own statistics are 4.1 ± 2.7 above. A likely reason: the layers inside
+# were tuned to one another on letters, and under new statistics a layer receives inputs it has
+# never seen.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: half of the classes
 #
-# Statistics need no labels, but they take for granted that both domains hold the same things. What
-# if the unlabelled pictures show only the digits 0 to 4, and the tests all ten?
+# Statistics need no labels, but they assume that both domains contain the same classes. What if the
+# unlabelled images show only the digits 0 to 4, and the test images all ten?
 
 # %% [markdown] tags=["hint"]
-# `hidden` says which they are: `some = hidden < 5`. Take mean and spread of `z[some]` only.
+# `hidden` contains the classes: `some = hidden < 5`. Compute mean and spread from `z[some]` only.
 
 # %% tags=["answer"]
 some = hidden < 5
@@ -388,19 +397,20 @@ for name, new in {"of all": test_own, "of 0 to 4": (test - mean) / spread}.items
 tlk.table(rows, ["statistics", "0 to 4 right, %", "5 to 9 right, %"])
 
 # %% [markdown] tags=["answer"]
-# Less than one might fear: four points lost on the digits that were shown, one or two won on the
-# others, in a single draw. Mean and spread are coarse. An adversary looks closer, and is told to
-# make ten digits look like five; that we have not measured. Know who is in your unlabelled pictures
-# before you adapt.
+# The effect is smaller than you might fear: in a single draw, four points lost on the digits that
+# were shown, and one or two gained on the others. Mean and spread are coarse. An adversary is more
+# precise, and it is told to make ten digits look like five; we have not measured that. Know which
+# classes are in your unlabelled images before you adapt.
 
 # %% [markdown]
 # ## What to remember
 #
-# - The target's own mean and spread come first: five lines, no training, no knob.
-# - An adversary or pseudo-labels may win much more; whether they do depends on how right the
-#   network already is on the target, class by class.
-# - Choose the strength of one method by information, never whether to use pseudo-labels.
+# - Start with the target's own mean and spread: five lines, no training, nothing to set.
+# - An adversary or pseudo-labels may gain much more. Whether they do depends on how often the
+#   network is already right on the target, class by class.
+# - Use information to choose the strength of one method, never to decide whether to use
+#   pseudo-labels.
 #
-# **Then**: the target's pictures can teach more than their statistics. [Chapter
-# 4](04_strategies.ipynb) shows what pictures of one thing teach without any label, and how to
-# rehearse an adaptation.
+# **Then**: images of the target can teach more than their statistics. [Chapter
+# 4](04_strategies.ipynb) shows what images teach without any label, and how to rehearse an
+# adaptation.
