@@ -49,16 +49,13 @@ def lines(bench: str) -> dict[str, list[tuple[float, float]]]:
 
 
 def draw_ratios(axis, rows: list[tuple], start: float, title: str, better: str) -> None:
-    """Bars from `start` to the median, a dot a round, and the goals."""
+    """Bars from `start` to the median, and a dot for each round."""
     digits = 3 if start else 1
-    for y, (_, _, goal, found) in enumerate(rows):
+    for y, (*_, found) in enumerate(rows):
         axis.plot([start, median(found)], [y, y], color=PALE, linewidth=12, solid_capstyle="butt")
         axis.plot(found, [y] * len(found), "o", color=BLUE, markersize=5, alpha=0.8)
-        axis.annotate(f"{median(found):.{digits}f}", (max(*found, goal or 0), y), (8, 0),
+        axis.annotate(f"{median(found):.{digits}f}", (max(found), y), (8, 0),
                       textcoords="offset points", va="center", color=BLUE)  # fmt: skip
-        if goal:
-            axis.plot([goal, goal], [y - 0.36, y + 0.36], color=DARK, linewidth=2)
-            axis.annotate(f"goal {goal:g}", (goal, y + 0.38), ha="center", va="top", fontsize=8)
     names = [f"{bench}\nagainst {rival}" for bench, rival, *_ in rows]
     axis.set_yticks(range(len(rows)), names, fontsize=9)
     axis.set(title=title, xlabel=better, ylim=(len(rows) - 0.3, -0.6))
@@ -68,7 +65,7 @@ def draw_costs(axis, rows: list[tuple]) -> None:
     title = "What rates per block and a backup cost"
     draw_ratios(axis, rows, 1, title, "times as long: less is better")
     axis.axvline(1, color=PALE, linewidth=1)
-    everything = [value for *_, goal, found in rows for value in (goal, *found)]
+    everything = [value for *_, found in rows for value in found]
     axis.set_xlim(min(0.95, *everything) - 0.01, max(1.07, *everything) + 0.03)
 
 
@@ -118,7 +115,7 @@ def picture() -> None:
         draw_ratios(
             a, faster, 0, "Speed against what is used today", "times as fast: more is better"
         )
-        a.set_xlim(0, 1.2 * max(value for row in faster for value in (row[2] or 0, *row[3])))
+        a.set_xlim(0, 1.2 * max(max(found) for *_, found in faster))
         draw_costs(b, costs)
         draw_memory(c)
         draw_lines(d, "images", "A head on a frozen network", "images", "seconds, two epochs")

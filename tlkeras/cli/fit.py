@@ -259,7 +259,7 @@ def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str, str]":
     elif min(task.image_size) < least:
         size = f"; it wants images of {least}x{least} or more"
     print(task, *task.report, sep="\n", file=talk)
-    why = "as --backbone says" if options.backbone else REASONS[network]
+    why = "as --backbone says" if options.backbone else REASONS.get(network, "its card says so")
     print(f"starts from {network}: {why}{size}", file=talk)
     return task, network, why + size
 
