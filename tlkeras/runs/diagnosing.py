@@ -135,7 +135,7 @@ def _statistics(model: keras.Model, x: Any, labels: np.ndarray) -> Finding | Non
         "the model is worse in use than in training",
         f"the same {len(x)} training images: {batch:.2f} right with each batch's own statistics, "
         f"{stored:.2f} with the stored ones",
-        "BatchNorm has averaged its statistics over batches too small, or too few",
+        "BatchNorm has averaged its statistics over batches that are too small, or too few",
         'batchnorm="frozen" where blocks are pretrained; or larger batches; or GroupNorm',
         change=lambda plan: type(plan)([s.replace(batchnorm="frozen") for s in plan.stages]),
     )
@@ -187,7 +187,7 @@ def _leaked(trained: Any, judged: Any) -> Finding | None:
     return Finding(
         "validation images were trained on",
         f"{twice} of {len(judged)} are among the training images, pixel for pixel",
-        "data were split by file, and some came twice",
+        "the data were split by file, and some images exist twice",
         "split by content, or by what the image is of: `tlkeras fit FOLDER` does",
     )
 

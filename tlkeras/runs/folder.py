@@ -97,7 +97,7 @@ def check_folder(path: str | os.PathLike, force: bool = False) -> Path:
     if foreign and not force:
         raise ValueError(
             f"Expected a new folder, or an earlier run's; {folder} holds other files "
-            f"({', '.join(foreign[:3])}). Choose another folder, or write beside them with "
+            f"({', '.join(foreign[:3])}). Choose another folder, or write next to them with "
             "force=True (--force)."
         )
     return folder
@@ -143,13 +143,13 @@ def usable(model: keras.Model) -> tuple[Callable[[], keras.Model], str]:
     net = internals.functional(model)
     if intake.preprocesses(model):
         raise ValueError(
-            "Expected a model that takes what it is given as it is; found a KerasHub task whose "
-            "preprocessor scales it first. Put that into the model, or use its save_to_preset."
+            "Expected a model that takes its inputs unchanged; found a KerasHub task whose "
+            "preprocessor scales them first. Put that into the model, or use its save_to_preset."
         )
     if net is None:
         raise ValueError(
-            f"Expected a model with a graph; found {type(model).__name__}, whose call is its own. "
-            "Call it in a functional one: keras.Model(x, model(x)), x a keras.Input."
+            f"Expected a model with a graph; found {type(model).__name__}, which is subclassed. "
+            "Wrap it in a functional model: keras.Model(x, model(x)), where x is a keras.Input."
         )
     loss = cross_entropy(internals.compiled_with(model)["loss"])
     found = endings(model) or []
@@ -160,7 +160,7 @@ def usable(model: keras.Model) -> tuple[Callable[[], keras.Model], str]:
     if kind == LOGITS and not model.compiled:
         raise ValueError(
             "Expected a model that was trained, or ends in a softmax or sigmoid; found one that "
-            "gives scores and is not compiled, so what they stand for is not known."
+            "outputs scores and is not compiled, so it is not known what they mean."
         )
     if kind != LOGITS or loss is None:
         output = kind if kind in (SOFTMAX, SIGMOID) else "numbers"

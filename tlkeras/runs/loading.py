@@ -74,7 +74,7 @@ def load_run(path: str | os.PathLike) -> SavedRun:
     folder = Path(path).expanduser()
     record = read_record(folder)
     if not (folder / "model.keras").is_file():
-        raise ValueError(f"Expected model.keras beside run.json in {folder}; found none.")
+        raise ValueError(f"Expected model.keras next to run.json in {folder}; found none.")
     if paths.digest(folder / "model.keras") != record["model_sha256"]:
         raise ValueError(
             f"Expected the model that run.json of {folder} describes; found another model.keras: "
@@ -111,12 +111,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     version = record.get("tlkeras_run") if isinstance(record, dict) else None
     if not isinstance(version, int) or (version <= FORMAT and NEEDED - set(record)):
         raise ValueError(
-            f"Expected run.json of {folder} as tlkeras writes it; found one that is damaged or of "
-            "something else. Save the run again."
+            f"Expected run.json of {folder} as tlkeras writes it; found one that is damaged or was "
+            "not written by tlkeras. Save the run again."
         )
     if version > FORMAT:
         raise ValueError(
-            f"{folder} was written by a newer tlkeras (format {version}, known is "
+            f"{folder} was written by a newer tlkeras (format {version}; this one knows "
             f"{FORMAT}). Update tlkeras."
         )
     return record

@@ -59,7 +59,7 @@ def _data(
     wanted = 2 if output == "sigmoid" and width == 1 and len(names) != 1 else width
     names = [str(name) for name in names or range(wanted)]
     if len(names) != wanted:
-        raise ValueError(f"Expected {wanted} names of classes, for so many outputs; found {names}.")
+        raise ValueError(f"Expected {wanted} names of classes for this model; found {names}.")
     given = model.input_shape
     size = getattr(task, "image_size", None) or (given[1:3] if isinstance(given, tuple) else ())
     return {
@@ -127,7 +127,7 @@ def licence(network: str) -> str:
     return (
         " ".join(found[1].replace("`", "").split())
         if found
-        else "not known to tlkeras: see where it came from"
+        else "not known to tlkeras: check the source of the network"
     )
 
 

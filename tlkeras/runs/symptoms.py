@@ -71,8 +71,8 @@ def curves(run: Any) -> list[Curves]:
     """
     if run.plan is None:
         raise ValueError(
-            "Expected a run with its plan; a policy of this one is a function, which no folder "
-            "holds. Its report has what was found when it was saved."
+            "Expected a run with its plan; a policy of this plan is a function, which a folder "
+            "cannot store. The run's report has the findings from when it was saved."
         )
     history = run.history
     name = _metric(history)
@@ -105,7 +105,7 @@ def diverged(now: Curves, before: Sequence[Curves]) -> Finding | None:
     return Finding(
         "the loss is no longer a number",
         now.result.failed,
-        "steps so large that the weights left the range of numbers",
+        "steps so large that the weights or the loss overflowed",
         "lower the learning rate ten times",
         now.name,
         _slower(now.name, 10),
