@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 10.2 · Discriminative learning rates: every block at its own pace
 #
-# **The question.** The head starts from nothing, the blocks below it know something. Should they
-# learn at different rates, and what does it buy: a better score, an easier choice of rate, or a
-# network that forgets less?
+# **The question.** The head starts from nothing; the blocks below it already know something. Should
+# they learn at different rates, and what does that bring: a better score, an easier choice of rate,
+# or a network that forgets less?
 #
-# **The promise.** In about a minute on two cores you give each block its own learning rate in plain
-# Keras, past a trap that leaves Adam unmoved; then with one word of `tlkeras`. You read off what
-# each block moved, and know what the technique is for, and what it is not for. *(Section 1.10 of
-# the course, no internet needed.)*
+# **The promise.** In about a minute on two cores you give each block its own learning rate, first
+# in plain Keras, avoiding a trap that has no effect on Adam, and then with one call to `tlkeras`.
+# You measure how far each block moved, and learn what the technique is good for and what it is not.
+# *(Section 1.10 of the course; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -23,19 +23,19 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The idea
 #
-# Two people share a kitchen garden. One has just moved in and changes everything; the other has
-# grown tomatoes there for years and changes a little, where it helps. The newcomer is the
+# Two people share a kitchen garden. One has just moved in and changes everything. The other has
+# grown tomatoes there for years and changes only a little, where it helps. The newcomer is the
 # **[head](glossary.md#head)**, with random weights; the other is the
 # **[backbone](glossary.md#backbone)**. One pace for both is either too slow for the first or too
 # rough for the second. **[Discriminative learning
-# rates](glossary.md#discriminative-learning-rates)** give each
-# **[block](glossary.md#block)** its own: high in the head, low in the backbone, lowest at its
-# bottom. The name, and the factor 1/2.6 from layer to layer, are ULMFiT's ([Howard and Ruder
-# 2018](https://arxiv.org/abs/1801.06146)).
+# rates](glossary.md#discriminative-learning-rates)** give each **[block](glossary.md#block)** its
+# own learning rate: high in the head, low in the backbone, lowest at its bottom. The name comes
+# from ULMFiT ([Howard and Ruder 2018](https://arxiv.org/abs/1801.06146)), and so does the factor of
+# 1/2.6 from each layer to the one below.
 #
-# As in [chapter 8.5](08_05_progressive_unfreezing.ipynb) the network reads printed letters, and its
-# new task is handwritten digits behind blinds, synthetic stripes that invert them. 300 labelled
-# pictures, of 10 kinds.
+# As in [chapter 8.5](08_05_progressive_unfreezing.ipynb), the network was trained on printed
+# letters. Its new task is handwritten digits behind blinds: synthetic stripes that invert parts of
+# the image. There are 300 labelled images of 10 classes.
 
 # %%
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -61,9 +61,9 @@ blocks
 # %% [markdown]
 # ## By hand: a trap, and what works
 #
-# `compile` takes one optimizer, with one learning rate; a list of two is refused. What comes to
-# mind first is to shrink the gradients of the backbone, say to a tenth. An optimizer gets all of
-# them in its method `apply`:
+# `compile` takes one optimizer with one learning rate; it does not accept a list of two. The first
+# idea that comes to mind is to shrink the gradients of the backbone, say to a tenth. All gradients
+# pass through the optimizer's `apply` method:
 
 
 # %%
@@ -83,10 +83,10 @@ class ShrunkAdam(keras.optimizers.Adam):
 
 
 # %% [markdown]
-# What works is an optimizer for each rate. Keras 3.15 has `MultiOptimizer`, which asks a function
-# which optimizer a variable belongs to. As a rule take **[layer-wise
-# decay](glossary.md#layer-wise-decay)**: the head learns at the full rate, every block further down
-# 0.3 times as fast as the one above. One number, whatever the network.
+# What works is one optimizer per rate. Keras 3.15 has `MultiOptimizer`, which calls a function to
+# find out which optimizer updates a variable. We set the rates by **[layer-wise
+# decay](glossary.md#layer-wise-decay)**: the head learns at the full rate, and each block below at
+# 0.3 times the rate of the block above it. This takes a single number, whatever the network.
 
 
 # %%
@@ -101,8 +101,8 @@ def by_block(learning_rate, decay=0.3):
 
 
 # %% [markdown]
-# One step with each, on the same batch from the same start. How far does the lowest block go,
-# against the plain optimizer?
+# Take one step with each, on the same batch and from the same weights. How far does the lowest
+# block move, compared with the plain optimizer?
 
 
 # %%
@@ -143,14 +143,14 @@ rows = [
 tlk.table(rows, ["one step", "way of the lowest block (% of plain)"], digits=0)
 
 # %% [markdown]
-# **Adam does not see shrunk gradients**: it divides every gradient by its own usual size, so a
-# tenth of all of them is the same step, and no message says so. A rate of its own does what it
-# should.
+# **Shrinking gradients has no effect on Adam.** Adam divides every gradient by its own typical
+# size, so gradients that are all a tenth as large give the same step, and no message says so. A
+# separate learning rate works as intended.
 #
 # ## The same with tlkeras
 #
-# `tlk.optimizers.discriminative` makes of a Keras optimizer one with a rate for each block: by
-# names of blocks, by roles (`bottom`, `middle`, `top`, `head`), or by a rule.
+# `tlk.optimizers.discriminative` turns a Keras optimizer into one with a rate for each block. You
+# give the rates by block name, by role (`bottom`, `middle`, `top`, `head`), or by a rule.
 
 # %% tags=["nbval-check-output"]
 decay = tlk.optimizers.layerwise_decay(0.3)
@@ -163,9 +163,9 @@ for rule in (roles, decay):
 tlk.table(rows, [block.name for block in blocks])
 
 # %% [markdown]
-# What is the difference, if Keras can do it? It stays *one* optimizer. Callbacks that turn the rate
-# (`ReduceLROnPlateau`, `LearningRateScheduler`) find one to turn, and a clip of the global norm
-# is of all gradients together.
+# If Keras can do this too, what is the difference? With `tlkeras` it stays *one* optimizer.
+# Callbacks that change the rate (`ReduceLROnPlateau`, `LearningRateScheduler`) find one rate to
+# change, and clipping by global norm covers all gradients together.
 
 # %% tags=["nbval-check-output"]
 one = tlk.optimizers.discriminative(keras.optimizers.Adam(1e-3), new_model(), decay)
@@ -177,8 +177,9 @@ tlk.table(rows, ["", "a callback can turn it", "way of the lowest block (%)"], d
 # %% [markdown]
 # ## The experiment: what does it buy?
 #
-# In a plan it is `tlk.Stage(..., rates=decay)`. Two runs of this draw, live: one rate, and rates
-# that decay from three times as much in the head.
+# In a plan you write `tlk.Stage(..., rates=decay)`. The next cell trains twice on this draw: once
+# with one rate, and once with rates that start three times as high in the head and decay from
+# there.
 
 # %%
 rows = []
@@ -192,11 +193,11 @@ header = ["a single draw", "digits (%)", *(f"{block.name} moved (%)" for block i
 tlk.table(rows, header)
 
 # %% [markdown]
-# Both read the digits, and they came there by different ways: at one rate every block moves by a
-# sixth to a quarter of its size, with decay the top as much, and the bottom hardly at all.
+# Both networks read the digits, but they got there differently. With one rate every block moves by
+# a sixth to a quarter of its size. With decay the top moves as much, and the bottom hardly at all.
 #
-# Three rules at six rates each, everything open from the first step, 160 steps, five
-# [draws](glossary.md#draw) (without blinds, further down, three to five):
+# Now three rules at six rates each. Every block is unfrozen from the first step, and each run takes
+# 160 steps, on five [draws](glossary.md#draw) (three to five for the digits without blinds, below):
 
 # %% tags=["plumbing"] alt="Line plot of balanced accuracy against the learning rate of the head, log axis. One rate: 79 % at 0.0001, 88 at 0.001, then down to chance, 10 %, at 0.01. Two rates and decay: below the head alone at 0.0001, about 89 at 0.003, 83 to 86 at 0.01, near chance at 0.03."
 RULES = ("one rate", "two rates", "decay")
@@ -211,9 +212,9 @@ title = "Rates by block shift the range that works\n(digits behind synthetic str
 tlk.plots.curves(curve, x="learning rate of the head", title=title, log=True, level=level)
 
 # %% [markdown]
-# **The range that works is hardly wider, it lies elsewhere.** Count the rates, of six, at which a
-# rule comes within five points of the best mean in the picture; and the same on digits without
-# blinds, near the letters:
+# **The range of rates that work is hardly wider; it lies elsewhere.** For each rule, count at how
+# many of the six rates it comes within five points of the best mean in the figure. The second
+# column shows the same for digits without blinds, which are close to the letters:
 
 # %% tags=["plumbing"]
 near = stored.where(target="digits")
@@ -232,15 +233,17 @@ rows.append(["decay", workable(far, "decay"), workable(near, "decay")])
 tlk.table(rows, ["rule", "behind blinds", "without blinds"])
 
 # %% [markdown]
-# Two rates either way behind blinds, three and four without (and there one rate may work below the
-# grid as well): one step at most, which is no reason to use the technique. What moves is the upper
-# end, to rates at which a new head is at ease: at 3e-3 behind blinds decay reads 89 %, one rate 44.
-# At 1e-3, Keras's own default, both work.
+# Behind blinds both rules work at two rates. Without blinds they work at three and four (and there
+# "one rate" may also work below the lowest rate we tried). That is a difference of one rate at
+# most, and no reason to use the technique. What moves is the upper end of the range, towards rates
+# that suit a new head: at 3e-3 behind blinds decay reaches 89 %, one rate only 44 %. At 1e-3, the
+# default in Keras, both work.
 #
 # ## What it is for: the old task
 #
-# What each rule keeps of the letters (measured as in chapter 8.5), beside what it reads. To be
-# fair, compare where as many *digits* are read:
+# The next table shows how much of the letters each rule keeps (measured as in [chapter
+# 8.5](08_05_progressive_unfreezing.ipynb)), next to its accuracy on the digits. For a fair
+# comparison, look at rows with about the same accuracy on *digits*:
 
 # %% tags=["nbval-check-output"]
 rows = []
@@ -253,16 +256,19 @@ header = ["behind blinds", "digits (%)", "letters kept (%)", *(f"{n} moved (%)" 
 tlk.table(rows, header, digits=0)
 
 # %% [markdown]
-# At as many digits (rows one and two) the letters kept are 49 instead of 29, and at the rates at
-# which each reads most (rows three and four) 28 instead of 3: 20 ± 2 and 25 ± 4 more (± is here the
-# standard error of the mean difference, in the same draws). The last three columns say why: with
-# decay the top moves as far, the two blocks below it an eighth to two fifths as far.
+# At about the same accuracy on digits (rows one and two), decay keeps 49 % of the letters, one rate
+# 29 %. At the rate where each rule reads the most digits (rows three and four), it is 28 % against
+# 3 %. These gains are 20 ± 2 and 25 ± 4 (s.e.) points, where s.e. is the standard error of the mean
+# difference over the same draws. The last three columns (1 is the lowest block, 3 the top) show
+# why: with decay the top moves as far as with one rate, but the two blocks below it move only an
+# eighth to two fifths as far.
 #
 # ## Where it does not help
 #
-# After the head has been trained alone, the blocks below get sensible errors from the first step,
-# and the reason for slowing them is half gone. The same two rules after 40 steps of the head
-# (order "head first" of chapter 8.5), again where about as many digits are read:
+# Once the head has been trained alone, the blocks below get sensible gradients from the first step,
+# and half of the reason for slowing them down is gone. Here are the same two rules after 40 steps
+# of training the head (the order "head first" in chapter 8.5), again at about the same accuracy on
+# digits:
 
 # %% tags=["nbval-check-output"]
 first = tlk.results("rates", target="blinds", order="head first")
@@ -274,14 +280,15 @@ for rule, rate in (("one rate", 3e-4), ("decay", 3e-3)):
 tlk.table(rows, ["behind blinds", "digits (%)", "letters kept (%)"], digits=0)
 
 # %% [markdown]
-# A tie in both columns. At 1e-3 decay keeps 57 letters, 12 ± 3 more than the first row, and reads
-# 85 digits, 1.5 ± 1.4 fewer (the figure of chapter 8.5). So of the 20 letters above about half are
-# left at best: who trains the head first has had most of what rates by block can give.
+# A tie in both columns. At 1e-3 decay keeps 57 % of the letters, 12 ± 3 (s.e.) points more than the
+# first row, and reads 85 % of the digits, 1.5 ± 1.4 (s.e.) points fewer (see the figure in chapter
+# 8.5). So at best about half of the 20 points above remain: training the head first already brings
+# most of what rates per block can bring.
 #
 # ## What it costs
 #
-# Nothing to speak of: a product for every variable at every step. But nothing is saved either, as
-# it is by freezing: a block at a hundredth of the rate costs as much as one at the full rate.
+# Almost nothing: one multiplication per variable at every step. But unlike freezing, it also saves
+# nothing: a block at a hundredth of the rate costs as much as one at the full rate.
 
 # %% [markdown]
 # ## Try it yourself
@@ -289,8 +296,9 @@ tlk.table(rows, ["behind blinds", "digits (%)", "letters kept (%)"], digits=0)
 # %% [markdown] tags=["question"]
 # ### Exercise 1: one optimizer too many
 #
-# `MultiOptimizer` is given a function. What if it makes a *new* `Adam` at each call, as the example
-# in Keras's documentation does? How many optimizers does a model of three blocks and a head get?
+# `MultiOptimizer` takes a function. What happens if the function makes a *new* `Adam` at each call,
+# as the example in the Keras documentation does? How many optimizers does a model with three blocks
+# and a head get?
 
 # %% [markdown] tags=["hint"]
 # Compile `new_model()` with `MultiOptimizer(careless)`, train one step (`train_on_batch`), and
@@ -314,15 +322,15 @@ for name, optimizer in (
 tlk.table(rows, ["function", "variables", "optimizers"])
 
 # %% [markdown] tags=["answer"]
-# One for every variable. It learns the same, for Adam treats each weight alone; but whoever wants
-# to change a rate has to change it in all of them, and a clip of the norm is of one variable only.
-# Make the optimizers first, and let the function choose.
+# One per variable. The model learns the same, because Adam treats each weight separately. But to
+# change a rate you would have to change it in all of them, and clipping by norm would look at only
+# one variable at a time. Create the optimizers first, and let the function choose among them.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: twelve blocks
 #
-# `layerwise_decay(0.3)` was made for three blocks below the head. What is the lowest block's rate
-# in a network with twelve, and which factor gives it the same rate as here?
+# We used `layerwise_decay(0.3)` with three blocks below the head. What is the lowest block's rate
+# in a network with twelve blocks, and which factor would give that block the same rate as here?
 
 # %% [markdown] tags=["hint"]
 # The lowest of `n` blocks below the head learns at `factor ** n`.
@@ -333,17 +341,18 @@ rows.append(["factor for twelve", f"{0.3 ** (3 / 12):.2f}"])
 tlk.table(rows, ["rule", "value"])
 
 # %% [markdown] tags=["answer"]
-# Half a millionth of the head's: frozen, but paid for. A factor belongs to a depth: 0.74 does for
-# twelve blocks what 0.3 does for three. (Howard and Ruder use 1/2.6 for three layers,
-# [ELECTRA](https://arxiv.org/abs/2003.10555) 0.8 for twelve.)
+# Half a millionth of the head's rate: as good as frozen, but at the full cost. The right factor
+# depends on the depth: 0.74 does for twelve blocks what 0.3 does for three. (Howard and Ruder use
+# 1/2.6 for three layers, [ELECTRA](https://arxiv.org/abs/2003.10555) uses 0.8 for twelve.)
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: one batch, two optimizers
 #
-# Would Lion, which moves by the *sign* of a running mean, notice shrunk gradients? And RMSprop?
+# Lion moves each weight by the *sign* of a running mean of its gradients. Do shrunk gradients have
+# an effect on Lion? And on RMSprop?
 
 # %% [markdown] tags=["hint"]
-# Write `class ShrunkLion(keras.optimizers.Lion)` as above and use `step`.
+# Write `class ShrunkLion(keras.optimizers.Lion)` in the same way as above, and use `step`.
 
 
 # %% tags=["answer"]
@@ -362,14 +371,16 @@ rows.append(["RMSprop", 100 * step(ShrunkRMSprop(1e-3)) / step(keras.optimizers.
 tlk.table(rows, ["gradients times 0.1", "way of the lowest block (% of plain)"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# Neither does. Lion takes the sign, RMSprop divides by a running size, as Adam does. Only plain SGD
-# (with or without momentum) goes a tenth of the way. Multiply the *rate*, not the gradient.
+# On neither. Lion takes the sign, and RMSprop divides by a running average of the gradient's size,
+# as Adam does. Only SGD (with or without momentum) moves a tenth as far. Scale the *rate*, not the
+# gradient.
 
 # %% [markdown]
 # ## What to remember
 #
-# - A rate for each block multiplies the step; shrinking gradients does nothing under Adam.
-# - It makes the choice of a rate no easier; it lets a network keep more of what it knew.
-# - Train the head first: after that it adds little to one small rate.
+# - A learning rate per block scales the step; shrinking gradients does nothing with Adam.
+# - Rates per block do not make it easier to choose a rate, but the network keeps more of what it
+#   knew.
+# - Train the head first: after that, rates per block add little to one small rate.
 #
-# **Then:** rates that change as training goes on, [chapter 10.4](10_4_layerwise_schedules.ipynb).
+# **Then:** rates that change during training, [chapter 10.4](10_4_layerwise_schedules.ipynb).
