@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 10.3 · Domain-adaptive pretraining: learn the look first
 #
-# **The question.** You have thousands of pictures of your own domain and labels for a few of them.
-# Is it worth the time to let the network look at all of them first, without labels?
+# **The question.** You have thousands of images from your own domain and labels for only a few of
+# them. Is it worth the time to train the network on all of them first, without labels?
 #
-# **The promise.** In about a minute on two cores you write the loss of contrastive learning, in
-# plain Keras; you let a network that knows ImageNet go on learning from unlabelled pictures, and
-# you can check, with the controls that papers often leave out, whether that was better than
-# spending the same time otherwise. *(Section 1.10 of the course; no internet needed.)*
+# **The promise.** In about a minute on two cores you write the loss of contrastive learning in
+# plain Keras and continue training an ImageNet network on unlabelled images. You can then check,
+# with the controls that papers often leave out, whether that was better than spending the same time
+# otherwise. *(Section 1.10 of the course; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -25,20 +25,22 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The idea
 #
-# Before you start work in a foreign town, you spend a week walking through it, without a map or a
-# guide. Nobody tells you what the houses are. But you notice that one and the same house looks
-# different in the morning, in rain, and from behind, and you learn what to look past.
+# Before you start a job in an unfamiliar town, you spend a week walking through it without a map or
+# a guide. Nobody tells you what the houses are. But you notice that the same house looks different
+# in the morning, in the rain and from behind, and you learn which differences to ignore.
 #
-# **[Self-supervised](glossary.md#self-supervised)** learning makes an exercise of that: two
-# pictures are to get similar [features](glossary.md#feature) if they show the same thing, and
-# different ones if they do not. Which show the same is known without any label: two random changes
-# of one picture (its **[views](glossary.md#view)**), or two pictures of one patient's spot, taken
-# at two visits. **Domain-adaptive pretraining** does this on the *target's* pictures, starting from
-# ImageNet, before [fine-tuning](glossary.md#fine-tuning). It is for fields where pictures are many
-# and labels dear, X-rays for one. (In [chapter 8.8](08_08_self_supervised.ipynb) the network starts
-# from nothing.)
+# **[Self-supervised](glossary.md#self-supervised)** learning turns this into an exercise: two
+# images should get similar [features](glossary.md#feature) if they show the same thing, and
+# different features if they do not. No label is needed to know which images show the same thing.
+# They can be two random changes of one image (its **[views](glossary.md#view)**), or two images of
+# the same spot on a patient, taken at two visits. **Domain-adaptive pretraining** does this on
+# images of the *target*, starting from ImageNet weights, before
+# [fine-tuning](glossary.md#fine-tuning). It is meant for fields such as X-rays, where images are
+# plentiful and labels expensive. (In [chapter 8.8](08_08_self_supervised.ipynb) the network starts
+# from random weights.)
 #
-# The lesions here are **synthetic, of no medical validity**. 3,600 pictures have no label.
+# The lesions here are **synthetic and have no medical validity**. We use 3,600 images without
+# labels.
 
 # %%
 task = tlk.load_task(setting.task, image_size=setting.image_size)
@@ -65,9 +67,9 @@ tlk.plots.strips(rows, columns=5, title="Two ways to see the same again (synthet
 # %% [markdown]
 # ## By hand: contrastive learning on top of ImageNet
 #
-# To save time, the lower and middle blocks stay [frozen](glossary.md#freeze), and what they put out
-# is stored once: of two views of each of 1,200 pictures, all of lesions that were photographed more
-# than once. The top learns.
+# To save time, the lower and middle blocks stay [frozen](glossary.md#freeze), and only the top
+# block learns. The outputs of the frozen blocks are computed once, for two views of each of 1,200
+# images. All of these show lesions of which there are several images.
 # [BatchNorm](glossary.md#batchnorm) keeps its statistics, as in [chapter 6](06_unfreezing.ipynb).
 
 # %%
@@ -92,12 +94,12 @@ some = again[np.argsort(lesion[again], kind="stable")][:1200]
 first, second = (lower(change(pictures[some], training=True)) for _ in range(2))
 
 # %% [markdown]
-# Each view becomes a short vector: the features, averaged over place, through two Dense layers that
-# are thrown away afterwards (the *projection*). The **loss** is a quiz ([Chen and others
-# 2020](https://arxiv.org/abs/2002.05709), SimCLR). Shown is one view, and the second views of all
-# 48 pictures of the batch: which of them is the partner? The network answers with cosines, divided
-# by a [temperature](glossary.md#temperature), and the cross-entropy is that of any classifier with
-# 48 classes.
+# Each view becomes a short vector: its features are averaged over the image and passed through two
+# Dense layers (the *projection*), which are discarded after pretraining. The **loss** works like a
+# quiz ([Chen and others 2020](https://arxiv.org/abs/2002.05709), SimCLR). Given the first view of
+# one image and the second views of all 48 images in the batch, which of the 48 is its partner? The
+# answer is a vector of cosine similarities divided by a [temperature](glossary.md#temperature), and
+# the loss is the usual cross-entropy of a classifier with 48 classes.
 
 
 # %%
@@ -126,8 +128,8 @@ rows = [[number + 1, loss] for number, loss in enumerate(history.history["loss"]
 tlk.table(rows, ["epoch", "loss of the quiz"])
 
 # %% [markdown]
-# By chance it would be the logarithm of 48, which is 3.9. Has that taught anything of use? Take
-# five labels of each kind and a [linear probe](glossary.md#linear-probe), before and after.
+# Guessing would give the logarithm of 48, which is 3.9. Has the network learned anything useful? We
+# fit a [linear probe](glossary.md#linear-probe) on five labels per class, before and after.
 
 
 # %%
@@ -152,11 +154,11 @@ found["ImageNet alone"] = probe()
 # %% [markdown]
 # ## The same with the library: pictures of one lesion
 #
-# `contrastive.SimCLR` is such a model; if it is given a layer that changes pictures, it makes the
-# views itself, and it watches for [collapse](glossary.md#collapse). `contrastive.Pairs` draws two
-# pictures of one thing. For an archive knows more than single pictures: it knows which show the
-# same lesion. (A caveat: two pictures of one lesion have the same class, so this says something
-# about classes, only not which.)
+# `contrastive.SimCLR` is such a model. Given a layer that changes images, it makes the views
+# itself, and it monitors [collapse](glossary.md#collapse). `contrastive.Pairs` draws two images of
+# the same thing: an image archive also knows which of its images show the same lesion. (A caveat:
+# two images of one lesion have the same class, so the pairs carry some information about classes,
+# though they do not say which class it is.)
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -171,24 +173,25 @@ rows = [[name, *values] for name, values in history.history.items()]
 tlk.table(rows, ["", "epoch 1", "epoch 2"], digits=2)
 
 # %% [markdown]
-# *partners* is the mean cosine of two pictures of one lesion, *others* that of any two: the first
-# shall rise, the second must not. And the probe?
+# *partners* is the mean cosine of two images of one lesion and should rise. *others* is that of any
+# two images and must not rise. What does the probe say?
 
 # %%
 tlk.table(list(found.items()), ["five labels a kind, one draw", "balanced accuracy, %"])
 
 # %% [markdown]
-# In this run both help. It is too small to judge by: 1,200 pictures, two passes, five labels, a
-# single draw. So:
+# In this run both kinds of pretraining help. But the run is too small to draw conclusions from:
+# 1,200 images, two epochs, five labels per class, a single draw. So we turn to stored results.
 #
 # ## The experiment: is it worth its time?
 #
-# Stored are three runs, each with its own pretraining on pairs from all 3,600 pictures (60 steps,
-# 16 seconds of one core) and its own [draw](glossary.md#draw) of labels. Then top and a new head
-# are fine-tuned on the labels, 40 steps, at the rate that was best for ImageNet. **Three
-# controls**: fine-tuning at once; fine-tuning at once for 220 steps, so that as many pictures go
-# through the network as in pretraining and tuning together; and pretraining on *random pairs*,
-# which is as much training and teaches nothing true. And 220 steps after the pretraining, too.
+# We stored three runs, each with its own pretraining on pairs from all 3,600 images (60 steps, 16
+# seconds on one core) and its own [draw](glossary.md#draw) of labels. After pretraining, the top
+# block and a new head are fine-tuned on the labels for 40 steps, at the learning rate that was best
+# without pretraining. There are **three controls**: fine-tuning at once, without pretraining;
+# fine-tuning at once for 220 steps, so that as many images pass through the network as in
+# pretraining and fine-tuning together; and pretraining on *random pairs*, which is as much training
+# but teaches nothing true. We also ran pretraining followed by 220 steps of fine-tuning.
 
 # %% tags=["plumbing"]
 tuned = tlk.results("pretraining", part="tune")
@@ -216,20 +219,21 @@ for label in gained:
 tlk.table(gained, "points gained over fine-tuning at once", note=tuned.note)
 
 # %% [markdown]
-# **With five labels** pairs of one lesion help, in each of three draws: by 1 to 10 points after 40
-# steps, and by 4 to 6 where both take 220. More steps alone bring less than a point, and views
-# nothing. **With thirty labels** the pretraining is 3 to 13 points ahead after 40 steps: a fine
-# result for a report, if the control were missing. As many pictures spent on *fine-tuning* are
-# worth 12 to 25 points, and after 220 steps pretraining is a tie with none (1 ± 2 points). So there
-# it saved steps, not labels.
+# **With five labels per class**, pairs of one lesion help in each of three draws: by 1 to 10 points
+# after 40 steps, and by 4 to 6 points if both take 220 steps. More steps alone bring less than a
+# point, and views bring nothing. **With thirty labels per class**, pretraining on pairs is 3 to 13
+# points ahead after 40 steps. Without the control, that would be a fine result to report. But
+# spending as many images on *fine-tuning* gains 12 to 25 points, and when both take 220 steps,
+# pretraining ties with no pretraining (1 ± 2 points). So here it saved steps, not labels.
 #
-# (40 steps from a random head at one rate are hardly the best fine-tuning; [chapter
-# 6](06_unfreezing.ipynb) starts with the head. With 30 labels one of the three draws at once lies
-# 13 points below the others.)
+# (40 steps from a random head at one learning rate are hardly the best way to fine-tune; [chapter
+# 6](06_unfreezing.ipynb) trains the head first. With 30 labels per class, one of the three draws of
+# "at once" is 13 points below the other two.)
 #
 # ## Where it fails, and what is cheaper
 #
-# **What the pairs say is learned.** The library's watch shows what random pairs do:
+# **The network learns whatever the pairs have in common.** The values that the library monitors
+# show what random pairs do:
 
 # %% tags=["plumbing", "nbval-check-output"]
 watched = tlk.results("pretraining", part="pretrain", rate=0.001)
@@ -245,12 +249,14 @@ for name in ("views", "lesion pairs", "random pairs"):
 tlk.table(rows, ["pretrained on", *columns.values()], digits=2)
 
 # %% [markdown]
-# Random partners have nothing in common, so the quiz cannot be answered, and the network gives up:
-# it says the same of every picture ([collapse](glossary.md#collapse)). Look at *others* first.
+# Random partners have nothing in common, so the quiz cannot be solved, and the network gives up:
+# its output is the same for every image ([collapse](glossary.md#collapse)). So look at *cosine of
+# others* first.
 #
-# **A closed form does the same.** [Chapter 4](04_strategies.ipynb) divided features by how they
-# scatter within a lesion (**whitening**). That is also learning from pairs of one lesion, without a
-# step of training. The same labels, a linear probe on frozen features:
+# **A closed-form method does the same.** [Chapter 4](04_strategies.ipynb) divided the features by
+# how much they vary within a lesion (**whitening**). This also learns from images of the same
+# lesion, but without any training steps. Here is a linear probe on frozen features, with the same
+# labels:
 
 # %% tags=["plumbing", "nbval-check-output"]
 probed = tlk.results("pretraining", part="probe")
@@ -269,39 +275,40 @@ for name, method, depth in (
 tlk.table(rows, "probe (%), labels a class", digits=0)
 
 # %% [markdown]
-# The middle blocks are frozen, so pretraining did not touch them. Above them, pairs of one lesion
-# are worth 11 points at five labels, 10 at ten and 1 at thirty, where it is a tie. Views: 4 ± 4, 1
-# ± 2 and **-6** ± 4; random pairs take 1, 4 and 11. But whitening the *middle* features, which
-# takes a matrix root, reaches 53, 58 and 68 %: a tie with pretraining at five and ten labels, and
-# at thirty ahead of it in two draws of three. By random pairs it takes 2 to 3 points, so here, too,
-# it is the lesions that help.
+# The middle blocks are frozen, so pretraining did not change them. In the last block, above them,
+# pairs of one lesion gain 11 points at five labels per class, 10 at ten, and 1 at thirty, which is
+# a tie. Views gain 4 ± 4, 1 ± 2 and **-6** ± 4 points. Random pairs lose 1, 4 and 11. But whitening
+# the *middle* features, which takes only the root of a matrix, reaches 53, 58 and 68 %. That ties
+# with pretraining at five and ten labels and is ahead of it at thirty in two draws of three.
+# Whitening by random pairs loses 2 to 3 points, so here too it is the lesions that help.
 #
-# A likely reason, not measured: both learn to look past whatever differs *between two pictures of
-# one lesion*, light, angle, hairs. Whitening does only that. SimCLR moves 2.7 million weights to do
-# it, with a few thousand pictures, and forgets other things that ImageNet knew. And views teach to
-# look past flips, zooms and brightness, to which a network from ImageNet is nearly blind already,
-# and not past hairs, which no view of ours moves.
+# A likely reason, which we did not measure: both methods learn to ignore whatever differs *between
+# two images of one lesion*, such as light, angle and hairs. Whitening does only that. SimCLR
+# changes 2.7 million weights to do it, with a few thousand images, and forgets other things learned
+# from ImageNet. Views teach the network to ignore flips, zooms and brightness, which a network from
+# ImageNet nearly ignores already. They do not teach it to ignore hairs, because no view moves them.
 #
 # ## What it costs
 #
-# Of one core pretraining took 16 seconds, 40 steps of fine-tuning 6, and 220 steps 27. (As many
-# pictures as both together, but in smaller batches.) Two views of 3,600 pictures through the frozen
-# blocks come on top. To fit a probe takes less than two seconds, and whitening is one root of a
-# matrix of 112 by 112 before it. 2.7 million numbers learn in pretraining and tuning, and AdamW
-# remembers two for each; of the probe 8,967 in the last block and 791 in the middle. The stored
-# outputs are 1,792 numbers a view.
+# On one core, pretraining took 16 seconds, 40 steps of fine-tuning 6 seconds, and 220 steps 27.
+# (The 220 steps see as many images as pretraining and 40 steps together, but in smaller batches.)
+# Passing two views of 3,600 images through the frozen blocks comes on top. Fitting a probe takes
+# less than two seconds; whitening needs the root of one 112 by 112 matrix before that. Pretraining
+# and fine-tuning train 2.7 million parameters, and AdamW stores two numbers for each. The probe has
+# 8,967 parameters on the last block and 791 on the middle blocks. The stored outputs take 1,792
+# numbers per view.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: what does a view keep?
 #
-# Which of these changes would you not make to a
-# picture of a lesion, and why: a flip, another colour, a crop of a tenth of the picture, a blur?
+# Which of these changes should you not make to an image of a lesion, and why: a flip, another
+# colour, a crop of a tenth of the image, a blur?
 
 # %% [markdown] tags=["hint"]
-# What the two views do not share, the network learns to ignore. Ask how far a change moves the
-# features: the mean cosine before and after, of 200 pictures.
+# The network learns to ignore whatever the two views do not share. To see how far a change moves
+# the features, compute the mean cosine between features before and after it, over 200 images.
 
 # %% tags=["answer"]
 changes = {
@@ -319,19 +326,19 @@ for name, x, size in zip(changes, after, length[1:], strict=True):
 tlk.table(rows, ["ImageNet's features", "mean cosine with those before"], digits=2)
 
 # %% [markdown] tags=["answer"]
-# Not the colour: brown or blue is much of what tells these kinds apart, and a network that must
-# find a blue spot's partner among brown ones learns to look past it. Nor a crop of a tenth, in
-# which no lesion may be left. A flip is harmless, and moves the features least, so it also teaches
-# least; a blur is what a camera does, too.
+# Do not change the colour: brown or blue is much of what tells these classes apart, and a network
+# that has to match a blue spot with a recoloured view of it learns to ignore colour. Do not crop to
+# a tenth either: there may be no lesion left in the crop. A flip is harmless; it moves the features
+# least, so it also teaches least. A blur is fine, because cameras blur too.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: how much of the archive has a partner?
 #
-# Pairs of one lesion need lesions with several pictures. How many of the 3,600 pictures have a
-# partner at all?
+# Pairs of one lesion need lesions with several images. How many of the 3,600 images have a partner
+# at all?
 
 # %% [markdown] tags=["hint"]
-# `np.unique(lesion, return_inverse=True, return_counts=True)`.
+# Use `np.unique(lesion, return_inverse=True, return_counts=True)`.
 
 # %% tags=["answer"]
 _, place, count = np.unique(lesion, return_inverse=True, return_counts=True)
@@ -339,16 +346,16 @@ tlk.table([[len(count), int(np.sum(count[place] > 1)), len(lesion)]],
           ["lesions", "pictures with a partner", "pictures"])  # fmt: skip
 
 # %% [markdown] tags=["answer"]
-# 2,556 of 3,600; the others are their own partner and teach what views teach. An archive in which
-# every lesion was seen once has only views to offer.
+# 2,556 of 3,600. The others are their own partner and teach what views teach. An archive with only
+# one image of each lesion has only views to offer.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Pretraining on your own pictures has to beat the same time spent otherwise. Always run
-#   fine-tuning with as many more steps, and pretraining on random pairs.
-# - What counts is what the pairs have in common: where labels were few, pictures of one thing taught
-#   much and views of one picture next to nothing; random pairs ruin the network.
-# - Before you pretrain, whiten: the same pairs, a closed form, no step of training.
+# - Pretraining on your own images has to beat spending the same time on fine-tuning. Always run two
+#   controls: fine-tuning with correspondingly more steps, and pretraining on random pairs.
+# - What counts is what the pairs have in common. With few labels, pairs of images of the same thing
+#   taught much, and views of one image next to nothing. Random pairs ruin the network.
+# - Before you pretrain, try whitening: it uses the same pairs in closed form, without any training.
 #
-# **Then:** each block at its own rate and time, [chapter 10.4](10_4_layerwise_schedules.ipynb).
+# **Then:** a learning rate schedule for each block, [chapter 10.4](10_4_layerwise_schedules.ipynb).
