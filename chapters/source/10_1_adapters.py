@@ -330,8 +330,9 @@ except ValueError as error:
 #   *yourself* (`enable_lora` does not), and compile again.
 # - It saves optimizer memory and disk space per task, but little time, because the gradient still
 #   passes through the whole network.
-# - Where the head alone does well, an adapter adds little. Where it did not, adapters in *all* blocks
-#   beat training the last block, at a higher learning rate than suited the network's own weights.
+# - Where the head alone does well, an adapter adds little. Where it did not, adapters in *all*
+#   blocks beat training the last block, at a higher learning rate than suited the network's own
+#   weights.
 #
 # **Then:** a learning rate for each block instead, [chapter
 # 10.2](10_2_discriminative_learning_rates.ipynb).
