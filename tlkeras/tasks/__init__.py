@@ -1,7 +1,7 @@
 """Tasks: labelled images with a fixed training, validation and test split.
 
-`load_task` (in `load`) is the way in. Importing this makes the builders under `data/tasks/` known
-to TFDS:
+`load_task` (in `load`) loads them. Importing this package registers the builders under
+`data/tasks/` with TFDS:
 
     import tensorflow_datasets as tfds
     import tlkeras.tasks

@@ -1,13 +1,13 @@
 """The TFDS builders under `data/tasks/`: found, prepared once, and read into memory.
 
-Importing this module makes them known to TFDS. Beside what TFDS asks of it, a builder may have
-these class attributes:
+Importing this module registers them with TFDS. In addition to what TFDS requires, a builder can
+have these class attributes:
 
-    SLOW     why its preparation takes a while; said on standard error before it begins
-    NOTE     what a reader must know about the data, such as "Synthetic"; in every title
-    DOMAINS  {domain: configuration}: the same classes seen otherwise; the first is the default
+    SLOW     why its preparation takes a while; printed to standard error before it begins
+    NOTE     what a reader must know about the data, such as "Synthetic"; shown in every title
+    DOMAINS  {domain: configuration}: other views of the same classes; the first is the default
     START    the network to start from, if not the one for photographs
-    GROUP    the feature (a patient, say) whose values are in one split only
+    GROUP    a feature, such as the patient, none of whose values occurs in two splits
 """
 
 import importlib.util
@@ -28,25 +28,25 @@ from tlkeras.utils.lock import lock
 
 
 def names() -> list[str]:
-    """Names of the tasks that come with tlkeras."""
+    """Return the names of the tasks that come with tlkeras."""
     return [folder.name for folder in paths.tasks()]
 
 
 def builder_class(name: str) -> type[tfds.core.DatasetBuilder]:
-    """The builder of a task."""
+    """Return the builder class of a task."""
     return importlib.import_module(f"tlkeras_tasks.{name}.{name}_dataset_builder").Builder
 
 
 def load(name: str, domain: str | None, cache: Path) -> Contents:
-    """A task that comes with tlkeras, prepared if it is not yet.
+    """Load a task that comes with tlkeras, and prepare it first if necessary.
 
     Args:
-        name: the task, with `/configuration` after it or not.
-        domain: one of the builder's DOMAINS; None: the first, if there are any.
-        cache: where prepared tasks are kept.
+        name: the task, optionally followed by `/configuration`.
+        domain: one of the builder's DOMAINS. None: the first, if there are any.
+        cache: the folder for prepared tasks.
 
     Raises:
-        ValueError: no such configuration or domain, or both given.
+        ValueError: the configuration or domain does not exist, or both are given.
     """
     name, _, config = name.partition("/")
     made_by = builder_class(name)
@@ -69,7 +69,7 @@ def load(name: str, domain: str | None, cache: Path) -> Contents:
 
 
 def refuse_domain(name: str, domain: str | None) -> None:
-    """Raises ValueError if a domain was asked of what has none."""
+    """Raise ValueError if a domain is given for something that has no domains."""
     if domain is not None:
         raise ValueError(f"{name} has no domains: leave domain={domain!r} out.")
 
@@ -77,7 +77,7 @@ def refuse_domain(name: str, domain: str | None) -> None:
 def _choose(
     made_by: type[tfds.core.DatasetBuilder], name: str, config: str, domain: str | None
 ) -> tuple[str, str | None]:
-    """The configuration ("" for the default) and the domain."""
+    """Return the configuration ("" for the default) and the domain."""
     domains, configs = getattr(made_by, "DOMAINS", {}), list(made_by.builder_configs)
     if config and config not in configs:
         raise ValueError(f"{name} has the configurations {configs}, not {config!r}.")
@@ -98,7 +98,7 @@ def _choose(
 
 
 def _read(builder: tfds.core.DatasetBuilder, split: str) -> dict[str, np.ndarray]:
-    """Every feature of a split, images and labels first; text as str, class labels as int32."""
+    """Read all features of a split, images and labels first; text as str, class labels as int32."""
     stored = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
     features = builder.info.features
     arrays = {}
@@ -119,18 +119,18 @@ def prepared(
     slow: str | None = None,
     **options: Any,
 ) -> tfds.core.DatasetBuilder:
-    """A builder whose files are there, generated if need be.
+    """Return a builder whose files exist; generate them if necessary.
 
-    Once: other processes wait, and a kill leaves nothing half done. TFDS writes to a folder of
-    its own and renames it at the end; what killed processes left behind is removed here, where
-    no other process can be writing.
+    Only one process does so; others wait. Nothing half done remains if it is killed: TFDS writes to
+    a temporary folder and renames it at the end, and leftovers of killed processes are removed
+    here, while no other process can be writing.
 
     Args:
-        open_builder: makes the builder anew, so that it sees what is there by then.
+        open_builder: makes a new builder, which sees the files that exist by then.
         cache: folder for the lock.
-        name: the task's, for the lock and for messages.
-        slow: why it takes a while; None: the builder's SLOW.
-        options: for `download_and_prepare`.
+        name: name of the task, for the lock and for messages.
+        slow: why it takes a while. None: the builder's SLOW.
+        options: passed to `download_and_prepare`.
     """
     builder = open_builder()
     if builder.data_path.exists():
@@ -146,11 +146,11 @@ def prepared(
             print(f"Preparing {name} in {cache}, once: {reason}.", file=sys.stderr)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             builder.download_and_prepare(**options)
-    return open_builder()  # reads what is there now
+    return open_builder()  # reads the files that exist now
 
 
 def _register() -> None:
-    """Makes `data/tasks/` the package `tlkeras_tasks`, wherever it is, and its builders known."""
+    """Make `data/tasks/`, wherever it is, the package `tlkeras_tasks`; register its builders."""
     root = paths.data_root() / "tasks"
     spec = importlib.util.spec_from_file_location(
         "tlkeras_tasks", root / "__init__.py", submodule_search_locations=[str(root)]

@@ -1,4 +1,4 @@
-"""What a task is made of: each way of loading one ends here, and `load_task` makes a Task of it."""
+"""The contents of a task: every loader returns them, and `load_task` turns them into a Task."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,18 +7,18 @@ import numpy as np
 
 SPLITS = ("train", "validation", "test")
 MEMORY_LIMIT = 4 * 2**30  # bytes
-PHOTOGRAPHS = "efficientnet_lite0"  # the network to start from when a task has them
+PHOTOGRAPHS = "efficientnet_lite0"  # the network to start from if the images are photographs
 CLASS, LABELS, NUMBER = "class", "labels", "number"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a task is made of.
+    """The contents of a task.
 
     Attributes:
-        splits: for each split its features, arrays of one length: "image", uint8 (n, height,
-            width, 3); "label", int32 (n,); and whatever else the builder has. Images may be
-            `decoding.OnDisk`.
+        splits: the features of each split, arrays of equal length: "image", uint8 (n, height,
+            width, 3); "label", int32 (n,) if `kind` is "class"; and any other feature of the
+            builder. Images can be `decoding.OnDisk`.
         classes, card, report, note, domain, group, kind, white, start: as in `Task`.
     """
 
@@ -35,9 +35,9 @@ class Contents:
 
 
 def keep(found: Contents, count: int, seed: int) -> None:
-    """Leaves `count` training examples of each class, drawn by `seed`, in the order they had.
+    """Keep only `count` training examples of each class, drawn by `seed`, in their old order.
 
-    Raises ValueError if a class has fewer, or an image has not one class.
+    Raises ValueError if a class has fewer, or if the labels are not one class per image.
     """
     if found.kind != CLASS:
         raise ValueError(
@@ -62,7 +62,10 @@ def keep(found: Contents, count: int, seed: int) -> None:
 
 
 def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of what was given as that or as pixels a side. Raises ValueError for less."""
+    """Return (height, width) for a pair or for one number, the pixels per side.
+
+    Raises ValueError for anything else, or for a size that is not positive.
+    """
     pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise ValueError(
@@ -72,7 +75,7 @@ def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def refuse_large(count: int, size: tuple[int, int]) -> None:
-    """Raises ValueError if so many images of (height, width) take too much memory."""
+    """Raise ValueError if `count` images of this (height, width) need too much memory."""
     if count * size[0] * size[1] * 3 > MEMORY_LIMIT:
         raise ValueError(
             f"{count:,} images of {size[0]}x{size[1]} take more than "

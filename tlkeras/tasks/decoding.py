@@ -1,7 +1,7 @@
-"""Many pictures, read in parallel and once: into memory, or into a file where they are too many.
+"""Decodes many images in parallel, into memory or, if they are too large for it, into a file.
 
-Pillow in threads reads JPEGs as fast as TensorFlow does, and knows more formats. What costs is
-decoding, so it is done once, not once an epoch: training then reads pixels.
+Pillow in threads reads JPEGs as fast as TensorFlow does, and supports more formats. Decoding is the
+expensive part, so it is done once rather than once per epoch: training then reads pixels.
 """
 
 import hashlib
@@ -23,12 +23,14 @@ Made = TypeVar("Made")
 
 
 class OnDisk:
-    """uint8 images (n, height, width, 3) in a file, indexed like an array: reads what is asked for.
+    """uint8 images (n, height, width, 3) in a file, indexed like an array and read on demand.
 
-    The file has no name and goes with the process, however that ends.
+    The file has no name and disappears when the process ends, however it ends.
 
     Args:
-        count: how many. size: (height, width) of each. folder: where there is room.
+        count: number of images.
+        size: (height, width) of each image.
+        folder: a folder with enough free space.
     """
 
     ndim, dtype = 4, np.dtype("uint8")
@@ -64,7 +66,7 @@ class OnDisk:
         return found.reshape(*chosen.shape, *self._one)
 
     def take(self, rows: Sequence[int] | np.ndarray, axis: int = 0) -> "OnDisk":
-        """The images in these rows, in the same file."""
+        """Return the images in these rows; they stay in the same file."""
         taken = object.__new__(OnDisk)
         vars(taken).update(vars(self) | {"_rows": self._rows[rows]})
         return taken
@@ -80,14 +82,16 @@ def read(
     folder: Path | None = None,
     verbose: int = 1,
 ) -> tuple[Images, list[bytes], list[str]]:
-    """Reads pictures.
+    """Read image files.
 
     Args:
-        paths: of the pictures. size, white: as `pictures.decode` takes them.
-        folder: for a file, instead of memory. verbose: 0 shows no progress.
+        paths: paths of the files.
+        size, white: as in `pictures.decode`.
+        folder: where to put a file with the pixels. None: keep them in memory.
+        verbose: 0 shows no progress.
 
     Returns:
-        The images; of each the hash of its pixels; and of each its problem, or "".
+        The images; the hash of the pixels of each; and the problem with each, or "".
 
     Raises OSError if the disk is full.
     """
@@ -100,7 +104,7 @@ def read(
             image = pictures.decode(paths[place], size, white)
         except ValueError as error:
             return b"", str(error)
-        images[place] = image  # here, so that what waits to be stored does not pile up
+        images[place] = image  # stored here, so that decoded images do not pile up
         return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest(), ""
 
     found = in_parallel(one, range(len(paths)), "decoding", verbose)
@@ -110,7 +114,7 @@ def read(
 def in_parallel(
     work: Callable[[Given], Made], items: Sequence[Given], what: str, verbose: int = 1
 ) -> list[Made]:
-    """What `work` makes of each item, in order; with a bar in a terminal where it takes longer."""
+    """Return `work` of each item, in order; a terminal shows a progress bar if it takes longer."""
     return thread_map(
         work, items, tqdm_class=tqdm, desc=what, unit=" images", delay=1, leave=False,
         disable=None if verbose else True,

@@ -1,11 +1,11 @@
-"""The files of a folder of pictures: which are pictures, of which class and of which split.
+"""Finds the images in a folder, and the class and the split of each.
 
     photos/cat/*.jpg                  a folder for each class, with any folders below it
     photos/Training/cat/*.jpg ...     the same in each split, by any usual name, in any case
     photos/testing/cat/*.jpg ...
 
-Links are followed, but not in circles. What systems and programs leave behind (`.DS_Store`,
-`Thumbs.db`, `__MACOSX`, ...) is passed over, and counted.
+Links are followed, but not in circles. Files that systems and programs leave behind (`.DS_Store`,
+`Thumbs.db`, `__MACOSX`, ...) are skipped and counted.
 """
 
 import os
@@ -39,7 +39,7 @@ CLASSES = "expected two or more folders, one for each class, with its images in 
 
 @dataclass
 class Passed:
-    """What below a folder was passed over."""
+    """The files and folders below `root` that were skipped."""
 
     root: Path
     system: set[Path] = field(default_factory=set)
@@ -48,7 +48,7 @@ class Passed:
     unused: set[Path] = field(default_factory=set)
 
     def report(self) -> list[str]:
-        """A line for each kind, with names."""
+        """Return one line for each reason, with names."""
         lines = {
             f"left out {len(self.others)} files that are no images ({KINDS}) or are outside the "
             "class folders": self.others,
@@ -65,7 +65,7 @@ class Passed:
 
 
 def split_named(name: str) -> str | None:
-    """Which split a folder or a cell of that name stands for: "train", "validation" or "test".
+    """Return the split that this name of a folder or cell stands for, or None.
 
     >>> [split_named(name) for name in ("Training", "VAL", "test_set", "train2017", "trains")]
     ['train', 'validation', 'test', 'train', None]
@@ -76,11 +76,11 @@ def split_named(name: str) -> str | None:
 
 
 def layout(folder: Path, passed: Passed) -> tuple[dict[str, Path], list[str]]:
-    """Which folder holds the classes of which split, and lines on what has no labels.
+    """Return the folder with the classes of each split, and lines on folders without labels.
 
-    {"train": folder} where nothing is split.
+    The result is {"train": folder} if there are no splits.
 
-    Raises ValueError where it is not clear what the folders are.
+    Raises ValueError if it is not clear what the folders are.
     """
     inside, loose = scan(folder, passed)
     named = {place: split for place in inside if (split := split_named(place.name))}
@@ -111,14 +111,14 @@ def layout(folder: Path, passed: Passed) -> tuple[dict[str, Path], list[str]]:
 
 
 def _is_class(named: dict[Path, str], inside: list[Path]) -> bool:
-    """One folder `train` of pictures among others is a vehicle."""
+    """True if a folder `train` of images among others is a class (the vehicle), not a split."""
     return len(inside) > 1 and [place.name.casefold() for place in named] == ["train"]
 
 
 def class_names(place: Path, passed: Passed) -> list[str]:
-    """Names of the classes, in one spelling of their accents, in alphabetical order.
+    """Return the names of the classes in alphabetical order, with accents normalised (NFC).
 
-    Raises ValueError where there are fewer than two.
+    Raises ValueError if there are fewer than two.
     """
     inside, loose = scan(place, passed)
     if len(inside) >= 2:
@@ -133,9 +133,9 @@ def class_names(place: Path, passed: Passed) -> list[str]:
 
 
 def by_class(place: Path, names: list[str], passed: Passed) -> list[tuple[Path, int]]:
-    """Every picture below a folder with one folder a class, and the number of its class.
+    """Return every image below a folder with one folder per class, and the index of its class.
 
-    Raises ValueError if a class has none.
+    Raises ValueError if a class has no images.
     """
     inside, loose = scan(place, passed)
     passed.others |= set(loose)
@@ -152,11 +152,11 @@ def by_class(place: Path, names: list[str], passed: Passed) -> list[tuple[Path, 
 
 
 def pictures(folder: Path, passed: Passed) -> list[Path]:
-    """Every picture below a folder, in order; a folder that is linked from several, once."""
+    """Return every image below a folder, sorted; folders linked from several places count once."""
     found: list[Path] = []
     known = {_identity(place) for place in folder.absolute().parents}
     waiting, links = [folder], list[Path]()
-    while waiting or links:  # what is really here goes before what is linked
+    while waiting or links:  # real folders before linked ones
         place = waiting.pop() if waiting else links.pop(0)
         if _identity(place) in known:
             passed.loops.add(place)
@@ -171,16 +171,16 @@ def pictures(folder: Path, passed: Passed) -> list[Path]:
 
 
 def scan(place: Path, passed: Passed) -> tuple[list[Path], list[Path]]:
-    """The folders and the files directly in a folder; not those of systems, nor links upwards."""
+    """Return the folders and files directly in a folder, without system files and upward links."""
     folders, files, real = list[Path](), list[Path](), place.resolve()
     with os.scandir(place) as entries:
         for entry in entries:
             path = Path(entry.path)
             if entry.name.startswith(".") or entry.name.casefold() in SYSTEM:
                 passed.system.add(path)
-            elif entry.is_file() or not path.exists():  # a broken link is an unreadable file
+            elif entry.is_file() or not path.exists():  # a broken link counts as an unreadable file
                 files.append(path)
-            elif not entry.is_dir():  # a pipe, say, which nobody writes to
+            elif not entry.is_dir():  # for example a pipe that nobody writes to
                 passed.system.add(path)
             elif entry.is_symlink() and real.is_relative_to(path.resolve()):
                 passed.loops.add(path)

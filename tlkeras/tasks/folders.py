@@ -1,6 +1,6 @@
-"""A folder of images, read with every file looked at: what cannot be read is named.
+"""Reads a folder of images. Every file is inspected, and those that cannot be read are named.
 
-Three layouts, classes in alphabetical order:
+There are three layouts, with classes in alphabetical order:
 
     photos/cat/*.jpg                  splits are made here: about 70 % train, 15 % validation,
     photos/dog/*.jpg                  15 % test, by a hash of each file's content (`splits`)
@@ -9,11 +9,11 @@ Three layouts, classes in alphabetical order:
     photos/test/cat/*.jpg ...         validation about 15 % of train, by the same hash; train
                                       alone is split like a folder without splits
 
-    photos/labels.csv                 file,label[,split] (`table`): one label a file, several, or
+    photos/labels.csv                 file,label[,split] (`table`): one label per file, several, or
     photos/...                        a number
 
-Images become 8-bit RGB (`pictures`), and each way in which they had to is reported; so are uneven
-classes, images that are there more than once, and what was passed over. More than 2 GiB of pixels
+Images become 8-bit RGB (`pictures`), and every kind of conversion is reported. So are uneven
+classes, images that occur more than once, and files that were skipped. More than 2 GiB of pixels
 are kept in a file instead of memory.
 """
 
@@ -39,9 +39,9 @@ class File:
     """An image file.
 
     Attributes:
-        label: the number of its class, those of its classes, or a number to be predicted.
-        group: what is spread evenly over the splits: its class, or 0 for all.
-        digest: of its bytes.
+        label: the index of its class, those of its classes, or a number to be predicted.
+        group: every group gets images in every split: the class, or 0 for all images.
+        digest: hash of the bytes of the file.
     """
 
     path: Path
@@ -60,27 +60,28 @@ def load(
     cache: Path,
     verbose: int,
 ) -> Contents:
-    """Reads every image of a folder; see the top of this file for the layouts.
+    """Read every image of a folder; see the top of this file for the layouts.
 
     Args:
-        folder: where the images are.
-        image_size: (height, width) to resize to, without keeping the aspect ratio. None: the
-            images' own size if they share one of at most 224 pixels a side, else 128x128.
-        regression: the labels in `labels.csv` are numbers to be predicted.
-        skip_unreadable: what cannot be read, or is listed and not there, is left out.
-        white: what becomes 255, of files of more than 8 bits; None: see `pictures.white_of`.
-        cache: where a file of pixels is kept.
+        folder: the folder with the images.
+        image_size: (height, width) to resize to, without keeping the aspect ratio. None: the size
+            of the images if all have the same, at most 224 pixels per side, else 128x128.
+        regression: True if the labels in `labels.csv` are numbers to be predicted.
+        skip_unreadable: leave out files that cannot be read, or that are listed but missing.
+        white: the value that becomes 255 in files of more than 8 bits per channel. None: see
+            `pictures.white_of`.
+        cache: folder for a file of pixels.
         verbose: 0 shows no progress.
 
     Returns:
-        Images, labels and file names of each split; its report names images that are there more
-        than once, uneven classes, and what was left out or converted.
+        Images, labels and file names of each split. The report names images that occur more than
+        once, uneven classes, and files that were left out or converted.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no images, fewer than two classes, a class without images or with too few, an
-            unreadable or truncated image (all are named), a table that cannot be used, or more
-            than the disk has room for.
+        FileNotFoundError: the folder does not exist.
+        ValueError: there are no images, fewer than two classes, or a class without images or with
+            too few; an image is unreadable or truncated (all are named); the table cannot be used;
+            or the disk has too little room.
     """
     if not folder.is_dir():
         file = f"; {folder.name} is a file" if folder.exists() else ""
@@ -132,7 +133,7 @@ def load(
 
 
 def _from_folders(folder: Path, passed: Passed, report: list[str]) -> tuple[list[str], dict]:
-    """The classes, and of each split its files."""
+    """Return the classes, and the files of each split."""
     layout, lines = finding.layout(folder, passed)
     report += lines
     classes: list[str] = []
@@ -153,7 +154,7 @@ def _from_folders(folder: Path, passed: Passed, report: list[str]) -> tuple[list
 def _from_table(
     path: Path, passed: Passed, regression: bool, report: list[str], left_out: list[str]
 ) -> tuple[str, list[str], dict]:
-    """The kind of labels, their names, and of each split its files."""
+    """Return the kind of labels, their names, and the files of each split."""
     there = finding.pictures(path.parent, passed)
     passed.others.discard(path)
     read = table.read(path, there, regression)
@@ -175,7 +176,7 @@ def _from_table(
 
 
 def _inspected(found: dict, left_out: list[str], verbose: int) -> dict[str, list[File]]:
-    """The files that can be opened, with what their headers say."""
+    """Return the files that can be opened, with their headers and digests."""
 
     def look(file: File) -> File:
         header = pictures.inspect(file.path)
@@ -212,7 +213,10 @@ def _choose_size(files: list[File]) -> tuple[int, int]:
 
 
 def _place(count: int, size: tuple[int, int], cache: Path, report: list[str]) -> Path | None:
-    """Where a file of the pixels goes; None: into memory. Raises ValueError if there is no room."""
+    """Return the folder for a file of the pixels, or None if they fit in memory.
+
+    Raises ValueError if the disk has no room for them.
+    """
     needed = count * size[0] * size[1] * 3
     if needed <= decoding.IN_MEMORY:
         return None
@@ -232,7 +236,7 @@ def _place(count: int, size: tuple[int, int], cache: Path, report: list[str]) ->
 
 
 def _labels(kind: str, files: list[File], classes: list[str]) -> np.ndarray:
-    """int32 class numbers (n,); float32 rows of 0 and 1 (n, classes); or float32 numbers (n,)."""
+    """Return int32 class indices (n,), float32 rows of 0 and 1 (n, classes), or float32 (n,)."""
     if kind != LABELS:
         return np.array([file.label for file in files], "int32" if kind == CLASS else "float32")
     rows = np.zeros((len(files), len(classes)), "float32")

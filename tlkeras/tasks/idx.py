@@ -1,7 +1,7 @@
-"""IDX files, in which MNIST and the data sets made to replace it are given out.
+"""IDX files, the format of MNIST and of the data sets made to replace it.
 
-Two zero bytes, a code for the type of the numbers, how many axes there are, the length of each
-(four bytes, the highest first), and the numbers: http://yann.lecun.com/exdb/mnist/.
+A file has two zero bytes, a code for the type of the numbers, the number of axes, the length of
+each axis (four bytes, big-endian), and then the numbers: http://yann.lecun.com/exdb/mnist/.
 """
 
 import gzip
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 UINT8 = 8  # the code of the only type that images and labels come in
-PARTS = {"train": "train", "test": "t10k"}  # how the names of a split's two files begin
+PARTS = {"train": "train", "test": "t10k"}  # how the file names of each split begin
 
 
 def read(path: Path) -> np.ndarray:
-    """The uint8 array of a file, which may be compressed by gzip.
+    """Return the uint8 array in a file, which can be compressed by gzip.
 
-    Raises ValueError if it is no such file, or cut off.
+    Raises ValueError if it is not an IDX file of bytes, or is truncated.
     """
     content = path.read_bytes()
     try:
@@ -35,15 +35,15 @@ def read(path: Path) -> np.ndarray:
 
 
 def examples(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (n, height, width, 3), grey repeated, and labels int32 (n,).
+    """Return images, uint8 (n, height, width, 3) with grey repeated, and labels, int32 (n,).
 
     Args:
-        folder: where the files are, with or without `.gz` at the end of their names.
+        folder: folder of the files, with or without `.gz` at the end of their names.
         part: how their names begin: `part-images-idx3-ubyte` and `part-labels-idx1-ubyte`.
 
     Raises:
-        ValueError: a damaged file, or images and labels that do not belong together.
-        FileNotFoundError: one is missing.
+        ValueError: a file is damaged, or images and labels do not belong together.
+        FileNotFoundError: a file is missing.
     """
     images, labels = (read(_path(folder, name)) for name in _names(part))
     if images.ndim != 3 or labels.shape != images.shape[:1]:
@@ -55,15 +55,15 @@ def examples(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 of what `examples` gave: of the grey pixels and then the labels, a byte each."""
+    """Return the SHA-256 of what `examples` returned: grey pixels, then labels, one byte each."""
     content = images[..., 0].tobytes() + labels.astype("uint8").tobytes()
     return hashlib.sha256(content).hexdigest()
 
 
 def write_examples(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Writes grey uint8 images (n, height, width) and labels (n,) as `examples` reads them.
+    """Write grey uint8 images (n, height, width) and labels (n,) for `examples` to read.
 
-    The same arrays give the same files, with the same version of zlib.
+    With the same version of zlib, the same arrays give the same files.
     """
     for name, array in zip(_names(part), (images, labels), strict=True):
         header = bytes([0, 0, UINT8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
@@ -72,7 +72,7 @@ def write_examples(folder: Path, part: str, images: np.ndarray, labels: np.ndarr
 
 
 def are_in(folder: Path) -> bool:
-    """Whether a data set's IDX files are in a folder, or some of them."""
+    """True if at least one IDX file of such a data set is in the folder."""
     names = [name for part in PARTS.values() for name in _names(part)]
     return any((folder / f"{name}{end}").is_file() for name in names for end in ("", ".gz"))
 

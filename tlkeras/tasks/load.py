@@ -1,4 +1,4 @@
-"""`load_task`: the one way in to tasks that come with tlkeras, folders, and downloads."""
+"""`load_task`, which loads tasks that come with tlkeras, folders of images, and downloads."""
 
 import difflib
 import os
@@ -11,14 +11,14 @@ from tlkeras.utils import paths, profiles
 
 
 def list_tasks(profile: str | None = None) -> list[str]:
-    """Names of the tasks that come with tlkeras; in the online profile, then the online ones.
+    """Return the names of the tasks that come with tlkeras; if online, of the online ones too.
 
     Args:
         profile: "offline" or "online". None: the environment variable TLKERAS_PROFILE, else
             offline.
 
     Raises:
-        ValueError: neither "offline" nor "online".
+        ValueError: the profile is neither "offline" nor "online".
 
     >>> tlk.list_tasks("offline")
     ['clothes', 'digits', 'glyphs', 'lesions', 'scenes']
@@ -40,36 +40,37 @@ def load_task(
     white: float | None = None,
     verbose: int = 1,
 ) -> Task:
-    """Loads a task by name, or from a folder of images.
+    """Load a task by name, or from a folder of images.
 
     Args:
-        name_or_folder: one of `list_tasks()` (with `/config` after it where a task has several),
-            or a folder with one folder of images for each class, or with `train/`, `validation/`
+        name_or_folder: one of `list_tasks()` (followed by `/config` if the task has several), or
+            a folder with one folder of images for each class, or with `train/`, `validation/`
             and `test/` laid out that way, or with a `labels.csv` (see `tlkeras.tasks.folders`). A
-            task's name wins over a folder of the same name; write `./digits` for the folder.
-        labels_per_class: keep that many training images of each class, drawn by `seed`.
-            Validation and test stay whole. None keeps all.
-        seed: fixes which labels are kept and the order of training. It does not move an image
+            task's name takes precedence over a folder of the same name; write `./digits` for the
+            folder.
+        labels_per_class: keep this many training images of each class, drawn by `seed`.
+            Validation and test data are not reduced. None keeps all.
+        seed: determines which labels are kept and the order of training. It does not move an image
             from one split to another, so runs with different seeds share their test images.
-        image_size: pixels a side, or (height, width). None: as the images are, or for a large
-            download the size that `tlkeras.tasks.online` states.
-        batch_size: images in a batch.
-        data_dir: where prepared tasks are kept, before the environment variable TLKERAS_DATA_DIR
-            and the user's cache folder.
-        domain: how the classes are seen, in tasks with several domains. None: the first.
-        profile: "offline", where nothing is downloaded, or "online". None: the environment
-            variable TLKERAS_PROFILE, else offline.
-        regression: the labels in a folder's `labels.csv` are numbers to be predicted.
-        skip_unreadable: leaves out files of a folder that cannot be read, which otherwise are an
+        image_size: pixels per side, or (height, width). None: the size of the images; for TFDS
+            downloads and for folders, see `tlkeras.tasks.online` and `folders`.
+        batch_size: images per batch.
+        data_dir: folder for prepared tasks. None: the environment variable TLKERAS_DATA_DIR, else
+            the user's cache folder.
+        domain: one of the task's domains, which show the same classes differently. None: the first.
+        profile: "offline", which downloads nothing, or "online". None: the environment variable
+            TLKERAS_PROFILE, else offline.
+        regression: True if the labels in a folder's `labels.csv` are numbers to be predicted.
+        skip_unreadable: leave out files of a folder that cannot be read, instead of raising an
             error; the task's report names them.
-        white: the value that becomes 255 in a folder's files of more than 8 bits a channel, as
-            `Task.white` of another says. None: the largest that the bits in use can hold.
+        white: the value that becomes 255 in a folder's files of more than 8 bits per channel, such
+            as `Task.white` of another task. None: the largest value that the bits in use can hold.
         verbose: 0 shows no progress while a folder is read.
 
     Raises:
-        ValueError: no such task or domain; more labels asked for than there are; files that are
-            no images; `regression` without a table of numbers.
-        FileNotFoundError: no such folder.
+        ValueError: there is no such task or domain; more labels are asked for than there are; files
+            are not images; or `regression` is set without a table of numbers.
+        FileNotFoundError: the folder does not exist.
         ConnectionError: an online task in the offline profile, or a failed download.
 
     >>> task = tlk.load_task("digits", labels_per_class=30)

@@ -1,8 +1,9 @@
-"""Online tasks: known data sets, downloaded on first use, in the online profile only.
+"""Online tasks: well-known data sets, downloaded on first use, in the online profile only.
 
-The table is `data/tasks/online.toml`. Two kinds: data sets of the TFDS catalogue, and MedMNIST v2,
-whose files hold arrays. Every file is checked by its hash: TFDS brings those of its own, MedMNIST's
-are in the table. Each task has a stand-in that comes with tlkeras, for work without the internet.
+They are listed in `data/tasks/online.toml`. There are two kinds: data sets of the TFDS catalogue,
+and MedMNIST v2, whose files hold arrays. The hash of every file is checked; TFDS has its own
+hashes, those of MedMNIST are in the table. Each task names a task that comes with tlkeras and can
+replace it without the internet.
 """
 
 import shutil
@@ -17,7 +18,7 @@ from tlkeras.tasks import idx
 from tlkeras.tasks.contents import Contents, refuse_large
 from tlkeras.utils import downloads, paths
 
-if TYPE_CHECKING:  # heavy, and of no use to `tlkeras tasks`
+if TYPE_CHECKING:  # slow to import, and not needed by `tlkeras tasks`
     import tensorflow_datasets as tfds
 
 CUTS = {"train": "train[:70%]", "validation": "train[70%:85%]", "test": "train[85%:]"}
@@ -28,20 +29,21 @@ class OnlineTask:
     """A data set that can be downloaded, from MedMNIST if it has `md5`, else through TFDS.
 
     Attributes:
-        name: the task's name.
-        summary: what it shows, in a sentence.
+        name: name of the task.
+        summary: one sentence on what the images show.
         stand_in: the task that comes with tlkeras to use without the internet.
-        licence, citation, caution: for the card.
-        counts: images in each split, as read.
-        size: pixels a side that TFDS's images are read at, unless the caller says otherwise.
-        splits: which part of TFDS's splits each split is.
-        config: TFDS's configuration, if it has several.
-        mirrors: what to ask instead of an address that TFDS knows; if there are any, the files
-            at its other addresses are not needed.
-        classes: their names, where the files do not say.
-        idx: `idx.digest` of its training and test part, if its IDX files may be in the folder for
-            prepared tasks instead.
-        md5: the hash of the file of images with that many pixels a side.
+        licence, citation, caution: texts for the card.
+        counts: number of images in each split.
+        size: pixels per side to which images from TFDS are resized, unless the caller says
+            otherwise.
+        splits: the part of TFDS's splits that makes each split.
+        config: the TFDS configuration, if there are several.
+        mirrors: {address that TFDS knows: addresses to use instead}. If not empty, files at TFDS's
+            other addresses are not needed.
+        classes: names of the classes, if the files do not contain them.
+        idx: `idx.digest` of the training and test part, for data sets that can also be read from
+            IDX files in the folder for prepared tasks.
+        md5: {pixels per side: hash of the file with images of that size}.
     """
 
     name: str
@@ -61,12 +63,12 @@ class OnlineTask:
 
     @property
     def advice(self) -> str:
-        """What to use without the internet."""
+        """A sentence on what to use without the internet."""
         local = " Its IDX files can be read from a folder: give it as data_dir." if self.idx else ""
         return f"Without the internet, tlk.load_task({self.stand_in!r}) stands in for it.{local}"
 
     def card(self) -> str:
-        """Where the data come from and what they are good for (Markdown)."""
+        """Return the card: where the data come from and what they contain (Markdown)."""
         counts = ", ".join(f"{split} {count:,}" for split, count in self.counts.items())
         catalog = f"https://www.tensorflow.org/datasets/catalog/{self.name}"
         source = "https://medmnist.com" if self.md5 else catalog
@@ -77,7 +79,7 @@ class OnlineTask:
 
 
 def _read_table() -> list[OnlineTask]:
-    """The tasks of `data/tasks/online.toml`, in its order."""
+    """Return the tasks of `data/tasks/online.toml`, in its order."""
     with (paths.data_root() / "tasks" / "online.toml").open("rb") as file:
         entries = tomllib.load(file)
     for entry in entries.values():
@@ -90,23 +92,23 @@ _MEDMNIST = "https://zenodo.org/records/10519652/files/{file}?download=1"
 
 
 def names() -> list[str]:
-    """Names of the online tasks."""
+    """Return the names of the online tasks."""
     return [task.name for task in TABLE]
 
 
 def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) -> Contents:
-    """An online task, downloaded and prepared if it is not yet.
+    """Load an online task; download and prepare it first if necessary.
 
     Args:
-        name: one of `names()`, with `/configuration` after it or not.
-        cache: where downloads and prepared tasks are kept; or where the task's IDX files are, and
-            then nothing is downloaded.
-        size: (height, width) that TFDS's images are read at; None: as the table says.
-        is_online: whether downloads are wanted.
+        name: one of `names()`, optionally followed by `/configuration`.
+        cache: folder for downloads and prepared tasks. If it holds the IDX files of the task, they
+            are read and nothing is downloaded.
+        size: (height, width) to which images from TFDS are resized. None: as the table says.
+        is_online: whether downloads are allowed.
 
     Raises:
-        ConnectionError: they are not, or a download failed.
-        ValueError: no such configuration, or more than fits in memory.
+        ConnectionError: downloads are not allowed, or one failed.
+        ValueError: the configuration does not exist, or the images do not fit in memory.
     """
     name, _, config = name.partition("/")
     task = next(task for task in TABLE if task.name == name)
@@ -127,7 +129,7 @@ def load(name: str, cache: Path, size: tuple[int, int] | None, is_online: bool) 
 
 
 def _load_idx(task: OnlineTask, folder: Path) -> Contents:
-    """From IDX files, without TFDS; validation is the end of what is for training."""
+    """Load a task from IDX files, without TFDS; the last training images become validation data."""
     parts = {part: idx.examples(folder, begins) for part, begins in idx.PARTS.items()}
     for part, found in parts.items():
         if idx.digest(*found) != task.idx[part]:
@@ -187,7 +189,7 @@ def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> Contents
                 open_builder, cache, task.name, "unpacking takes minutes",
                 download_dir=place, download_config=options,
             )  # fmt: skip
-        except Exception as error:  # of many kinds, with TFDS
+        except Exception as error:  # TFDS raises many types
             raise ConnectionError(
                 f"TFDS could not prepare {task.name}: {' '.join(str(error).split())} Its files "
                 f"are in {place}; delete that folder to download them anew. {task.advice}"
@@ -203,7 +205,7 @@ def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> Contents
 
 
 def _fetch_archives(builder: "tfds.core.DatasetBuilder", task: OnlineTask, place: Path) -> None:
-    """Downloads what TFDS would: it sets no timeout, and says little."""
+    """Download the files in place of TFDS, which sets no timeout and reports little."""
     for url, known in builder.url_infos.items():
         if task.mirrors and url not in task.mirrors:
             continue
@@ -216,7 +218,7 @@ def _fetch_archives(builder: "tfds.core.DatasetBuilder", task: OnlineTask, place
 def _read(
     builder: "tfds.core.DatasetBuilder", part: str, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """A split in memory, image by image: uint8 (n, height, width, 3) and int32 labels (n,)."""
+    """Read a split into memory: images, uint8 (n, height, width, 3), and int32 labels (n,)."""
     import tensorflow as tf
 
     def shrink(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""What a reader is told of a folder: how its files were handled, what is missing, its card."""
+"""The report on a folder of images: how its files were handled, what is missing, and its card."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,9 +13,9 @@ from tlkeras.tasks.pictures import Header, scaling
 
 
 def gaps(kind: str, labels: dict[str, np.ndarray], classes: list[str]) -> list[str]:
-    """Lines on uneven classes and on labels that a split misses.
+    """Return lines on uneven classes and on labels that are missing from a split.
 
-    Raises ValueError if training misses one, or any split is empty.
+    Raises ValueError if a label is missing from the training data, or if any split is empty.
     """
     if empty := [split for split, its in labels.items() if not len(its)]:
         raise ValueError(f"No readable image is left for {empty[0]}: add some.")
@@ -32,7 +32,7 @@ def gaps(kind: str, labels: dict[str, np.ndarray], classes: list[str]) -> list[s
 
 
 def describe(headers: list[Header], size: tuple[int, int], white: float) -> list[str]:
-    """How many files were handled in which way, and resized from what."""
+    """Return lines on how many files were converted in which way, and resized from what size."""
     ways = Counter(way for header in headers for way in header.handling)
     scaled = scaling(white)
     lines = [
@@ -48,7 +48,7 @@ def describe(headers: list[Header], size: tuple[int, int], white: float) -> list
 
 
 def formats(files: list[Path]) -> list[str]:
-    """A line where there are several: one that only some classes have tells them apart."""
+    """Return a line if there are several file formats, since a format can give away the class."""
     counts = Counter(file.suffix.lower() for file in files)
     found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
     return [f"files of several formats: {found}"] if len(counts) > 1 else []
@@ -57,7 +57,7 @@ def formats(files: list[Path]) -> list[str]:
 def card(
     folder: Path, kind: str, labels: dict[str, np.ndarray], classes: list[str], report: list[str]
 ) -> str:
-    """A card for a folder: what was counted, and what was done to the files."""
+    """Return a card for a folder: the counts, and what was done to the files (Markdown)."""
     if kind == NUMBER:
         spans = [f"{its.min():g} to {its.max():g}, mean {its.mean():g}" for its in labels.values()]
         rows = [[*classes, *spans]]
@@ -72,5 +72,5 @@ def card(
 
 
 def _of(kind: str, labels: np.ndarray, number: int) -> np.ndarray:
-    """Which images have the class or label of that number."""
+    """Return a mask of the images that have the class or label of that index."""
     return labels[:, number] == 1 if kind == LABELS else labels == number

@@ -1,10 +1,10 @@
-"""One picture file: what its header says of it, and its pixels as 8-bit RGB.
+"""Reads one image file: its header, and its pixels as 8-bit RGB.
 
-Grey is repeated over the channels, what is transparent is laid over white, palettes and CMYK are
-converted, an animation gives its first frame, and a photo is turned upright as its EXIF entry
-says. Of more than 8 bits a channel the values are scaled, so that `white` becomes 255: the
-largest that the bits in use can hold, the same for all files of a folder, which so stay
-comparable. Many 16-bit files hold 12 bits.
+Grey is repeated over the channels, transparent images are laid over white, palettes and CMYK are
+converted, an animation gives its first frame, and photographs are turned upright as their EXIF
+entry says. Values of more than 8 bits per channel are scaled so that `white` becomes 255. It is the
+largest value that the bits in use can hold (many 16-bit files use only 12 bits), and the same for
+all files of a folder, so that they stay comparable.
 """
 
 from dataclasses import dataclass
@@ -33,13 +33,13 @@ _HANDLING = {
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a picture before it is read.
+    """What is known about an image before it is decoded.
 
     Attributes:
-        size: (height, width), upright.
-        handling: how it differs from plain 8-bit RGB, one entry a way.
-        peak: the largest value, of files of more than 8 bits a channel; else 0.
-        fractions: its values are floats.
+        size: (height, width) once upright.
+        handling: how the file differs from plain 8-bit RGB, one entry per difference.
+        peak: the largest value in files of more than 8 bits per channel; else 0.
+        fractions: True if its values are floats.
         problem: why it cannot be read, or "".
     """
 
@@ -51,7 +51,7 @@ class Header:
 
 
 def inspect(path: Path) -> Header:
-    """Reads the header; of more than 8 bits a channel the pixels, too, for their range."""
+    """Read the header and, with more than 8 bits per channel, the pixels for their range."""
     try:
         with path.open("rb") as file, Image.open(file) as image:
             width, height = _size(image)
@@ -77,26 +77,28 @@ def inspect(path: Path) -> Header:
                 _peak(deep),
                 deep is not None and deep.dtype.kind == "f",
             )
-    except Exception as error:  # of a damaged file Pillow raises nearly anything
+    except Exception as error:  # for a damaged file Pillow raises nearly any type
         return Header(problem=_first_line(error, path))
 
 
 def decode(path: Path, size: tuple[int, int], white: float = WHITE) -> np.ndarray:
-    """The picture as uint8 RGB, (*size, 3).
+    """Return the image as uint8 RGB, (*size, 3).
 
     Args:
+        path: path of the file.
         size: (height, width) to resize to; the aspect ratio is not kept.
-        white: what becomes 255, of files of more than 8 bits a channel.
+        white: the value that becomes 255 in files of more than 8 bits per channel.
 
     Raises:
-        ValueError: it cannot be read; says why.
+        ValueError: the file cannot be read; the message says why.
     """
     try:
-        # A file, not its path: of that Pillow 13 maps a TIFF into memory, and turns it wrongly.
+        # An open file, not its path: given a path, Pillow 13 maps a TIFF into memory and turns it
+        # wrongly.
         with path.open("rb") as file, Image.open(file) as opened:
             # A large JPEG is decoded at reduced size.
             opened.draft("RGB", size if _orientation(opened) >= 5 else size[::-1])
-            opened.load()  # of a TIFF that turns it, too
+            opened.load()  # also turns a TIFF upright
             image = _upright(_eight_bits(path, opened, white), _orientation(opened))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
@@ -106,12 +108,15 @@ def decode(path: Path, size: tuple[int, int], white: float = WHITE) -> np.ndarra
             if image.size != size[::-1]:
                 image = image.resize(size[::-1], Image.Resampling.BILINEAR)
             return np.asarray(image)
-    except Exception as error:  # of a damaged file Pillow raises nearly anything
+    except Exception as error:  # for a damaged file Pillow raises nearly any type
         raise ValueError(_first_line(error, path)) from None
 
 
 def white_of(headers: list[Header]) -> float:
-    """The value that becomes 255, for files of more than 8 bits: that of the bits in use."""
+    """Return the value that becomes 255: the largest that the bits in use can hold.
+
+    It is 1 if all files of more than 8 bits per channel hold floats up to 1.
+    """
     deep = [header for header in headers if header.peak]
     peak = max((header.peak for header in deep), default=WHITE)
     if peak <= 1 and all(header.fractions for header in deep):
@@ -120,7 +125,7 @@ def white_of(headers: list[Header]) -> float:
 
 
 def scaling(white: float) -> str:
-    """The same in words."""
+    """Describe in words the scaling for this value of `white`."""
     bits = "" if white == 1 else f" ({int(white).bit_length()} bits, by the largest value in them)"
     return f"0 to {white:,.0f}{bits} becomes 0 to 255"
 
@@ -143,14 +148,14 @@ def _peak(deep: np.ndarray | None) -> float:
 
 
 def _split_alpha(deep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colours and alpha, which has a range of its own: (height, width, channels) both."""
+    """Return colours and alpha, which has its own range, each (height, width, channels)."""
     channels = deep.shape[-1]
     last = channels - 1 if channels in (2, 4) else channels
     return deep[..., :last], deep[..., last:]
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) as they are stored: of a TIFF Pillow gives those of the upright picture."""
+    """Return (width, height) as stored; for a TIFF, `image.size` is that of the upright image."""
     if image.format != "TIFF":
         return image.size
     tags = getattr(image, "tag_v2", {})
@@ -158,7 +163,7 @@ def _size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the picture is to be turned, as EXIF numbers it; 1: not at all."""
+    """Return how the image must be turned, as an EXIF orientation number; 1 means not at all."""
     found = image.getexif().get(ORIENTATION, 1)
     return found if found in range(2, 9) else 1
 
@@ -166,19 +171,19 @@ def _orientation(image: Image.Image) -> int:
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     if orientation == 1:
         return image
-    image.getexif()[ORIENTATION] = orientation  # one made of an array has lost it
+    image.getexif()[ORIENTATION] = orientation  # missing if the image was made from an array
     return ImageOps.exif_transpose(image)
 
 
 def _deep(path: Path, image: Image.Image) -> np.ndarray | None:
-    """Values of more than 8 bits a channel, (height, width, channels); else None."""
-    if image.format == "PNG" and _bits(path, image) == 16:  # Pillow would drop bits of colours
+    """Return values of more than 8 bits per channel, (height, width, channels), or None."""
+    if image.format == "PNG" and _bits(path, image) == 16:  # Pillow would drop colour bits
         return tf.io.decode_png(path.read_bytes(), dtype=tf.uint16).numpy()
     return np.asarray(image)[..., None] if image.mode.startswith(("I", "F")) else None
 
 
 def _bits(path: Path, image: Image.Image) -> int:
-    """Bits a channel, as the header of a PNG or TIFF says; 8 of every other kind."""
+    """Return the bits per channel in the header of a PNG or TIFF; 8 for other formats."""
     if image.format == "TIFF":
         return max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,)))
     if image.format != "PNG":

@@ -1,8 +1,9 @@
-"""Which image of a folder goes to which split, and what is wrong with them taken together.
+"""Assigns the images of a folder to splits, and finds uneven classes and duplicates.
 
-An image's split follows from its content alone: a hash of the file's bytes is a number in [0, 1),
-and test, validation and train are fixed parts of that range. So other files can be added, renamed
-or moved without moving an image, and copies of a file are always in the same split.
+The split of an image depends only on its content: a hash of the file's bytes gives a number in
+[0, 1), and test, validation and train are fixed parts of that range. So adding, renaming or moving
+other files does not change the split of an image, and copies of a file are always in the same
+split. The one exception is a class without an image in some part; see `_fill`.
 """
 
 from collections import Counter, defaultdict
@@ -13,20 +14,23 @@ import numpy as np
 from tlkeras.tasks.contents import SPLITS
 
 BOUNDS = {"test": (0.0, 0.15), "validation": (0.15, 0.3), "train": (0.3, 1.0)}
-UNEVEN = 3  # times as many images in the largest class as in the smallest
-NAMED = 5  # groups of copies in a message
+UNEVEN = 3  # report a largest class with more than this many times the images of the smallest
+NAMED = 5  # groups of copies named in a message
 
 
 def assign(found: dict[str, list], classes: list[str], report: list[str]) -> dict[str, list]:
-    """Makes the splits that a folder does not have, out of its training images.
+    """Make the missing splits of a folder from its training images.
+
+    A folder with training and test images gets validation images, one with training images only
+    gets test images too.
 
     Args:
-        found: files (with `group` and `digest`) by split; "train" at least.
+        found: files (with `group` and `digest`) by split; at least "train".
         classes: names of the groups.
-        report: gets a line where a class has nothing in the part of the range that is a split's.
+        report: a line is added for each class without an image in some split's part of the range.
 
     Raises:
-        ValueError: a class with fewer different images than there are splits.
+        ValueError: a class has fewer different images than there are splits to fill.
     """
     made = ("test", "validation") if len(found) == 1 else ("validation",)
     if "validation" in found:
@@ -62,7 +66,7 @@ def _place(digest: str) -> float:
 
 
 def _fill(split_of: dict, mine: list[str], parts: tuple, name: str, report: list[str]) -> None:
-    """Gives a split that is empty for this class the image whose hash is nearest to its part."""
+    """Fill each split that has no image of this class with the one whose hash is nearest."""
     for part in parts:
         held = Counter(split_of[one] for one in mine)
         if held[part]:
@@ -78,7 +82,7 @@ def _fill(split_of: dict, mine: list[str], parts: tuple, name: str, report: list
 
 
 def unevenness(labels: np.ndarray, classes: list[str]) -> list[str]:
-    """A line if the largest class has more than three times the images of the smallest."""
+    """Return a line if the largest class has over three times the images of the smallest."""
     counts = np.bincount(labels, minlength=len(classes))
     high, low = counts.argmax(), counts.argmin()
     if counts[high] <= UNEVEN * counts[low]:
@@ -91,12 +95,12 @@ def unevenness(labels: np.ndarray, classes: list[str]) -> list[str]:
 
 
 def copies(digests: dict[str, list[bytes]], files: dict[str, list], root: Path) -> list[str]:
-    """Lines on images that are in the folder more than once; nothing is removed.
+    """Return lines on images that are in the folder more than once; nothing is removed.
 
     Args:
-        digests: of the pixels of each image, by split, as they were read.
-        files: the file of each (with `path` and `label`), by split.
-        root: the folder, for the names.
+        digests: hash of the decoded pixels of each image, by split.
+        files: the file of each image (with `path` and `label`), by split.
+        root: the folder; names are shown relative to it.
     """
     everything = [(split, file) for split in digests for file in files[split]]
     places = defaultdict[bytes, list[int]](list)

@@ -1,8 +1,8 @@
-"""`labels.csv` beside the pictures: `file,label`, and `split` where the splits are given.
+"""Reads a `labels.csv` next to the images: `file,label`, and optionally `split`.
 
-One label a file; several, separated by `;` or `|` or as rows of their own (a file may then have
-none); or, when asked for, a number. What a column of numbers means is never guessed: without
-being asked they are names of classes.
+A file has one label; or several, separated by `;` or `|` or in separate rows (a file can then also
+have none); or a number, if that is requested. The meaning of a column of numbers is never guessed:
+unless requested otherwise, they are names of classes.
 """
 
 import csv
@@ -29,15 +29,15 @@ EXPECTED = "expected a first line file,label or file,label,split, and a line for
 
 @dataclass(frozen=True)
 class Table:
-    """What a `labels.csv` says.
+    """The content of a `labels.csv`.
 
     Attributes:
         kind: "class", "labels" or "number".
-        classes: names of the classes, in alphabetical order; of a number, that of its column.
-        labels: of each file: the number of its class, those of its classes, or the number itself.
-        splits: of each file "train", "validation" or "test"; empty without such a column.
-        missing: files that are listed and not there.
-        report: what a reader should know, a line each.
+        classes: names of the classes in alphabetical order; for numbers, the name of the column.
+        labels: for each file the index of its class, those of its classes, or the number itself.
+        splits: for each file "train", "validation" or "test"; empty without such a column.
+        missing: files that are listed but do not exist.
+        report: lines that a reader should know.
     """
 
     kind: str
@@ -49,20 +49,21 @@ class Table:
 
 
 def find(folder: Path) -> Path | None:
-    """The folder's `labels.csv`, in any case, if it has one."""
+    """Return the folder's `labels.csv` (upper or lower case), or None."""
     return next((p for p in sorted(folder.iterdir()) if p.name.casefold() == NAME), None)
 
 
 def read(path: Path, pictures: list[Path], regression: bool = False) -> Table:
-    """Reads a table.
+    """Read a table.
 
     Args:
-        path: of the table. pictures: the files below its folder. A cell names one of them by its
-            path from there, or by its name, with or without its ending, where only one has it.
-        regression: the labels are numbers to be predicted.
+        path: path of the table.
+        pictures: the image files below its folder. A cell refers to one of them by its path from
+            that folder or, if that is unambiguous, by its name, with or without the extension.
+        regression: True if the labels are numbers to be predicted.
 
     Raises:
-        ValueError: it is not such a table, or says two things of a file; names lines.
+        ValueError: the file is not such a table, or contradicts itself about a file.
     """
     header, rows = _rows(path)
     known, missing = _names(pictures, path.parent), []
@@ -93,7 +94,7 @@ def read(path: Path, pictures: list[Path], regression: bool = False) -> Table:
 
 
 def _rows(path: Path) -> tuple[dict[str, str], list[tuple[int, dict[str, str]]]]:
-    """The names of the columns used, and of each row its line and the cells in them."""
+    """Return the names of the columns used, and for each row its line number and its cells."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -123,7 +124,7 @@ def _rows(path: Path) -> tuple[dict[str, str], list[tuple[int, dict[str, str]]]]
 
 
 def _names(pictures: list[Path], folder: Path) -> dict[str, list[Path]]:
-    """What a picture may be called: its path wins over names, and those over names cut short."""
+    """Map each usable name to files: paths win over names, names over those without extension."""
     paths = {_plain(path.relative_to(folder).as_posix()): [path] for path in pictures}
     names, stems = defaultdict[str, list[Path]](list), defaultdict[str, list[Path]](list)
     for path in pictures:
@@ -178,7 +179,7 @@ def _labels(
     if several:
         rows = {f: tuple(sorted(numbers[n] for n in found)) for f, found in separated.items()}
         line = f"several labels a file ({len(several)} of {len(rows)} files have more than one)"
-        if len(several) < len(rows) / 10:  # a slip, it may be: two lines that contradict
+        if len(several) < len(rows) / 10:  # perhaps a mistake: two lines that contradict
             line += f"; if each should have one, mend {listed(several)}"
         return Table(LABELS, classes, rows, splits, missing, [line])
     empty = [file.name for file, found in separated.items() if not found]
@@ -192,7 +193,10 @@ def _labels(
 
 
 def _doubts(path: Path, classes: list[str], count: int) -> list[str]:
-    """A line where all the names are numbers. Raises ValueError where they hardly come again."""
+    """Return a line if all class names are numbers.
+
+    Raises ValueError if they hardly ever repeat, as numbers to be predicted would.
+    """
     try:
         [float(name) for name in classes]
     except ValueError:

@@ -1,4 +1,4 @@
-"""What `load_task` returns: labelled images with a fixed training, validation and test split."""
+"""The Task that `load_task` returns: labelled images in fixed train, validation and test splits."""
 
 import math
 import weakref
@@ -22,27 +22,27 @@ ARRAY_LIMIT = 16 * 2**30  # bytes
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Task(Contents):
-    """Images and labels, split for good; made by `load_task`.
+    """Images and labels in fixed splits; made by `load_task`.
 
     Attributes:
-        name: the task's name, or the folder's.
+        name: name of the task, or of the folder.
         train, validation, test: `tf.data.Dataset` of (float32 RGB in [0, 255], shape
-            (batch, height, width, 3); labels). `train` is shuffled anew each epoch, in an order
-            that the seed fixes. `test` is None for a folder without one.
-        classes: their names; of a number to be predicted, its own.
+            (batch, height, width, 3); labels). `train` is reshuffled each epoch, in an order that
+            the seed determines. `test` is None for a folder without one.
+        classes: names of the classes; for a number to be predicted, its name.
         image_size: (height, width) in pixels.
         card: where the data come from and what they are good for (Markdown).
-        report: what was done to the files of a folder or of a download, a line each.
+        report: lines on what was done to the files of a folder or a download.
         note: what a reader must know, such as "Synthetic"; "" for real data. It is in the title
             of every figure drawn from the task.
-        domain: how the classes are seen here, for tasks with several domains; else None.
-        group: the feature (a patient, say) none of whose values is in two splits; else None.
-        kind: what a label is. "class": an index into `classes`, int32 (batch,). "labels": several
-            of them, float32 rows of 0 and 1 (batch, classes). "number": float32 (batch,).
-            `tlkeras.tasks.targets.Feed` has the loss and metrics that fit.
-        start: the network that comes with tlkeras to start from, as the card says.
-        white: the value that became 255 in files of more than 8 bits a channel.
-        batch_size, seed: of `train`.
+        domain: the domain of the images, for tasks with several domains; else None.
+        group: a feature, such as the patient, none of whose values is in two splits; else None.
+        kind: the kind of labels. "class": an index into `classes`, int32 (batch,). "labels":
+            several of them, float32 rows of 0 and 1 (batch, classes). "number": float32 (batch,).
+            `tlkeras.tasks.targets.Feed` has the matching loss and metrics.
+        start: the bundled network to start from, as the card says.
+        white: the value that became 255 in files of more than 8 bits per channel.
+        batch_size, seed: batch size of all three splits, and seed of the order of `train`.
     """
 
     name: str
@@ -62,11 +62,11 @@ class Task(Contents):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images in each split; also in those that only `arrays` gives, such as "held_out"."""
+        """Number of images in each split, also in those only `arrays` gives, such as "held_out"."""
         return {split: len(stored["label"]) for split, stored in self.splits.items()}
 
     def resized(self, image_size: int | tuple[int, int]) -> "Task":
-        """The same task with images of another size, a number or (height, width).
+        """Return the same task with images of another size: pixels per side, or (height, width).
 
         >>> tlk.load_task("digits").resized(64).image_size
         (64, 64)
@@ -75,27 +75,27 @@ class Task(Contents):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What `arrays` can give of each example: "image", "label", and more in some tasks."""
+        """Names of the features that `arrays` can return: "image", "label", in some tasks more."""
         return tuple(self.splits["train"])
 
     def arrays(self, split: str = "train", *features: str) -> tuple[np.ndarray, ...]:
-        """Features of a split in memory, by default the images and their labels.
+        """Return features of a split as arrays, by default the images and their labels.
 
-        Always in the same order, so arrays of one split belong together; `train` has only the
-        labels chosen.
+        The order is always the same, so arrays of one split belong together. `train` contains only
+        the labelled examples that were kept.
 
         Args:
             split: a key of `counts`.
-            features: names out of `self.features`.
+            features: names from `self.features`.
 
         Returns:
-            An array for each feature, n examples long. "image": float32 (n, height, width, 3) in
-            [0, 255]; class labels: int32 (n,); text: str (n,); another uint8 picture, such as a
-            mask: uint8 (n, height, width, channels), resized to the nearest pixel. The rest as
-            it is stored; of a folder's images there is "file", the path of each.
+            One array for each feature, n examples long. "image": float32 (n, height, width, 3) in
+            [0, 255]; class labels: int32 (n,); text: str (n,); other uint8 images, such as masks:
+            uint8 (n, height, width, channels), resized by the nearest pixel. Other features are
+            returned as stored; images from a folder have "file", the path of each.
 
         Raises:
-            ValueError: the task has no such split or feature, or they take more than 16 GiB.
+            ValueError: the task has no such split or feature, or an array takes more than 16 GiB.
 
         >>> images, labels = tlk.load_task("digits").arrays("test")
         >>> images.shape, labels.shape
@@ -110,7 +110,7 @@ class Task(Contents):
         )
 
     def show(self, split: str = "train", rows: int = 3, columns: int = 8) -> "Figure":
-        """A grid of images of a split with their classes, of as many classes as fit.
+        """Draw a grid of images of a split with their labels, from as many classes as fit.
 
         Raises ValueError if the task has no such split.
 
@@ -129,7 +129,7 @@ class Task(Contents):
         return plots.samples(images, np.arange(len(names)), names, columns, title)
 
     def _named(self, label: Any) -> str:
-        """A label in words."""
+        """Return a label as text."""
         if self.kind == LABELS:
             return ", ".join(self.classes[i] for i in np.flatnonzero(label)) or "none"
         return f"{label:.4g}" if self.kind == NUMBER else self.classes[label]
@@ -159,19 +159,19 @@ class Task(Contents):
 def stream(
     stored: dict[str, Any], size: tuple[int, int], batch_size: int, seed: int | None = None
 ) -> tf.data.Dataset:
-    """Batches of (float32 images resized to `size`, labels), shuffled if there is a seed."""
+    """Return batches of (float32 images resized to `size`, labels), shuffled if seed is given."""
     with tf.device("CPU:0"):
         labels = tf.constant(stored["label"])
     images = stored["image"]
-    known = weakref.ref(images)  # TensorFlow never lets go of a function: not so of the images
+    known = weakref.ref(images)  # TensorFlow never frees a function, which must not hold the images
 
     def read(index: np.ndarray) -> np.ndarray:
         held = known()
-        assert held is not None  # the data hold them
+        assert held is not None  # `data.images` below keeps them alive
         return held[index]
 
     def fetch(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = tf.numpy_function(read, [index], tf.uint8)  # a tensor of all would be a copy
+        pixels = tf.numpy_function(read, [index], tf.uint8)  # a tensor of all images is a copy
         pixels.set_shape((None, *images.shape[1:]))
         return _as_input(pixels, size), tf.gather(labels, index)
 
@@ -179,7 +179,7 @@ def stream(
     if seed is not None:
         order = order.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
     data = order.batch(batch_size).map(fetch, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    data.images = images  # as long as it is there, or one that is made from it
+    data.images = images  # keeps the images alive as long as this dataset or one made from it
     return data
 
 
@@ -191,7 +191,7 @@ def _as_input(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def _converted(name: str, array: Images, size: tuple[int, int]) -> np.ndarray:
-    """A feature as `Task.arrays` gives it, in memory of its own."""
+    """Return a copy of a feature in the form that `Task.arrays` returns."""
     if isinstance(array, np.ndarray) and (array.ndim != 4 or array.dtype != "uint8"):
         return array.copy()
     shape = (len(array), *size, array.shape[3])
@@ -213,7 +213,7 @@ def _converted(name: str, array: Images, size: tuple[int, int]) -> np.ndarray:
 
 
 def _spread(labels: np.ndarray, count: int) -> np.ndarray:
-    """Places of `count` examples, a first of every class before a second, ordered by class."""
+    """Return indices of `count` examples, one of every class before a second, sorted by class."""
     order = np.argsort(labels, kind="stable")
     _, starts, inverse = np.unique(labels[order], return_index=True, return_inverse=True)
     occurrence = np.arange(len(labels)) - starts[inverse]
