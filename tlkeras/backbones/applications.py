@@ -1,4 +1,4 @@
-"""Networks of `keras.applications`, each with its `preprocess_input` in front, as layers."""
+"""Networks of `keras.applications`, with their `preprocess_input` as layers in front."""
 
 import inspect
 import sys
@@ -15,7 +15,7 @@ from tlkeras.backbones.presets import Size, image_input
 def application(
     function: Callable, size: Size, weights: str | None, profile: str | None
 ) -> keras.Model:
-    """A network of `keras.applications`, its `preprocess_input` in front as layers."""
+    """Build a network of `keras.applications` with its `preprocess_input` as layers in front."""
     name = function.__name__
     if weights is not None:
         fetching.refuse_offline(name, profile, f"; weights=None builds {name} untrained")
@@ -33,9 +33,9 @@ def application(
 
 
 def _as_layers(preprocess: Callable, x: keras.KerasTensor) -> keras.KerasTensor:
-    """What `preprocess` does to an image, as layers: a scale and an offset, perhaps RGB to BGR.
+    """Apply `preprocess` as layers: a scale and an offset, and a flip if it turns RGB into BGR.
 
-    Found by asking it about black and about the pure colours; it has to be linear.
+    They are found by calling it on black and on the pure colours, so it must be linear.
     """
     offset = preprocess(np.zeros((1, 1, 3)))[0, 0]
     colours = np.stack([preprocess(255 * colour[None, None])[0, 0] for colour in np.eye(3)])

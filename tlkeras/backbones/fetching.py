@@ -1,7 +1,7 @@
-"""Getting pretrained weights: in the online profile only, never waiting for ever, one clear error.
+"""Downloads pretrained weights: only in the online profile, with timeouts and one clear error.
 
-Whatever fails ends in a ConnectionError that names what works without the internet, and no file
-that is damaged or half there stays under a name that a later call would trust.
+Every failure ends in a ConnectionError that names what works without the internet. No damaged or
+partial file is left under a name that a later call would trust.
 """
 
 import os
@@ -17,11 +17,11 @@ import keras
 from tlkeras.utils import paths
 from tlkeras.utils.profiles import is_online
 
-STALLED = 30  # seconds without a byte, after which a download has failed
+STALLED = 30  # seconds without data after which a download counts as failed
 
 
 def refuse_offline(name: str, profile: str | None, otherwise: str = "") -> None:
-    """Raises ConnectionError unless downloads are wanted (`tlk.is_online`)."""
+    """Raise ConnectionError unless downloads are allowed (`tlk.is_online`)."""
     if not is_online(profile):
         raise ConnectionError(
             f"{name!r} is an online backbone: it would be downloaded, and the profile is offline. "
@@ -32,7 +32,7 @@ def refuse_offline(name: str, profile: str | None, otherwise: str = "") -> None:
 
 @contextmanager
 def downloading(name: str, otherwise: str = "") -> Iterator[None]:
-    """Turns whatever a failed download raises into one error; stalled connections end."""
+    """Context manager: errors of a failed download become ConnectionError; stalls time out."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALLED)
     try:
@@ -47,11 +47,12 @@ def downloading(name: str, otherwise: str = "") -> Iterator[None]:
 
 @contextmanager
 def from_keras(name: str) -> Iterator[None]:
-    """The same around a network of `keras.applications`, whose own ValueErrors pass through.
+    """Context manager: the same for building a network of `keras.applications`.
 
-    Keras downloads to the final name at once, and of some networks (MobileNet, MobileNetV2) it
-    knows no hash: what is left of a broken download would be taken for the weights ever after.
-    Files that were asked for and did not load are therefore removed, whenever they were stored.
+    Keras downloads directly to the final name and, for some networks (MobileNet, MobileNetV2),
+    knows no hash, so a partial download would be taken for the weights by every later call.
+    Therefore, if building the network fails, all files it asked for are removed, including those
+    of earlier downloads. Errors raised before a file is asked for pass through unchanged.
     """
     keras_files: Any = sys.modules[keras.utils.get_file.__module__]
     original, asked = keras_files.get_file, list[Path]()
@@ -63,7 +64,7 @@ def from_keras(name: str) -> Iterator[None]:
         with downloading(name, otherwise):
             return original(fname, origin, **{"cache_dir": str(home), **options})
 
-    with suppress(OSError):  # Keras has a place of its own where this one cannot be written
+    with suppress(OSError):  # if this folder cannot be written, Keras uses another one
         home.mkdir(parents=True, exist_ok=True)
     keras_files.get_file = get_file
     try:
@@ -79,7 +80,7 @@ def from_keras(name: str) -> Iterator[None]:
 
 
 def stand_in() -> str:
-    """The backbones that come with tlkeras, for a message."""
+    """Return the names of the backbones that come with tlkeras, for a message."""
     return " or ".join(repr(folder.name) for folder in paths.presets()) or "a .keras file"
 
 

@@ -1,4 +1,4 @@
-"""A new head on a backbone: pooling, dropout, one Dense layer; or any head in an old one's place.
+"""Add a new head to a backbone (pooling, dropout, one Dense layer), or replace a head by another.
 
 >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small", image_size=32), classes=3)
 >>> tlk.heads.swap_head(model, keras.layers.Dense(7)).output_shape
@@ -25,29 +25,28 @@ def add_head(
     output: str | None = None,
     name: str = "head",
 ) -> keras.Model:
-    """Puts a classifier on a backbone, which becomes one layer of the new model.
+    """Add a classifier to a backbone, which becomes one layer of the new model.
 
     Args:
-        backbone: from images (or whatever it takes) to a feature map (batch, height, width,
+        backbone: a model from images (or other inputs) to a feature map (batch, height, width,
             channels), tokens (batch, tokens, channels), or vectors (batch, channels).
-        classes: how many; at least 2, or 1 for a single logit.
-        dropout: share of pooled features dropped in training, in [0, 1).
-        activation: of the Dense layer. None gives logits, which losses take with
+        classes: number of classes: at least 2, or 1 for a single logit.
+        dropout: fraction of the pooled features dropped in training, in [0, 1).
+        activation: activation of the Dense layer. None gives logits, which losses take with
             `from_logits=True`; this is what `fit_stages` expects.
-        pooling: "mean" averages a map over its positions, or tokens over the sequence (a class
-            token among them); "token" takes the first token, for networks trained with a class
-            token. Vectors are used as they are.
-        output: which of several outputs to use. If None: the only one, or `pooled_output` (BERT).
-        name: of the Dense layer.
+        pooling: "mean" averages a map over its positions, or tokens over the sequence, including
+            a class token; "token" takes the first token, for networks trained with a class token.
+            Vectors are used unchanged.
+        output: which of several outputs to use. None: the only one, or `pooled_output` (BERT).
+        name: name of the Dense layer.
 
     Returns:
         A functional model from the backbone's inputs to (batch, classes), float32 even under
         mixed precision.
 
     Raises:
-        ValueError: an argument out of range, several outputs and none chosen, an output that
-            cannot be pooled, a backbone that still has its own classifier, or one that does not
-            know its inputs.
+        ValueError: an argument is out of range; the backbone has several outputs and none is
+            chosen, an output that cannot be pooled, its own classifier, or no defined inputs.
 
     Source: section 1.5: the backbone is reused, the head is always replaced.
 
@@ -76,30 +75,30 @@ def swap_head(
     new_head: keras.Layer | Callable[[keras.KerasTensor], keras.KerasTensor],
     at: str | None = None,
 ) -> keras.Model:
-    """Puts another head on the backbone of a model, in place of the one that it has.
+    """Replace the head of a model by another one.
 
-    What is kept are the model's own layers, with their weights and with what is frozen in them; the
-    old model goes on working and shares them. The head is what `tlk.find_blocks` calls so; its
-    pooling stays, its dropout goes. Compile the new model before `fit`.
+    The backbone's layers are reused, with their weights and their frozen state; the old model still
+    works and shares them. The head is the block that `tlk.find_blocks` marks as such. Its pooling
+    is kept, its dropout is dropped. Compile the new model before `fit`.
 
     Args:
-        model: a functional or Sequential model with one output: of `tlk.add_head`, a KerasHub
-            classifier, or your own, its backbone nested or in one graph with the head.
-        new_head: a layer, a model, or a function from a tensor of the graph to another.
-        at: what it is given. "vector": the pooled features (batch, channels) that the old head had,
-            or, where that had none, the mean of the map over its positions. "map": the last feature
-            map (batch, height, width, channels), or the tokens (batch, tokens, channels). None: the
-            map, if `new_head` is a layer or a model that says it takes more than two axes, else
-            the vector.
+        model: a functional or Sequential model with one output: from `tlk.add_head`, a KerasHub
+            classifier, or your own. Its backbone can be nested or in one graph with the head.
+        new_head: a layer, a model, or a function from one tensor of the graph to another.
+        at: the input of the new head. "vector": the pooled features (batch, channels) of the old
+            head or, if it has none, the mean of the map over its positions. "map": the last
+            feature map (batch, height, width, channels), or the tokens (batch, tokens, channels).
+            None: "map" if `new_head` is a layer or a model that declares an input of more than two
+            axes, else "vector".
 
     Returns:
         A functional model from the same inputs to the output of the new head, with the old
         model's name.
 
     Raises:
-        TypeError: `new_head` cannot be called.
-        ValueError: no head is found, or nothing else; several outputs; no single tensor enters the
-            head; there is no map; or the new head does not take what it is given.
+        TypeError: `new_head` is not callable.
+        ValueError: the model has no head or no backbone; it has several outputs; more than one
+            tensor enters the head; there is no map; or the new head does not accept its input.
 
     Source: section 1.8, head swapping.
 
@@ -124,7 +123,8 @@ def swap_head(
         )
     swapped = _joined(below.input, below.output, new_head, wanted, model.name)
     if {id(w) for block in _body(swapped) for w in block.weights} != {*map(id, below.weights)}:
-        # In one graph with the backbone, a part of the new head would be taken for a part of that.
+        # In one graph with the backbone, part of the new head would be taken for backbone blocks,
+        # so the backbone is nested.
         below.name, inputs = "backbone", _like(below.input)
         swapped = _joined(inputs, below(inputs), new_head, wanted, model.name)
     return swapped
@@ -133,7 +133,7 @@ def swap_head(
 def _joined(
     inputs: Any, features: keras.KerasTensor, new_head: Callable, wanted: str, name: str
 ) -> keras.Model:
-    """The model from `inputs` through `features` to what the new head makes of them."""
+    """Return the model from `inputs` through `features` to the output of the new head."""
     x = _pool(features, "mean") if wanted == "vector" else features
     other = "map" if wanted == "vector" else "vector"
     given = f"the {wanted} of shape {x.shape}; at={other!r} gives it the {other}"
@@ -151,7 +151,7 @@ def _body(model: keras.Model) -> list[Block]:
 
 
 def _without_head(model: keras.Model, wanted: str) -> keras.Model:
-    """The model up to its last map; or, if vectors are wanted, to the end of its own pooling."""
+    """Return the model up to its last map or, if vectors are wanted, through its own pooling."""
     blocks, body = find_blocks(model), _body(model)
     if not body or len(body) == len(blocks):
         raise ValueError(
@@ -175,7 +175,7 @@ def _without_head(model: keras.Model, wanted: str) -> keras.Model:
 
 
 def _axes(new_head: Any) -> int:
-    """How many axes its input has, the batch counted, where it says so; else 2."""
+    """Return the number of input axes that a head declares, including the batch; else 2."""
     inputs = getattr(new_head, "inputs", None)
     if inputs:
         return len(inputs[0].shape)
@@ -184,14 +184,14 @@ def _axes(new_head: Any) -> int:
 
 
 def _like(inputs: Any) -> Any:
-    """New inputs of the same shapes, types and names, in the same structure."""
+    """Return new inputs of the same shapes, types and names, in the same structure."""
     return keras.tree.map_structure(
         lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name), inputs
     )
 
 
 def _inputs(backbone: keras.Model) -> Any:
-    """The tensors the backbone takes, in the structure in which it takes them."""
+    """Return the backbone's input tensors, in the structure in which it takes them."""
     inputs = getattr(backbone, "inputs", None)
     if not inputs:
         raise ValueError(
@@ -203,7 +203,7 @@ def _inputs(backbone: keras.Model) -> Any:
 
 
 def _choose(outputs: Any, wanted: str | None, name: str) -> keras.KerasTensor:
-    """The one tensor to pool."""
+    """Return the output to pool, chosen by name if there are several."""
     if isinstance(outputs, keras.KerasTensor):
         outputs = {"output": outputs}
     elif not isinstance(outputs, dict):
@@ -220,7 +220,7 @@ def _choose(outputs: Any, wanted: str | None, name: str) -> keras.KerasTensor:
 
 
 def _pool(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
-    """Vectors (batch, channels) from a map, from tokens, or from vectors."""
+    """Return vectors (batch, channels) from a map, from tokens, or from vectors."""
     rank = len(features.shape)
     if pooling not in ("mean", "token"):
         raise ValueError(f"pooling must be 'mean' or 'token', not {pooling!r}.")

@@ -1,7 +1,8 @@
-"""KerasCV's backbones, `keras_cv://NAME`. The only module that knows them: KerasCV gets no more
-releases (its work moved to KerasHub), so that one day this file goes, and nothing else changes.
+"""KerasCV's backbones, `keras_cv://NAME`.
 
-Its networks scale what they take, pixels in [0, 255], in a layer of their own.
+This is the only module that uses KerasCV, which gets no more releases because its work moved to
+KerasHub. So this file can be removed one day without other changes. The networks take pixels in
+[0, 255] and scale them in a layer of their own.
 """
 
 import difflib
@@ -12,8 +13,8 @@ import keras
 from tlkeras.backbones import fetching
 
 PREFIX = "keras_cv://"
-NO_IMAGES = ("videoswin", "center_pillar")  # videos, and points in space
-# Built without asking for a configuration: blocks a stage.
+NO_IMAGES = ("videoswin", "center_pillar")  # they take videos, and points in space
+# Blocks per stage, to build these networks without downloading a configuration.
 RESNETS = {
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
@@ -29,17 +30,18 @@ DENSENETS = {
 
 
 def load(source: str, trained: bool, profile: str | None) -> keras.Model:
-    """A KerasCV backbone as a plain functional model, from pixels in [0, 255] to a feature map.
+    """Load a KerasCV backbone as a plain functional model, from pixels in [0, 255] to features.
 
     Args:
-        source: `keras_cv://` and one of its preset names. Those that end in a data set
-            (`resnet50_v2_imagenet`) have weights; the others are architectures.
-        trained: False builds the network untrained; ResNets and DenseNets without a download.
+        source: `keras_cv://` and a KerasCV preset name. Names that end in a data set
+            (`resnet50_v2_imagenet`) have weights; the others are only architectures.
+        trained: False builds the network untrained; ResNets and DenseNets need no download then.
         profile: see `tlk.is_online`.
 
     Raises:
-        ValueError: no such name, or weights asked of an architecture that has none.
-        ConnectionError: it would have to be downloaded, and cannot or must not be.
+        ValueError: the name does not exist, or weights are requested for an architecture that has
+            none.
+        ConnectionError: it would have to be downloaded, and the download fails or is not allowed.
         ImportError: KerasCV is not installed.
     """
     import keras_cv
@@ -61,7 +63,7 @@ def load(source: str, trained: bool, profile: str | None) -> keras.Model:
 
 
 def _untrained(family: Any, name: str) -> keras.Model | None:
-    """The network with fresh weights, or None if its configuration is not known here."""
+    """Return the network with new weights, or None if its configuration is not known here."""
     name = name.removesuffix("_imagenet")
     kind = name.removesuffix("_v2")
     if kind in DENSENETS:
@@ -78,7 +80,7 @@ def _untrained(family: Any, name: str) -> keras.Model | None:
 
 
 def _families(keras_cv: Any) -> dict[str, Any]:
-    """Preset names, each with its family: the class with the most presets that has it."""
+    """Map each preset name to its family: of the classes that have it, the one with most names."""
     kinds: list[Any] = [
         kind
         for kind in vars(keras_cv.models).values()

@@ -1,8 +1,8 @@
-"""Pretrained networks, one way in: every one takes float32 RGB in [0, 255] and returns features.
+"""Loads pretrained networks. All of them take float32 RGB in [0, 255] and return features.
 
-The scaling that a network was trained with comes with it, as its first layers, so it is done once
-and nobody has to know it. Only layers of Keras (and KerasHub, for its networks) are used: a saved
-model reloads in safe mode and without tlkeras.
+Each network contains the scaling it was trained with as its first layers, so you do not have to
+know it. Only layers of Keras (and of KerasHub, for its networks) are used: a saved model can be
+loaded in safe mode and without tlkeras.
 """
 
 import difflib
@@ -32,27 +32,27 @@ def load_backbone(
     tower: str | None = None,
     profile: str | None = None,
 ) -> keras.Model:
-    """Loads a network without its head.
+    """Load a network without its head.
 
     Args:
         source: one of
-            - a preset that comes with tlkeras (no internet needed): `efficientnet_lite0`, which
-              learned from photographs, or `glyph_resnet`, from printed letters;
-            - a preset folder, one of your own for instance;
+            - a preset that comes with tlkeras (no internet needed), such as `efficientnet_lite0`,
+              trained on photographs, or `glyph_resnet`, trained on printed letters;
+            - a preset folder, for example your own;
             - a `.keras` file, read in safe mode; a Dense classifier at its end is cut off;
-            - a `keras.Model`, returned as it is;
+            - a `keras.Model`, which is returned unchanged if weights are "pretrained";
             - online: a name from `keras.applications`, in any case: `MobileNetV2`;
             - online: a KerasHub preset name, a `kaggle://` or `hf://` handle;
             - online: `keras_cv://` and a KerasCV preset name: `keras_cv://resnet50_v2_imagenet`.
-            A file or a model keeps whatever scaling it has: none is added.
-        image_size: of the images it will be given: pixels a side, or (height, width). None: any.
-            A network that wants one size only gets a resizing layer in front.
-        weights: "pretrained", or None for the same network untrained (the fair baseline). Names
-            of `keras.applications`, and KerasCV's ResNets and DenseNets, are then not downloaded.
-        tower: of a network for images and text (CLIP, SigLIP): "image" or "text" gives that half
-            alone. Their vectors are in one space: compare them by cosine.
-        profile: "online" lets weights be downloaded; "offline" does not. None: as the environment
-            variable TLKERAS_PROFILE says, else offline.
+            A file or a model keeps the scaling that it has; none is added.
+        image_size: size of the input images: pixels per side, or (height, width). None: any size.
+            A network that takes only one size gets a resizing layer in front.
+        weights: "pretrained", or None for the same network untrained (the fair baseline). Networks
+            of `keras.applications`, and KerasCV's ResNets and DenseNets, then need no download.
+        tower: for networks for images and text (CLIP, SigLIP): "image" or "text" loads only that
+            half. The vectors of both are in one space and can be compared by cosine similarity.
+        profile: "online" allows weights to be downloaded; "offline" does not. None: the
+            environment variable TLKERAS_PROFILE, else offline.
 
     Returns:
         A functional model from images (batch, height, width, 3) to a feature map
@@ -61,9 +61,10 @@ def load_backbone(
         tower takes {"token_ids": (batch, tokens)}.
 
     Raises:
-        ValueError: unknown name; a preset whose files are not those its card lists; a tower of a
-            network that has none.
-        ConnectionError: the weights are to be downloaded, and cannot or, offline, must not be.
+        ValueError: the name is unknown; the files of a preset are not those its card lists; or the
+            network has no such tower.
+        FileNotFoundError: the `.keras` file does not exist.
+        ConnectionError: the weights need a download, which fails or is not allowed offline.
 
     >>> backbone = tlk.load_backbone("efficientnet_lite0", image_size=96)
     >>> backbone.input_shape, backbone.output_shape
@@ -100,10 +101,10 @@ def load_backbone(
 
 
 def load_classifier(source: str | os.PathLike = "efficientnet_lite0") -> keras.Model:
-    """Loads a network whole, with the head it was pretrained with.
+    """Load a complete network, including the head it was pretrained with.
 
-    It shows what a network knows before anything is taken over from it. The names of ImageNet's
-    1,000 classes, in the order of its outputs, are KerasHub's (`decode_imagenet_predictions`).
+    This shows what a network can do before any transfer. For ImageNet's 1,000 classes, KerasHub's
+    `decode_imagenet_predictions` gives the names in the order of the outputs.
 
     Args:
         source: a preset that comes with tlkeras and has a classifier, or a KerasHub preset folder
@@ -111,12 +112,12 @@ def load_classifier(source: str | os.PathLike = "efficientnet_lite0") -> keras.M
 
     Returns:
         A functional model from images (batch, height, width, 3) of any size, float32 RGB in
-        [0, 255], to probabilities (batch, classes). It sees the middle square of an image, resized
-        to the side it was trained at.
+        [0, 255], to probabilities (batch, classes). It uses the central square of each image,
+        resized to the size it was trained at.
 
     Raises:
-        ValueError: no such preset, or one without a classifier; a preset whose files are not those
-            its card lists.
+        ValueError: the preset does not exist or has no classifier, or its files are not those its
+            card lists.
 
     >>> from keras_hub.utils import decode_imagenet_predictions
     >>> from sklearn.datasets import load_sample_image

@@ -1,4 +1,4 @@
-"""KerasHub presets: a network behind the scaling of its image converter, or one of its towers."""
+"""Loads KerasHub presets: a network with its image scaling in front, or one of its towers."""
 
 import json
 import warnings
@@ -13,15 +13,15 @@ from tlkeras.backbones import fetching
 from tlkeras.blocks.internals import all_layers, forget_calls, functional
 from tlkeras.utils import paths
 
-COMPOSITE = ("CBABlock", "FusedMBConvBlock", "MBConvBlock")  # of KerasHub's EfficientNets
+COMPOSITE = ("CBABlock", "FusedMBConvBlock", "MBConvBlock")  # in KerasHub's EfficientNets
 
-Size = tuple[int, int] | None  # height and width of images; None: any
+Size = tuple[int, int] | None  # height and width of images; None: any size
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Files of a preset that are missing, or not those whose SHA-256 its `card.json` lists.
+    """Return the files of a preset that are missing or differ from the SHA-256 in its `card.json`.
 
-    A folder without a `card.json` (one of your own) has nothing to compare with.
+    For a folder without a `card.json`, such as your own, there is nothing to compare with.
     """
     card = folder / "card.json"
     listed = json.loads(card.read_text(encoding="utf-8"))["files"] if card.exists() else {}
@@ -35,7 +35,7 @@ def damaged_files(folder: Path) -> list[str]:
 def load_preset(
     name: str, preset: Path | str, size: Size, weights: str | None, tower: str | None
 ) -> keras.Model:
-    """A KerasHub preset: its network behind the scaling of its image converter."""
+    """Load a KerasHub preset: its network, or one tower, with its image scaling in front."""
     if isinstance(preset, Path):
         _refuse_damaged(name, preset)
     import keras_hub
@@ -49,15 +49,14 @@ def load_preset(
         return _tower(network, name, converter, size, tower)
     inputs = keras.tree.flatten(network.input)
     if len(inputs) > 1 or len(inputs[0].shape) != 4:
-        return network  # takes text, or text beside images
+        return network  # takes text, or text and images
     return behind_an_image(network, size, name, _scaling(name, converter))
 
 
 def load_task_preset(name: str, preset: Path) -> keras.Model:
-    """The classifier of a KerasHub preset: from images of any size to its probabilities.
+    """Load the classifier of a KerasHub preset, from images of any size to probabilities.
 
-    The middle square of an image, resized to the side that the preset's image converter names, is
-    what it sees.
+    It uses the central square of each image, resized to the size in the preset's image converter.
     """
     _refuse_damaged(name, preset)
     import keras_hub
@@ -66,7 +65,7 @@ def load_task_preset(name: str, preset: Path) -> keras.Model:
     task = keras_hub.models.ImageClassifier.from_preset(
         str(preset), num_classes=config["num_classes"]
     )
-    below = all_layers(task.backbone)  # KerasHub 0.24 hands Keras their ids, which it does not know
+    below = all_layers(task.backbone)  # KerasHub 0.24 passes their ids, which Keras does not accept
     keras.saving.load_weights(task, preset / "task.weights.h5", objects_to_skip=below)
     converter = _converter(preset)
     resize = keras.layers.Resizing(
@@ -90,14 +89,14 @@ def _refuse_damaged(name: str, folder: Path) -> None:
 
 
 def _converter(preset: Path | str) -> Any:
-    """The preset's image converter, which knows its scaling; None if it has none."""
+    """Return the preset's image converter, which holds its scaling, or None if it has none."""
     import keras_hub
 
     try:
         return keras_hub.layers.ImageConverter.from_preset(str(preset))
     except (ValueError, FileNotFoundError) as error:
         if type(error.__cause__).__name__ == "LocalEntryNotFoundError":
-            raise  # Hugging Face's word for a lost connection
+            raise  # Hugging Face reports a lost connection this way
         return None
 
 
@@ -116,10 +115,10 @@ def _scaling(name: str, converter: Any) -> keras.layers.Layer:
 def behind_an_image(
     network: keras.Model, size: Size, name: str | None = None, scaling: Callable = lambda x: x
 ) -> keras.Model:
-    """The network with an input for images of `size`, resized and scaled as it wants them.
+    """Return the network with an input for images of `size`, which resizes and scales them.
 
-    A graph of Keras's own layers that KerasHub would save by its arguments becomes one that Keras
-    saves layer by layer, for only so it is known after loading what was frozen.
+    KerasHub saves a network by its constructor arguments, which loses what is frozen. If all layers
+    are Keras's own, the graph is rebuilt as one that Keras saves layer by layer.
     """
     if any(type(layer).__name__ in COMPOSITE for layer in network.layers):
         network = _written_out(network)
@@ -134,7 +133,7 @@ def behind_an_image(
 
 
 def _written_out(network: keras.Model) -> keras.Model:
-    """The same layers, with those inside KerasHub's blocks called one by one in the graph."""
+    """Return the same layers, with those inside KerasHub's blocks as nodes of their own."""
 
     def call(layer: keras.Layer, *args: Any, **options: Any) -> Any:
         inside = type(layer).__name__ in COMPOSITE
@@ -148,7 +147,7 @@ def _written_out(network: keras.Model) -> keras.Model:
 
 
 def _tower(network: keras.Model, name: str, converter: Any, size: Size, tower: str) -> keras.Model:
-    """Half of a network for images and text, up to the vectors that are compared."""
+    """Return half of a network for images and text, up to the vectors that are compared."""
     if not hasattr(network, "get_vision_embeddings"):
         return towerless(network, tower)
     if tower == "text":
@@ -163,7 +162,7 @@ def _tower(network: keras.Model, name: str, converter: Any, size: Size, tower: s
 def image_input(
     size: Size, wanted: tuple[int | None, ...]
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """An input for images of `size` (None: any), resized if the network wants another one."""
+    """Return an input for images of `size` (None: any), and the tensor resized if necessary."""
     any_size = None in wanted
     image = keras.Input((*(size or ((None, None) if any_size else wanted)), 3), name="image")
     if any_size or tuple(wanted) == image.shape[1:3]:
