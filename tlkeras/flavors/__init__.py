@@ -1,6 +1,6 @@
-"""Flavours of transfer learning (sections 1.8 and 1.10): a module each, none imports another.
+"""Flavours of transfer learning (sections 1.8 and 1.10), one module each; none imports another.
 
-What they return is plain Keras: models, layers and callbacks for `fit` or `tlk.fit_stages`.
+They return plain Keras objects: models, layers and callbacks for `fit` or `tlk.fit_stages`.
 
 >>> tlk.flavors.domain.GradientReversal(strength=0.5).strength
 0.5

@@ -1,4 +1,4 @@
-"""Learning from pictures without labels: two views of one thing are to lie near each other.
+"""Learn from images without labels: two views of the same thing should be close to each other.
 
 >>> float(tlk.flavors.contrastive.nt_xent(np.eye(2), np.eye(2), temperature=0.01)[0])
 0.0
@@ -15,15 +15,16 @@ __all__ = ["Pairs", "SimCLR", "nt_xent"]
 
 
 def nt_xent(first: Any, second: Any, temperature: float = 0.1) -> Any:
-    """Cross-entropy of finding one's partner among all others of the batch.
+    """Cross-entropy of finding the other view of the same thing among all views in the batch.
 
     Args:
         first, second: (n, d), vectors of two views of n things, of any length.
-        temperature: what cosines are divided by. The smaller, the more the nearest others count.
+        temperature: cosines are divided by it. The smaller it is, the more the nearest other
+            vectors count.
 
     Returns:
-        (n,), for each thing the mean over its two views, in nats. By chance: log(2n - 1). It is
-        half of what `keras_cv.losses.SimCLRLoss` gives, which adds the two up.
+        (n,), for each thing the mean over its two views, in nats. Chance level is log(2n - 1).
+        `keras_cv.losses.SimCLRLoss` returns twice this value, the sum over the two views.
 
     Source: Chen et al. 2020, arXiv:2002.05709 (SimCLR), equation 1.
 
@@ -34,29 +35,30 @@ def nt_xent(first: Any, second: Any, temperature: float = 0.1) -> Any:
     n = ops.shape(first)[0]
     views = ops.normalize(ops.cast(ops.concatenate([first, second]), "float32"), axis=1)
     cosines = ops.matmul(views, ops.transpose(views)) / temperature
-    cosines = cosines - 1e9 * ops.eye(2 * n)  # nobody is its own partner
+    cosines = cosines - 1e9 * ops.eye(2 * n)  # no view is its own partner
     partner = ops.concatenate([ops.arange(n) + n, ops.arange(n)])
     losses = keras.losses.sparse_categorical_crossentropy(partner, cosines, from_logits=True)
     return ops.mean(ops.reshape(losses, (2, -1)), axis=0)
 
 
 class SimCLR(keras.Model):
-    """Teaches `encoder`, in place, by views of pictures; `compile(optimizer)` and `fit(images)`.
+    """Train `encoder`, in place, on views of images; call `compile(optimizer)` and `fit(images)`.
 
-    Two views of each picture are made by `augment`; with `fit(Pairs(...))` one each of two pictures
-    of one thing. `fit`'s history watches for collapse: "partners" is the mean cosine of two views
-    of one thing, "others" that of different things. If others rise to 1, it says the same of all.
+    With `fit(images)`, `augment` makes two views of each image. With `fit(Pairs(...))`, it makes
+    one view of each of two images of the same thing. The history shows a collapse: "partners" is
+    the mean cosine of two views of the same thing, "others" that of different things. If "others"
+    rises to 1, the encoder gives all images the same features.
 
     Args:
-        encoder: from pictures to features, (batch, n), or maps, (batch, height, width, n), which
-            are averaged over place. It is what one keeps; what is frozen in it stays so.
-        augment: a layer that changes a picture at random, seen only in training; None: nothing.
-        units: width of the projection, two Dense layers that are thrown away afterwards.
-        loss: of two batches of projections, (batch, units): a number, or one for each pair. None:
-            `nt_xent`; `keras_cv.losses.SimCLRLoss(0.1)` does, or your own.
+        encoder: a model from images to features (batch, n), or to maps (batch, height, width, n),
+            which are averaged over positions. Keep it after training; frozen layers stay frozen.
+        augment: a layer that changes images at random, in training only. None: no change.
+        units: width of the projection, two Dense layers that are discarded after training.
+        loss: a function of two batches of projections (batch, units) that returns one number, or
+            one per pair, such as `keras_cv.losses.SimCLRLoss(0.1)` or your own. None: `nt_xent`.
 
-    Shapes: pictures (batch, height, width, channels), or two such, to (batch, 2, units).
-    To save, save `encoder`. Source: Chen et al. 2020, as of `nt_xent`.
+    Shapes: images (batch, height, width, channels), or two such batches, to (batch, 2, units).
+    To save, save `encoder`. Source: Chen et al. 2020, as for `nt_xent`.
 
     >>> encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
     >>> model = tlk.flavors.contrastive.SimCLR(encoder, keras.layers.RandomFlip())
@@ -100,23 +102,26 @@ class SimCLR(keras.Model):
         partners = ops.sum(views[:, 0] * views[:, 1], axis=-1)
         n = ops.cast(ops.shape(views)[0], "float32")
         everybody = ops.sum(ops.mean(views, axis=(0, 1)) ** 2)  # mean of all 2n x 2n cosines
-        own = (ops.mean(partners) + 1) / (2 * n)  # of them, those with itself and its partner
+        own = (ops.mean(partners) + 1) / (2 * n)  # share of cosines with itself and the partner
         self.watched[0].update_state(partners)
         self.watched[1].update_state((everybody - own) / (1 - 1 / n))
         return self.get_metrics_result()
 
 
 class Pairs(keras.utils.PyDataset):
-    """Batches of two pictures of one thing each, for `SimCLR`: a new order, new pairs each epoch.
+    """Batches of pairs of images of the same thing, for `SimCLR`; reordered and redrawn each epoch.
 
-    Every picture comes once an epoch as the first; its partner is another one of its group, drawn
-    anew, or itself where there is no other. A last batch that is not full is left out.
+    Every epoch, each image is the first of a pair once (except in a last batch that is not full,
+    which is left out). Its partner is another image of its group, drawn at random, or the image
+    itself if there is no other.
 
     Args:
-        images: (n, ...). groups: (n,), the lesion (patient, product, ...) that each shows.
-        batch_size: pairs in a batch. seed: of the order and of the partners.
+        images: (n, ...).
+        groups: (n,), the lesion (or patient, product, ...) that each image shows.
+        batch_size: pairs per batch.
+        seed: seed of the order and of the partners.
 
-    Raises ValueError if there is not a group for each image, or no full batch.
+    Raises ValueError if there is not one group for each image, or if there is no full batch.
 
     >>> ((first, second),) = tlk.flavors.contrastive.Pairs(np.arange(3), [7, 8, 7], 3)[0]
     >>> print(sorted(zip(first.tolist(), second.tolist())))
@@ -141,7 +146,7 @@ class Pairs(keras.utils.PyDataset):
         self.order = self.rng.permutation(len(self.images))
         self.partner = np.arange(len(self.images))
         for members in self.members:
-            if len(members) > 1:  # each takes one a few places on: never itself
+            if len(members) > 1:  # each takes the one a few places ahead: never itself
                 steps = self.rng.integers(1, len(members), len(members))
                 self.partner[members] = members[(np.arange(len(members)) + steps) % len(members)]
 

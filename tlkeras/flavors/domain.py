@@ -1,4 +1,4 @@
-"""Domain adaptation: source images have labels, target images look different and have none.
+"""Domain adaptation: source images have labels; target images look different and have none.
 
 >>> tlk.flavors.domain.information(np.full((5, 2), 0.5)) < 1e-9  # answers that say nothing
 True
@@ -19,15 +19,15 @@ __all__ += ["two_domains"]
 
 @keras.saving.register_keras_serializable("tlkeras")
 class GradientReversal(keras.layers.Layer):
-    """Passes its input on as it is, and the gradient back times minus `strength`.
+    """Outputs its input unchanged, and multiplies the gradient by minus `strength`.
 
-    What lies below learns to make worse whatever the layers above learn to do.
+    So the layers below learn to make worse what the layers above learn to do.
 
     Args:
-        strength: how much of the gradient goes back, with its sign turned.
+        strength: factor of the reversed gradient.
         rise: training steps over which the strength grows from 0, as 2 / (1 + exp(-10 p)) - 1 with
-            p from 0 to 1; 0: it is there from the start. The steps are counted in a weight, so
-            that they are saved and go on after loading.
+            p from 0 to 1. 0: full strength from the start. The steps are counted in a weight, so
+            the count is saved and continues after loading.
 
     Shapes: any, unchanged. Raises ValueError for a negative number.
     Source: Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", section 5.2.2.
@@ -58,7 +58,7 @@ class GradientReversal(keras.layers.Layer):
         if training:
             self.steps.assign(self.steps + 1)
         fixed = ops.stop_gradient(inputs)
-        return fixed - strength * (inputs - fixed)  # the bracket is 0, its gradient is not
+        return fixed - strength * (inputs - fixed)  # the term in brackets is 0, its gradient is not
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -70,22 +70,23 @@ class GradientReversal(keras.layers.Layer):
 def adversarial(
     model: keras.Model, features: str, strength: float = 1.0, rise: int = 0, units: int = 64
 ) -> keras.Model:
-    """A classifier with a second output that guesses the domain through a gradient reversal (DANN).
+    """Add an output to a classifier that predicts the domain through a gradient reversal (DANN).
 
-    The classifier's layers are shared: train what is returned, and use `model`.
+    The returned model shares the classifier's layers: train the returned model, then use `model`.
 
     Args:
-        model: functional, with one input and one output.
-        features: name of a layer of `model`, whose output shall not tell the domain: (batch, n), or
-            maps (batch, height, width, n), which are averaged over place.
-        strength, rise: as of `GradientReversal`. units: of the domain classifier's hidden layer.
+        model: a functional model with one input and one output.
+        features: name of the layer of `model` whose output should not reveal the domain: (batch,
+            n), or maps (batch, height, width, n), which are averaged over positions.
+        strength, rise: as in `GradientReversal`.
+        units: width of the hidden layer of the domain classifier.
 
     Returns:
-        A model, not compiled, with outputs "label", what `model` puts out, and "domain", a logit
-        (batch, 1): positive says target. `two_domains` makes what `fit` needs for it.
+        A model, not compiled, with the outputs "label", the output of `model`, and "domain", a
+        logit (batch, 1) that is positive for the target. `two_domains` makes the data for `fit`.
 
     Raises:
-        ValueError: no such layer in `model` itself (layers of a model inside it cannot be seen).
+        ValueError: `model` itself has no such layer (layers of nested models cannot be used).
 
     Source: Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks".
 
@@ -99,7 +100,7 @@ def adversarial(
     calls = {node.operation.name: node for node in (nodes(net) if net else ())}
     if features not in calls:
         raise ValueError(f"Expected a layer of {model.name}, one of {[*calls]}; not {features!r}.")
-    shared = calls[features].outputs[0]  # in this graph: the layer may be in others, too
+    shared = calls[features].outputs[0]  # in this graph; the layer can also be part of others
     if len(shared.shape) == 4:
         shared = keras.layers.GlobalAveragePooling2D(name="domain_pool")(shared)
     shared = GradientReversal(strength, rise, name="domain_reversal")(shared)
@@ -109,19 +110,22 @@ def adversarial(
 
 
 def two_domains(source: np.ndarray, labels: np.ndarray, target: np.ndarray) -> tuple[Any, Any, Any]:
-    """Inputs, labels and sample weights with which `fit` trains an `adversarial` model.
+    """Return inputs, labels and sample weights for training an `adversarial` model with `fit`.
 
     Args:
-        source: (n, ...), inputs of the source. labels: (n,), whole numbers; -1 where unknown.
-        target: (m, ...), inputs of the target.
+        source: (n, ...), inputs from the source domain.
+        labels: (n,), integers; -1 if unknown.
+        target: (m, ...), inputs from the target domain.
 
     Returns:
-        Inputs (n + m, ...), and for the outputs "label" and "domain" a dictionary of labels and one
-        of weights. Target inputs have the label 0 with a weight of 0; both domains weigh the same,
-        and the mean weight of either output is 1, so its loss is the mean over what is known.
+        Inputs (n + m, ...), and two dictionaries with the keys "label" and "domain": one of labels
+        and one of weights. Target inputs have the label 0 with a weight of 0. Both domains have the
+        same total weight, and the mean weight of each output is 1, so that its loss is a mean over
+        the known labels.
 
     Raises:
-        ValueError: inputs of different shapes, labels that do not fit, or none known.
+        ValueError: the inputs have different shapes, the labels do not match them, or no label is
+            known.
 
     >>> printed, handwritten = np.ones((1, 4)), np.ones((3, 4))
     >>> x, y, weights = tlk.flavors.domain.two_domains(printed, np.array([7]), handwritten)
@@ -148,13 +152,15 @@ def two_domains(source: np.ndarray, labels: np.ndarray, target: np.ndarray) -> t
 
 
 def coral(source: np.ndarray, target: np.ndarray, ridge: float = 0.1) -> np.ndarray:
-    """Source features with the target's mean, spread and correlations: a head trained on them fits
-    target features as they are.
+    """Return source features with the mean, spread and correlations of the target features.
+
+    A head trained on them fits the unchanged target features.
 
     Args:
-        source: (n, d) and target: (m, d), features; labels are not needed.
-        ridge: added to the diagonal of both correlation matrices. The larger, the nearer to only
-            the target's mean and spread.
+        source: (n, d), features of the source domain; labels are not needed.
+        target: (m, d), features of the target domain.
+        ridge: added to the diagonal of both correlation matrices. The larger it is, the more only
+            mean and spread are matched.
 
     Returns (n, d). Raises ValueError for features of different length.
     Source: Sun, Feng & Saenko 2016, "Return of Frustratingly Easy Domain Adaptation".
@@ -177,10 +183,11 @@ def _power(covariance: np.ndarray, exponent: float, ridge: float) -> np.ndarray:
 
 
 def information(probabilities: np.ndarray) -> float:
-    """How much the answers say about the images, in nats: a score to choose by without labels.
+    """Mutual information of predictions and images, in nats: a score for choosing without labels.
 
-    High where each answer is sure and all classes are answered: entropy of the mean answer, less
-    the mean entropy of the answers; between 0 and the logarithm of the number of classes.
+    It is the entropy of the mean prediction minus the mean entropy of the predictions. It is high
+    if each prediction is confident and all classes are predicted, and lies between 0 and the
+    logarithm of the number of classes.
 
     Args:
         probabilities: (n, classes). Raises ValueError if rows do not add up to 1.

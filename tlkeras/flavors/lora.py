@@ -1,10 +1,10 @@
-"""Adapters (LoRA): two small factors beside each kernel learn, the network itself stands still.
+"""Adapters (LoRA): the network stays frozen; two small factors added to each kernel learn.
 
-Keras adds the factors (`enable_lora`) to Dense, EinsumDense, Embedding and the convolutions, not
-to DepthwiseConv2D, and loses them when it saves. Here they are chosen by block, kept in a file of
-their own, changed for others, merged into their kernels and taken out again. `add`, `load`, `merge`
-and `remove` are followed by `model.compile`, or by `tlk.fit_stages`: until then `fit` trains what
-it trained before.
+Keras adds the factors (`enable_lora`) to Dense, EinsumDense, Embedding and the convolutions, but
+not to DepthwiseConv2D, and loses them when it saves. This module chooses layers by block, stores
+adapters in a file of their own, exchanges them, merges them into their kernels and removes them.
+After `add`, `load`, `merge` or `remove`, call `model.compile` or `tlk.fit_stages`: until then,
+`fit` trains the same weights as before.
 
 Source: sections 1.8 and 1.10; Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 
@@ -45,24 +45,26 @@ def add(
     *,
     seed: int | None = None,
 ) -> Learning:
-    """Gives layers of the backbone adapters: these learn, and the head, and nothing else.
+    """Add adapters to layers of the backbone; only the adapters and the head learn.
 
-    A kernel W counts as W + alpha / rank * A B from now on. B is 0 at first, so outputs are what
-    they were. Weights of the backbone stay bit-identical under every policy, biases and BatchNorm,
-    too; adapters learn in the blocks that a policy opens.
+    A kernel W then acts as W + alpha / rank * A B. B starts at 0, so the outputs do not change at
+    first. All weights of the backbone, including biases and BatchNorm, stay bit-identical under
+    every policy; adapters learn in the blocks that a policy unfreezes.
 
     Args:
-        model: built, without adapters.
-        rank: columns of A and rows of B. alpha: None is the same as `rank`, a factor of 1.
-        where: a block's name (`*` and `?` match), a policy, or a function from a layer to whether
-            it gets one. None: every layer of the backbone that can have one, but for embeddings.
-        seed: of A's first values; None: as `keras.utils.set_random_seed` has it.
+        model: a built model without adapters.
+        rank: number of columns of A and rows of B.
+        alpha: scale of the adapters. None: equal to `rank`, which gives a factor of 1.
+        where: the layers that get adapters: the name of a block (with the wildcards `*` and `?`),
+            a policy, or a function from a layer to bool. None: every layer of the backbone that
+            can have one, except embeddings.
+        seed: seed of the initial values of A. None: that of `keras.utils.set_random_seed`.
 
     Returns:
         A table of what learns.
 
     Raises:
-        ValueError: no such layer, or the model has adapters.
+        ValueError: no layer matches, or the model already has adapters.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> table = tlk.flavors.lora.add(model, rank=4, where="stack*")
@@ -79,13 +81,14 @@ def add(
 
 
 def save(model: keras.Model, path: str | os.PathLike) -> Path:
-    """Writes adapters, head, and what biases or BatchNorm learned: numbers and JSON, no more.
+    """Write adapters, head, and any changed biases or BatchNorm weights, as arrays and JSON only.
 
     Returns:
-        The path, of a file that `np.load` reads, too.
+        The path of the file, which `np.load` can also read.
 
     Raises:
-        ValueError: the model has no adapters from `add`, or kernels under them have changed.
+        ValueError: the model has no adapters from `add` or `load`, or the kernels under them have
+            changed.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> table = tlk.flavors.lora.add(model, rank=4)
@@ -100,13 +103,13 @@ def save(model: keras.Model, path: str | os.PathLike) -> Path:
 
 
 def load(model: keras.Model, path: str | os.PathLike) -> Learning:
-    """Puts adapters and head of a file in place of those the model has; a bare model gets them.
+    """Load adapters and head from a file, replacing those of the model if it has any.
 
-    Outputs are then those of the model that was saved, and what learned learns on.
+    The outputs are then those of the saved model, and the same weights are trainable.
 
     Raises:
-        ValueError: another base or head, or a file that is damaged or of another kind; the model
-            is then as it was.
+        ValueError: the base or the head differs, or the file is damaged or of another kind. The
+            model is not changed then.
 
     >>> def new():
     ...     return tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
@@ -130,9 +133,9 @@ def load(model: keras.Model, path: str | os.PathLike) -> Learning:
 
 
 def merge(model: keras.Model) -> None:
-    """Adds the adapters into their kernels: the same outputs, to rounding, from plain layers.
+    """Add the adapters to their kernels: the same outputs, up to rounding, from plain layers.
 
-    The backbone is left frozen; `model.save` then writes an ordinary model.
+    The backbone is left frozen. `model.save` then writes an ordinary model.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> table = tlk.flavors.lora.add(model, rank=4)
@@ -147,9 +150,9 @@ def merge(model: keras.Model) -> None:
 
 
 def remove(model: keras.Model) -> None:
-    """Takes the adapters out: the backbone is bit-identical to what it was, and left frozen.
+    """Remove the adapters: the backbone is bit-identical to the original, and left frozen.
 
-    The head stays as it is. Raises ValueError if kernels under the adapters have changed.
+    The head is not changed. Raises ValueError if the kernels under the adapters have changed.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> table = tlk.flavors.lora.add(model, rank=4)
@@ -170,7 +173,7 @@ def _base(model: keras.Model) -> adapters.Base:
 
 
 def _opened(model: keras.Model, base: adapters.Base, learned: Collection[int] = ()) -> Learning:
-    """Lets learn what learns: the rest is closed as if by hand, so that no policy opens it."""
+    """Set what learns; the rest is frozen as if by hand, so that no policy unfreezes it."""
     open_ = {id(base.weights[number]) for number in learned}
     closed = {id(v) for v in [*base.weights, *base.theirs]} - open_
     for layer in internals.all_layers(model):
@@ -183,7 +186,7 @@ def _opened(model: keras.Model, base: adapters.Base, learned: Collection[int] = 
 
 
 def _let_go(model: keras.Model, base: adapters.Base) -> None:
-    """Back to plain layers: the backbone is frozen, and the next plan may open it."""
+    """Return to plain layers with a frozen backbone, which the next plan can unfreeze."""
     adapters.strip(base)
     theirs = {id(variable) for variable in base.theirs}
     set_trainable(model, {id(weight) for weight in base.head} - theirs)
@@ -193,5 +196,5 @@ def _let_go(model: keras.Model, base: adapters.Base) -> None:
 
 
 def _forget_calls(model: keras.Model) -> None:
-    """What was compiled of `fit`, `evaluate` and `predict` knows the layers as they were."""
+    """Drop the compiled `fit`, `evaluate` and `predict` functions, which use the old layers."""
     model.train_function = model.test_function = model.predict_function = None
