@@ -1,4 +1,4 @@
-"""Joins this process to others that train the same model: `jax.distributed`, with time limits."""
+"""Joins this process to others that train the same model: `jax.distributed`, with timeouts."""
 
 import os
 import socket
@@ -7,8 +7,8 @@ import keras
 
 from tlkeras.utils import processes
 
-HEARTBEAT = 10  # seconds without a sign of life, after which a process counts as dead
-SHUTDOWN = 60  # seconds that a process which ends waits for the others, who may still write
+HEARTBEAT = 10  # seconds without a heartbeat after which a process counts as dead
+SHUTDOWN = 60  # seconds that a finished process waits for the others, which may still write files
 PREFIX = "KERAS_DISTRIBUTION_"
 
 
@@ -19,9 +19,9 @@ def join(
     start_timeout: int,
     quiet: bool = False,
 ) -> None:
-    """Joins this process to the others that the arguments or KERAS_DISTRIBUTION_* name, if any.
+    """Join this process to the others that the arguments or KERAS_DISTRIBUTION_* name, if any.
 
-    Arguments and errors: those of `accelerate`. A process that was joined before stays as it is.
+    Arguments and errors are those of `accelerate`. A process that has already joined stays so.
     """
     addresses = job_addresses or os.environ.get(f"{PREFIX}JOB_ADDRESSES")
     count, index = _number("num_processes", num_processes), _number("process_id", process_id)
@@ -43,7 +43,7 @@ def join(
 
 
 def _number(name: str, given: int | None) -> int | None:
-    """An argument, or else what the environment says."""
+    """Return an argument or, if it is None, the integer in the environment variable."""
     text = os.environ.get(f"{PREFIX}{name.upper()}") if given is None else str(given)
     if text is None:
         return None
@@ -58,7 +58,7 @@ def _number(name: str, given: int | None) -> int | None:
 def _checked(
     job_addresses: str | None, num_processes: int | None, process_id: int | None
 ) -> tuple[str, int, int]:
-    """The address of the first process, how many there are, and which this is."""
+    """Return the address of process 0, the number of processes, and the index of this one."""
     backend = keras.backend.backend()
     if backend != "jax":
         raise ValueError(
@@ -126,9 +126,9 @@ def _initialize(address: str, count: int, index: int, start_timeout: int) -> Non
 
 
 def _bind_address(address: str) -> str | None:
-    """Where process 0 listens: at that address alone, if it is one of this machine.
+    """Return where process 0 listens: only at this address, if it belongs to this machine.
 
-    None leaves it to JAX: JAX_COORDINATOR_BIND_ADDRESS, or else every network of the machine.
+    None leaves it to JAX: JAX_COORDINATOR_BIND_ADDRESS, or else all networks of the machine.
     """
     host = address.rpartition(":")[0].strip("[]")
     if "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
@@ -137,6 +137,6 @@ def _bind_address(address: str) -> str | None:
         family, kind, _, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as trial:
             trial.bind(where)
-    except OSError:  # the address of a balancer, or of another machine
+    except OSError:  # the address of a load balancer, or of another machine
         return None
     return address

@@ -1,4 +1,4 @@
-"""`accelerate`: finds the devices, and sets precision and distribution to suit them."""
+"""`accelerate`, which finds the devices and sets a suitable precision and distribution."""
 
 import os
 from dataclasses import dataclass
@@ -15,17 +15,18 @@ STRATEGIES = {"tensorflow": ("none", "mirrored", "tpu"), "jax": ("none", "mirror
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What `accelerate` chose; prints as one line.
+    """The settings that `accelerate` chose; prints as one line.
 
     Attributes:
         device: "CPU", "GPU" or "TPU".
-        count: how many of them this process trains on.
+        count: number of devices that this process trains on.
         precision: Keras's global dtype policy.
         jit: whether XLA compiles the steps of a model that is compiled with Keras's default,
             jit_compile="auto".
         strategy: "none", "mirrored" (the same weights on every device, each batch split over
-            them), "tpu", or the class of the tf.distribute strategy that was active before.
-        process, processes: which of how many processes that train together this is, from 0.
+            them), "tpu", or the class name of another strategy that was already active.
+        process: index of this process, from 0.
+        processes: number of processes that train together.
     """
 
     device: str
@@ -45,7 +46,7 @@ class Acceleration:
         return f"tlkeras: {self.count} {self.device}{cores}, {self.precision}, XLA {xla}{spread}"
 
     def _ipython_display_(self) -> None:
-        """Nothing: as the last line of a cell, `accelerate()` has printed it already."""
+        """Show nothing: at the end of a cell, `accelerate()` has already printed the line."""
 
 
 def accelerate(
@@ -58,34 +59,34 @@ def accelerate(
     start_timeout: int = 300,
     quiet: bool = False,
 ) -> Acceleration:
-    """Sets Keras up for the devices there are. Call it first, before any model is built.
+    """Set up Keras for the available devices. Call it first, before any model is built.
 
-    All of it is a global setting of Keras or TensorFlow, so there is nothing to pass on. Calling
-    it again decides precision anew, and keeps the strategy. A model that was built before keeps
-    to the one device it was built on. A batch is split over all devices: choose a batch size that
-    their number divides, also for the last batch, because Keras gives the mean over each part the
-    same weight.
+    All of these are global settings of Keras or TensorFlow, so there is nothing to pass to other
+    calls. Calling it again chooses the precision again; the strategy is kept unless you name
+    another. A model that was built before stays on the one device it was built on. Each batch is
+    split over all devices. Choose a batch size that is divisible by their number, also for the last
+    batch, because Keras gives the mean over each part the same weight.
 
-    With KERAS_BACKEND=jax several processes, on one machine or on several, train one model: start
-    the same script in each, and let this be the first thing in it that uses JAX. Each is then
-    given the whole data, and `fit_stages` takes its part of every batch (docs/scale.md).
+    With KERAS_BACKEND=jax, several processes on one or more machines can train one model: start the
+    same script in each, and call this before anything else that uses JAX. Each process is then
+    given all the data, and `fit_stages` takes its part of every batch (docs/scale.md).
 
     Args:
         precision: "float32", "mixed_bfloat16" or "mixed_float16". None: bfloat16 on TPUs and
             on GPUs of compute capability 8 and above, float16 from 7, float32 elsewhere.
-        strategy: "none", "mirrored" or "tpu". None: one that is active is kept; else TPUs, or all
-            the GPUs if there are several, and all devices of several processes.
-        job_addresses: host:port of process 0, by which the others find it, or of all processes
-            with commas between. None: the environment's KERAS_DISTRIBUTION_JOB_ADDRESSES, as
-            for `keras.distribution.initialize`; if nothing is set there, this process is alone.
-        num_processes: how many there are. None: KERAS_DISTRIBUTION_NUM_PROCESSES.
-        process_id: which of them this is, from 0. None: KERAS_DISTRIBUTION_PROCESS_ID.
-        start_timeout: seconds that a process waits for the others to start, before it ends.
-        quiet: prints nothing.
+        strategy: "none", "mirrored" or "tpu". None: an active strategy is kept; otherwise TPUs,
+            or all GPUs if there are several, or all devices of several processes are used.
+        job_addresses: host:port of process 0, where the others find it, or of all processes,
+            separated by commas. None: the environment variable KERAS_DISTRIBUTION_JOB_ADDRESSES,
+            as for `keras.distribution.initialize`. If nothing is set, this process trains alone.
+        num_processes: number of processes. None: KERAS_DISTRIBUTION_NUM_PROCESSES.
+        process_id: index of this process, from 0. None: KERAS_DISTRIBUTION_PROCESS_ID.
+        start_timeout: seconds to wait for the other processes to start, before this one ends.
+        quiet: if True, print nothing.
 
     Raises:
-        ValueError: an argument that is none of the choices; processes on another backend, with an
-            incomplete or contradictory description, or after JAX has begun to work.
+        ValueError: an argument is not one of the choices; or several processes are requested on
+            another backend, with incomplete or contradictory arguments, or after JAX was used.
 
     Source: the guides "Mixed precision" and "Multi-GPU distributed training" of Keras.
 
@@ -112,17 +113,17 @@ def accelerate(
 
 
 def precision_for(device: str, capability: float | None) -> str:
-    """The fastest precision that trains well on a device.
+    """Return the fastest precision that trains well on a device.
 
     Args:
         device: "CPU", "GPU" or "TPU".
-        capability: a GPU's compute capability, e.g. 7.5; None if it has none (not NVIDIA's).
+        capability: compute capability of a GPU, e.g. 7.5; None if it has none (not NVIDIA).
     """
     if device == "TPU" or (device == "GPU" and capability and capability >= 8):
         return "mixed_bfloat16"
     if device == "GPU" and capability and capability >= 7:
         return "mixed_float16"
-    # Some CPUs are quick at bfloat16, but a course's numbers should not depend on which.
+    # Some CPUs are fast at bfloat16, but the results of the course should not depend on the CPU.
     return "float32"
 
 
@@ -135,7 +136,7 @@ def _check(name: str, value: Any, choices: tuple) -> None:
 
 
 def _distribute_tensorflow(wanted: str | None) -> tuple[str, int]:
-    """Makes a tf.distribute strategy global; its name, and the number of devices."""
+    """Set a global tf.distribute strategy; return its name and the number of devices."""
     import tensorflow as tf
 
     names = {tf.distribute.MirroredStrategy: "mirrored", tf.distribute.TPUStrategy: "tpu"}
@@ -165,7 +166,7 @@ def _tpu_strategy() -> Any:
 
 
 def _distribute_jax(wanted: str | None) -> tuple[str, int]:
-    """The same with keras.distribution, which knows one way of splitting batches: DataParallel."""
+    """Do the same with keras.distribution, whose DataParallel splits batches over the devices."""
     active = keras.distribution.distribution()
     name = "none"
     if active is not None:
@@ -183,7 +184,7 @@ def _distribute_jax(wanted: str | None) -> tuple[str, int]:
 
 
 def find_device(backend: str) -> tuple[str, float | None]:
-    """The kind of device that Keras uses here, and the least compute capability of the GPUs."""
+    """Return the type of device that Keras uses, and the lowest compute capability of the GPUs."""
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -213,7 +214,7 @@ def find_device(backend: str) -> tuple[str, float | None]:
 
 
 def _jit(backend: str, device: str, strategy: str) -> bool:
-    """What jit_compile="auto" comes to: on TensorFlow XLA on one GPU or TPU, on JAX always."""
+    """True if jit_compile="auto" means XLA: always on JAX; on TensorFlow on one GPU or on TPUs."""
     if backend == "tensorflow":
         return device != "CPU" and strategy in ("none", "tpu")
     return backend == "jax"
