@@ -1,11 +1,11 @@
-"""Learning rates block by block: one Keras optimizer that steps every block at its own rate.
+"""Learning rates block by block: one Keras optimizer that trains every block at its own rate.
 
-`discriminative` gives an optimizer of the kind it is given, whose learning rate is multiplied in
-every block by the block's rate. It is one optimizer, not several: callbacks set its
-`learning_rate`, gradients are clipped by their norm over all blocks, and it is saved with the
-model. `carry` hands what an optimizer has learned about the gradients on to the next stage's.
+`discriminative` returns an optimizer of the given kind whose learning rate is multiplied in each
+block by the block's rate. It is one optimizer, not several: callbacks set its `learning_rate`,
+gradients are clipped by their norm over all blocks, and it is saved with the model. `carry` passes
+the state of an optimizer, such as momentums, on to that of the next stage.
 
-The only package that knows an optimizer's private parts.
+This is the only package that uses private attributes of Keras optimizers.
 
 Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.2.
 

@@ -1,6 +1,6 @@
-"""Keras optimizers that step every variable at its own rate, one class for each that is supported.
+"""Keras optimizers that update every variable at its own rate: one class per supported optimizer.
 
-`discriminative` makes them; nobody else needs to.
+They are created by `discriminative`, and need not be created directly.
 """
 
 import warnings
@@ -23,13 +23,14 @@ from tlkeras.optimizers.rates import Rate, block_rates, rate_from_json, rate_to_
 
 @dataclass(frozen=True)
 class Share:
-    """What a Discriminative optimizer knows about one variable.
+    """The settings of one variable in a Discriminative optimizer.
 
-    - `path`, `ordinal`: which one it is. Equal paths (nested backbones) are counted from 0, in
-      the order of the trainable variables.
-    - `block`: the name of its block. `rate`: multiplies the learning rate.
+    - `path`, `ordinal`: identify the variable. Equal paths (nested backbones) are counted from 0,
+      in the order of the trainable variables.
+    - `block`: the name of its block.
+    - `rate`: the factor of the learning rate.
     - `decays`: whether weight decay applies to it.
-    - `age`: how many updates it had before this optimizer's first.
+    - `age`: the number of updates it had before this optimizer's first update.
     """
 
     path: str
@@ -40,22 +41,22 @@ class Share:
     age: int = 0
 
 
-if TYPE_CHECKING:  # Discriminative is always mixed into one
+if TYPE_CHECKING:  # Discriminative is always mixed into an Optimizer
     from keras.optimizers import Optimizer as Mixed
 else:
     Mixed = object
 
 
 class Discriminative(Mixed):
-    """What the optimizers that `discriminative` makes add to a Keras optimizer.
+    """Mixin that the optimizers made by `discriminative` add to a Keras optimizer.
 
-    Inside the update of a variable the learning rate is multiplied by the variable's rate, and
-    `iterations`, by which Adam corrects its bias, is larger by its age. A rate of 1 and an age of
-    0 add no operation.
+    While a variable is updated, the learning rate is multiplied by the variable's rate, and its age
+    is added to `iterations`, which Adam uses for bias correction. A rate of 1 and an age of 0 add
+    no operation.
 
     Attributes:
         base: the Keras optimizer class.
-        shares: a Share a variable, in the order of the variables the optimizer was built on.
+        shares: one Share per variable, in the order in which the optimizer was built.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> optimizer = tlk.optimizers.discriminative(keras.optimizers.AdamW(), model)
@@ -66,8 +67,8 @@ class Discriminative(Mixed):
     """
 
     base: type[keras.optimizers.Optimizer]
-    _factor: Any = 1.0  # of the learning rate, while weight decay is applied
-    _age = 0  # added to the iterations, while a variable is updated
+    _factor: Any = 1.0  # factor of the learning rate while weight decay is applied
+    _age = 0  # added to the iterations while a variable is updated
 
     def __init__(self, *args: Any, shares: Sequence[Share] = (), **options: Any):
         super().__init__(*args, **options)
@@ -80,7 +81,7 @@ class Discriminative(Mixed):
         super().build(variables)
 
     def _aligned(self, variables: Iterable[keras.Variable]) -> list[Share]:
-        """The share of every variable: the same row of variables, or some of them by their keys."""
+        """Return the Share of each variable, by position if all match, else by path and ordinal."""
         wanted, known = keys(variables), {(s.path, s.ordinal): s for s in self.shares}
         pairs = list(zip(wanted, known, strict=False))
         if len(wanted) == len(known) and all(_alike(a, b) for (a, _), (b, _) in pairs):
@@ -119,7 +120,7 @@ class Discriminative(Mixed):
         return _times(super()._get_current_learning_rate(), self._factor)
 
     def _apply_weight_decay(self, variables: Iterable[Any]) -> None:
-        groups: dict[Any, list] = {}  # by rate: a backend may decay many variables in one operation
+        groups: dict[Any, list] = {}  # by rate: backends can decay many variables in one operation
         for variable in variables if self.weight_decay is not None else ():
             groups.setdefault(self._share(variable).rate, []).append(variable)
         for rate, group in groups.items():
@@ -137,7 +138,9 @@ class Discriminative(Mixed):
         for variable, average, share in zip(
             trainable_variables, averages, self.shares, strict=True
         ):
-            if average is not None:  # Keras's own starts anew at step 0, whatever was carried
+            if (
+                average is not None
+            ):  # Keras's own restarts at step 0, even if an average was carried
                 begun = keras.ops.not_equal(self.iterations + share.age, 0)
                 keep = keras.ops.cast(begun, variable.dtype) * self.ema_momentum
                 average.assign(keep * average + (1 - keep) * variable)
@@ -168,8 +171,8 @@ def _times(learning_rate: Any, factor: Any) -> Any:
     return keras.ops.multiply(learning_rate, factor)
 
 
-# Nadam (one product of betas over all variables), Muon, Ftrl and ScheduleFreeAdamW are left out:
-# their state is more than a slot a variable, or depends on the learning rate itself.
+# Nadam (one product of betas for all variables), Muon, Ftrl and ScheduleFreeAdamW are unsupported:
+# they have state besides the slots of each variable, or state that depends on the learning rate.
 SUPPORTED = (
     keras.optimizers.SGD,
     keras.optimizers.RMSprop,
@@ -195,23 +198,29 @@ globals().update({subclass.__name__: subclass for subclass in SUBCLASSES.values(
 
 
 def _alike(one: str, other: str) -> bool:
-    """Whether two paths end in the same layer and variable: a loaded model may have other scopes
-    around them (a Sequential's name is in its variables' paths, but not in a loaded one's)."""
+    """True if two paths end in the same layer and variable.
+
+    The scopes before these can differ in a loaded model: the name of a Sequential is part of its
+    variables' paths, but not after loading.
+    """
     return one.split("/")[-2:] == other.split("/")[-2:]
 
 
 def base_of(optimizer: Any) -> type[keras.optimizers.Optimizer] | None:
-    """The supported Keras class that an optimizer is of, or None."""
+    """Return the supported Keras class of an optimizer, or None."""
     if isinstance(optimizer, Discriminative):
         return optimizer.base
-    kind = type(optimizer)  # on torch a subclass of the same name
+    kind = type(optimizer)  # on torch, a subclass of the same name
     if not kind.__module__.startswith("keras."):
         return None
     return next((b for b in kind.__mro__ if b in SUPPORTED and b.__name__ == kind.__name__), None)
 
 
 def supported(optimizer: Any) -> type[keras.optimizers.Optimizer]:
-    """The Keras class of an optimizer that can have rates by block; raises TypeError for others."""
+    """Return the Keras class of an optimizer that can have rates by block.
+
+    Raises TypeError for other optimizers.
+    """
     base = base_of(optimizer)
     if base is None:
         raise TypeError(
@@ -222,7 +231,7 @@ def supported(optimizer: Any) -> type[keras.optimizers.Optimizer]:
 
 
 def keys(variables: Iterable[Any]) -> list[tuple[str, int]]:
-    """Path and ordinal of every variable; equal paths are counted from 0."""
+    """Return path and ordinal of every variable; equal paths are counted from 0."""
     seen: Counter = Counter()
     found = []
     for variable in variables:
@@ -235,20 +244,22 @@ def keys(variables: Iterable[Any]) -> list[tuple[str, int]]:
 def discriminative(
     optimizer: keras.optimizers.Optimizer, model: keras.Model, rates: Any = None
 ) -> keras.optimizers.Optimizer:
-    """A new optimizer like `optimizer` that trains every block of `model` at its own rate.
+    """Return a new optimizer like `optimizer` that trains each block of `model` at its own rate.
 
-    A block's learning rate is the optimizer's `learning_rate`, whatever sets it (a number, a
-    schedule, a callback), times the block's rate; weight decay follows it.
+    The learning rate of a block is the optimizer's `learning_rate` (set by a number, a schedule or
+    a callback) times the block's rate. Weight decay is scaled in the same way.
 
     Args:
-        optimizer: of a class in `SUPPORTED`. Its settings are kept, its state is not: see `carry`.
-        model: built. What is trainable counts as it is now. A block with a rate of 0 is frozen,
-            its BatchNorm too, with a UserWarning; compile the model afterwards.
+        optimizer: an instance of a class in `SUPPORTED`. Its settings are kept, but not its state;
+            see `carry`.
+        model: a built model. The weights that are trainable at this moment are trained. A block
+            with a rate of 0 is frozen, including its BatchNorm, with a UserWarning; compile the
+            model afterwards.
         rates: as in `block_rates`.
 
     Raises:
-        TypeError: an optimizer that is not supported. ValueError: rates that do not fit the
-            model, or leave nothing to learn.
+        TypeError: the optimizer is not supported.
+        ValueError: the rates do not match the model, or leave nothing to train.
 
     Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.2; sections 1.6
     (playbook C) and 1.10.
@@ -281,7 +292,7 @@ def discriminative(
 
 
 def _hold(held: Sequence[Block], blocks: Blocks, learning: set[str]) -> None:
-    """Freezes these blocks and touches no other; a layer is closed too, for only that is saved."""
+    """Freeze only these blocks: their weights, and their layers, whose flags alone are saved."""
     if not held:
         return
     kept = closed_by_user(blocks)
@@ -301,7 +312,7 @@ def _hold(held: Sequence[Block], blocks: Blocks, learning: set[str]) -> None:
 
 
 def _settings(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    """The arguments that make an optimizer like this one; a schedule is handed on as it is."""
+    """Return the arguments for an optimizer like this one; a schedule is passed on unchanged."""
     rate = optimizer._learning_rate
     rate = rate if callable(rate) else float(keras.ops.convert_to_numpy(rate))
     return optimizer.get_config() | {"learning_rate": rate}

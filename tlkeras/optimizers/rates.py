@@ -1,6 +1,6 @@
-"""Rates of learning, block by block: what a Stage says, and what it means for a model's blocks.
+"""Learning rate factors by block: the forms that a Stage takes, and the rate of each block.
 
-A rate multiplies the optimizer's learning rate. `tlkeras.optimizers` trains with them.
+A rate multiplies the optimizer's learning rate; see `tlkeras.optimizers`.
 """
 
 import math
@@ -21,10 +21,10 @@ Rate: TypeAlias = float | LearningRateSchedule
 
 @dataclass(frozen=True)
 class LayerwiseDecay:
-    """Rates that fall from block to block, as data. Made by `layerwise_decay`.
+    """Rates that decrease from block to block, as data. Made by `layerwise_decay`.
 
     Attributes:
-        factor: what each block's rate is multiplied by for the next one below it.
+        factor: ratio of a block's rate to that of the block above it.
 
     >>> tlk.optimizers.layerwise_decay(0.5)
     LayerwiseDecay(factor=0.5)
@@ -33,17 +33,17 @@ class LayerwiseDecay:
     factor: float
 
     def __call__(self, blocks: Sequence[Block]) -> dict[str, float]:
-        """The rate of every block by name, of all blocks in data-flow order."""
+        """Return the rate of each block by name, given all blocks in data-flow order."""
         backbone = [block.name for block in blocks if block.role != "head"]
         rates = {block.name: 1.0 for block in blocks}
         return rates | {name: self.factor ** (i + 1) for i, name in enumerate(reversed(backbone))}
 
 
 def layerwise_decay(factor: float = 0.8) -> LayerwiseDecay:
-    """Rates of 1 in the head, `factor` in the last backbone block, its square in the next, ...
+    """Rate 1 for the head, `factor` for the last backbone block, its square for the next, ...
 
     Raises:
-        ValueError: `factor` is not above 0 and up to 1.
+        ValueError: `factor` is not above 0 and at most 1.
 
     Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.2 (with
     1/2.6); Clark et al. 2020, "ELECTRA", appendix A (with 0.8).
@@ -60,21 +60,21 @@ def layerwise_decay(factor: float = 0.8) -> LayerwiseDecay:
 def block_rates(
     rates: Any, blocks: Sequence[Block], learning: set[str] | None = None
 ) -> dict[str, Rate]:
-    """The rate of every block, by its name.
+    """Return the rate of each block, by name.
 
     Args:
         rates: None (1 everywhere); a mapping from names of blocks, patterns ("stack*") and roles
-            to rates, in which a name goes before a pattern, a longer pattern before a shorter
-            one, and a pattern before a role; `layerwise_decay(...)`; or a function from a Block
-            to its rate. A rate is a number, or a `keras.optimizers.schedules` schedule over the
+            to rates; `layerwise_decay(...)`; or a function from a Block to its rate. In a mapping,
+            names take precedence over patterns, longer patterns over shorter ones, and patterns
+            over roles. A rate is a number, or a `keras.optimizers.schedules` schedule over the
             optimizer's steps.
         blocks: all blocks of the model.
-        learning: names of the blocks that must have a rate. Others that a mapping leaves out
-            are left out of the result.
+        learning: names of the blocks that must have a rate. Other blocks without a rate in a
+            mapping are omitted from the result.
 
     Raises:
-        ValueError: a key that matches no block, and is no role; a block of `learning` without
-            a rate; a rate that is negative or not finite.
+        ValueError: a key matches no block and is not a role; a block in `learning` has no rate;
+            or a rate is negative or not finite.
         TypeError: `rates` is none of the above.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
@@ -118,7 +118,7 @@ def _check_keys(rates: Mapping, names: Sequence[str]) -> None:
 
 
 def _key(rates: Mapping, block: Block) -> str | None:
-    """The most specific key that matches a block."""
+    """Return the most specific key that matches a block, or None."""
     if block.name in rates:
         return block.name
     patterns = [key for key in rates if key not in ROLES and fnmatchcase(block.name, key)]
@@ -137,7 +137,7 @@ def _checked(name: str, rate: Any) -> Rate:
 
 
 def rates_to_dict(rates: Any) -> dict | None:
-    """`rates` as JSON can store them. Raises TypeError if they are a plain function.
+    """Return `rates` in a form that JSON can store. Raises TypeError for a plain function.
 
     >>> tlk.optimizers.rates_to_dict({"head": 1.0, "top": 0.1})
     {'kind': 'mapping', 'rates': {'head': 1.0, 'top': 0.1}}
@@ -154,7 +154,7 @@ def rates_to_dict(rates: Any) -> dict | None:
 
 
 def rates_from_dict(stored: dict | None) -> Any:
-    """The rates that `rates_to_dict` stored.
+    """Return the rates that `rates_to_dict` stored.
 
     >>> tlk.optimizers.rates_from_dict({"kind": "layerwise_decay", "factor": 0.8})
     LayerwiseDecay(factor=0.8)
@@ -167,19 +167,19 @@ def rates_from_dict(stored: dict | None) -> Any:
 
 
 def rate_to_json(rate: Rate) -> float | dict:
-    """One rate as JSON can store it."""
+    """Return one rate in a form that JSON can store."""
     if isinstance(rate, LearningRateSchedule):
         return keras.saving.serialize_keras_object(rate)
     return float(rate)
 
 
 def rate_from_json(stored: float | dict) -> Rate:
-    """The rate that `rate_to_json` stored."""
+    """Return the rate that `rate_to_json` stored."""
     if isinstance(stored, dict):
         return keras.saving.deserialize_keras_object(stored)
     return stored
 
 
 def shown(rate: Rate) -> str:
-    """A rate, or a learning rate, in a few characters."""
+    """Return a short text for a rate or a learning rate."""
     return f"{rate:g}" if isinstance(rate, Real) else type(rate).__name__

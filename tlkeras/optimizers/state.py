@@ -1,4 +1,4 @@
-"""What an optimizer has learned about the gradients, handed on from one to the next."""
+"""Passes the state of an optimizer (momentums, averages, ...) on to the next optimizer."""
 
 import math
 from collections import Counter
@@ -11,15 +11,17 @@ import numpy as np
 
 from tlkeras.optimizers.blockwise import Discriminative, _settings, base_of, keys
 
-SUMS = {keras.optimizers.SGD: "momentums", keras.optimizers.RMSprop: "_momentums"}  # of steps
+# Slots that are sums of past steps.
+SUMS = {keras.optimizers.SGD: "momentums", keras.optimizers.RMSprop: "_momentums"}
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What `carry` did.
+    """The result of `carry`.
 
     Attributes:
-        carried: paths of the variables whose slots were copied. fresh: of those that start anew.
+        carried: paths of the variables whose slots were copied.
+        fresh: paths of the variables whose slots start from their initial values.
         reason: why nothing was carried, or "".
 
     >>> print(tlk.optimizers.Carried(("head/kernel", "head/bias"), ("stem/kernel",)))
@@ -41,30 +43,32 @@ def carry(
     new: keras.optimizers.Optimizer,
     variables: Sequence[keras.Variable] | None = None,
 ) -> Carried:
-    """Copies the slots (momentums, averages, ...) of the variables that both optimizers train.
+    """Copy the slots (momentums, averages, ...) of the variables that both optimizers train.
 
-    `new` starts at iteration 0, and so do its schedules, but a variable that stays goes on at its
-    own age: Adam's bias correction counts the updates that this variable had. So one that joins
-    takes first steps of at most the learning rate, where one optimizer for all took up to 6 times
-    that.
+    `new` starts at iteration 0, and so do its schedules, but each carried variable keeps its own
+    age: Adam's bias correction counts the updates that this variable has had. The first steps of
+    a variable that joins are therefore at most as large as the learning rate; with one age for all
+    variables they were up to 6 times as large.
 
-    Variables are the same if they are one object; where the two optimizers share none (another
-    model of the same layout), if path and ordinal are equal. Half-accumulated gradients are not
-    carried. A momentum that is a sum of past steps (SGD, RMSprop) shrinks or grows with the
-    learning rate, lest steps of the old one be taken.
+    Variables are matched by identity or, if the optimizers share none (another model of the same
+    layout), by path and ordinal. Partly accumulated gradients are not carried. A momentum that is a
+    sum of past steps (SGD, RMSprop) is scaled by the ratio of the learning rates, so that it fits
+    the new one.
 
     Args:
-        old: whatever trained the model so far. Either may be in a LossScaleOptimizer.
-        new: from `discriminative`, not yet stepped.
+        old: the optimizer that trained the model so far. Either optimizer can be wrapped in a
+            LossScaleOptimizer.
+        new: an optimizer from `discriminative` that has not taken a step.
         variables: the model's trainable variables; needed if `new` is not built.
 
     Returns:
-        What was carried. Nothing is, for a reason given, between optimizers of different classes
-        or with different slots (one with averages, one without).
+        What was carried. Nothing is carried between optimizers of different classes or with
+        different slots (one with averages, one without); `reason` says so.
 
     Raises:
-        TypeError: `new` is not from `discriminative`. ValueError: it has stepped, cannot be built,
-            or has a slot of another shape than the old one.
+        TypeError: `new` is not from `discriminative`.
+        ValueError: `new` has taken a step, cannot be built, or has a slot whose shape differs from
+            that of the old one.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> head = tlk.freeze(model, tlk.policies.head_only())
@@ -110,7 +114,7 @@ def carry(
 
 
 def _pairs(old: Sequence[Any], new: Sequence[Any]) -> dict[int, int]:
-    """Positions of the variables that are in both: where in `old`, where in `new`."""
+    """Map the position in `old` of each variable that is in both to its position in `new`."""
     there = {id(variable): i for i, variable in enumerate(old)}
     same = {there[id(v)]: i for i, v in enumerate(new) if id(v) in there}
     if same:
@@ -122,7 +126,7 @@ def _pairs(old: Sequence[Any], new: Sequence[Any]) -> dict[int, int]:
 
 
 def _slots(optimizer: keras.optimizers.Optimizer) -> dict[str, list]:
-    """What an optimizer keeps for every variable it trains: lists in the order of these."""
+    """Return the slots of an optimizer: lists with one entry per trained variable, in order."""
     count = len(optimizer._trainable_variables)
     others = ("_variables", "_trainable_variables", "_accumulated_gradients")
     found = {
@@ -137,7 +141,7 @@ def _slots(optimizer: keras.optimizers.Optimizer) -> dict[str, list]:
 
 
 def _rate(optimizer: keras.optimizers.Optimizer, position: int) -> float:
-    """The learning rate of one variable at the next step."""
+    """Return the learning rate of one variable at the next step."""
     rate: Any = 1.0
     if isinstance(optimizer, Discriminative):
         rate = optimizer._now(optimizer.shares[position].rate)
@@ -159,12 +163,12 @@ def _copy(
 
 
 def _count(optimizer: keras.optimizers.Optimizer) -> int:
-    """Updates so far (with accumulated gradients fewer than steps)."""
+    """Return the number of updates so far (fewer than steps if gradients are accumulated)."""
     return int(np.asarray(keras.ops.convert_to_numpy(optimizer.iterations)))
 
 
 def averages(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, keras.Variable]]:
-    """Each variable whose moving average an optimizer keeps (`use_ema=True`), and that average."""
+    """Return pairs of a variable and its moving average, for optimizers with `use_ema=True`."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return [
         (variable, average)
@@ -182,15 +186,17 @@ def go_on(
     new: keras.optimizers.Optimizer,
     variables: Sequence[keras.Variable],
 ) -> keras.optimizers.Optimizer:
-    """`new`, or one that does the same, to train on with after `old` as `fit` would.
+    """Return `new`, or an equivalent optimizer, with the state to continue training after `old`.
 
-    What `carry` carries; between optimizers that it does not know, all state, if they are of one
-    class and train the same variables. Where Keras's own optimizer does the same it is that one.
-    Where `old` scales the loss, so does the new one, as far as it had come.
+    The state is what `carry` copies. For optimizers that `carry` does not support, it is all state
+    but the learning rate, if both are of the same class and train the same variables, and `new` has
+    no schedule. If a plain Keras optimizer does the same as `new`, it is returned instead. If
+    `old` scales the loss, so does the result, from the same scale.
 
     Args:
-        old: what trained the model so far, or was to. new: not yet stepped, in no
-            LossScaleOptimizer. variables: the model's trainable variables.
+        old: the optimizer that trained the model so far, built or not.
+        new: an optimizer that has not taken a step and is not in a LossScaleOptimizer.
+        variables: the model's trainable variables.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     >>> old, new = keras.optimizers.Adam(1e-2), keras.optimizers.Adam(1e-3)
@@ -218,8 +224,8 @@ def _take_all(
     new: keras.optimizers.Optimizer,
     variables: Sequence[keras.Variable],
 ) -> None:
-    """All state but the learning rate; none where it would begin a schedule in the middle."""
-    new.build(list(variables))  # not while a step is traced: what it sets then it sets at each step
+    """Copy all state but the learning rate; none if `new` has a schedule, which must start at 0."""
+    new.build(list(variables))  # not while a step is traced, where this would repeat in every step
     if type(old) is not type(new) or not old.built or callable(new._learning_rate):
         return
     if list(map(id, old._trainable_variables)) == list(map(id, new._trainable_variables)):
@@ -234,18 +240,17 @@ def plain(
     variables: Sequence[keras.Variable],
     exactly: bool = False,
 ) -> keras.optimizers.Optimizer:
-    """The Keras optimizer that does the same, if all rates are 1; otherwise `optimizer` itself.
+    """Return the equivalent Keras optimizer if all rates are 1; otherwise `optimizer` itself.
 
-    With it a saved model loads where tlkeras is not installed. Settings, iterations, slots and
-    what weight decay leaves out are kept. Of ages one that all variables have is added to the
-    iterations, unless a schedule counts these; others are lost, so that variables that were
-    carried take smaller steps at first (Adam's correction starts at this optimizer's own
-    iteration).
+    A model saved with it can be loaded without tlkeras. Settings, iterations, slots and weight
+    decay exclusions are kept. If all variables have the same age, it is added to the iterations,
+    unless a schedule counts these. Otherwise the ages are lost, and carried variables take smaller
+    steps at first, because Adam's correction then starts at this optimizer's own iteration.
 
     Args:
-        optimizer: any; one in a LossScaleOptimizer is replaced in a new LossScaleOptimizer.
+        optimizer: any optimizer; one in a LossScaleOptimizer gets a new LossScaleOptimizer.
         variables: the model's trainable variables.
-        exactly: give `optimizer` itself, too, where ages would be lost.
+        exactly: also return `optimizer` itself if ages would be lost.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> optimizer = tlk.optimizers.discriminative(keras.optimizers.AdamW(1e-3), model)
