@@ -2,25 +2,25 @@
 # # 5 · Layers: what each part of a network knows
 #
 # **The question.** A network is a stack of layers, and transfer learning keeps some of them and
-# throws others away: what does each know, and which are of use to *your* task?
+# throws others away. What does each one know, and which are useful for *your* task?
 #
-# **The promise.** In a minute on two cores you take out the output of any layer in plain Keras,
-# look at it, and measure with a linear probe on which block to build. *(Section 1.5 of the course;
+# **The promise.** In a minute on two cores you extract the output of any layer in plain Keras,
+# look at it, and measure with a linear probe which block to build on. *(Section 1.5 of the course;
 # no internet needed.)*
 
 # %% [markdown]
 # ## A feature factory
 #
-# Picture a factory: raw pixels come in at one end, every layer makes something more meaningful of
-# what it is handed, and at the other end stands a decision.
+# Picture a factory. Raw pixels come in at one end, every layer turns its input into something more
+# meaningful, and a decision comes out at the other end.
 #
 # Input → [ **bottom**, or stem → **middle** → **top** ] → [ **head** ] → decision
 #
 # Bottom, middle and top together are the **[backbone](glossary.md#backbone)**, the pretrained
-# feature extractor. The **[head](glossary.md#head)** is the part for one task, and is exchanged
-# with the task: one for breeds of dogs, one for diseases of plants, one for handwritten numbers.
-# `tlk.find_blocks` reads these parts off a network; ours has learned 1,000 kinds of things from
-# 1.28 million photographs of ImageNet.
+# feature extractor. The **[head](glossary.md#head)** is the part for one specific task, and is
+# replaced for each task: one for dog breeds, one for plant diseases, one for handwritten numbers.
+# `tlk.find_blocks` finds these parts in a network. Ours has learned 1,000 kinds of things from
+# 1.28 million ImageNet photographs.
 
 # %%
 import tlkeras as tlk
@@ -38,9 +38,10 @@ tlk.find_blocks(tlk.add_head(backbone, classes=len(task.classes)))
 # ## By hand: the output of any layer
 #
 # The recipe is one line, `keras.Model(model.input, layer.output)`: a second model that ends at the
-# layer and shares its weights. Only mind whose input it is. A pretrained network is often a model
-# *inside* a model, here behind the scaling of pixels, and a layer is connected to the input of the
-# model in which it stands. So open the inner one, and scale by hand.
+# layer and shares its weights. Just be careful which model's input you use. A pretrained network
+# is often a model *inside* a model (here it comes after a layer that scales the pixels), and a
+# layer is connected to the input of the model that contains it. So take the inner model, and scale
+# the pixels by hand.
 
 # %%
 from sklearn.datasets import load_sample_images
@@ -53,11 +54,11 @@ maps = look.predict(scale(photographs), verbose=0)
 print(photographs.shape, "->", maps.shape, "(photographs, height, width, maps)")
 
 # %% [markdown]
-# Two photographs go in, and forty **[maps](glossary.md#feature-map)** of each come out, an eighth
-# as high and wide. (A `?` in the table above is a size that the inner model leaves open, to be
-# settled by the pixels that come in.) With `tlkeras`, the outputs of all blocks are one list: a
-# block's `cut` is the tensor that leaves it. (`layer.output` belongs to the first call of a layer.
-# This network's stem and top were called twice when it was put together, and Keras says *not
+# Two photographs go in. For each, forty **[feature maps](glossary.md#feature-map)** come out, with
+# an eighth of its height and width. (A `?` in the table above is a size that the inner model
+# leaves open; it depends on the input.) `tlkeras` gives you the outputs of all blocks as one list:
+# the `cut` of a block is its output tensor. (`layer.output` belongs to the first call of a layer.
+# This network's stem and top were called twice when it was built, and Keras then says *not
 # connected*; a `cut` is always the right tensor.)
 
 # %%
@@ -80,14 +81,14 @@ for block, array in zip(blocks, seen, strict=True):
 tlk.plots.strips(rows, columns=6, title="The six busiest maps of every block, for one photograph")
 
 # %% [markdown]
-# Going up, maps get smaller and there are more of them. At the bottom they are pictures: one can
-# see the palace in each. At the top they are no pictures any more, but a list of what was found,
-# and roughly where.
+# On the way up, the maps get smaller and there are more of them. At the bottom they are pictures:
+# you can see the palace in each. At the top they are no longer pictures, but a list of what was
+# found, and roughly where.
 #
 # ## The bottom: edges and colours
 #
-# The first layer looks through windows of 3 × 3 pixels, with 32 filters. Each is a small picture
-# itself, and what it makes of the photograph is an image again.
+# The first layer looks through windows of 3 × 3 pixels, with 32 filters. Each filter is a small
+# picture itself, and its output for the photograph is an image again.
 
 # %%
 kernel = network.get_layer("stem_conv").kernel.numpy()  # (3, 3, red green blue, 32)
@@ -108,8 +109,8 @@ rows = {
 tlk.plots.strips(rows, columns=8, title="3 x 3 filters of the first layer")
 
 # %% [markdown]
-# How much of a filter is colour? Its weights for red, green and blue may be alike (it sees light
-# and dark), or cancel out (it sees colour alone).
+# How much of a filter is about colour? Its weights for red, green and blue may be alike (then it
+# sees light and dark), or cancel out (then it sees only colour).
 
 
 # %%
@@ -125,12 +126,14 @@ tlk.table([[name, int(np.sum(c < 0.3)), int(np.sum(c > 0.93)), int(np.isnan(c).s
           ["filters", "mostly light and dark", "colour alone", "nothing left"], digits=0)  # fmt: skip
 
 # %% [markdown]
-# Training made specialists: some filters for light and dark, some for colour and nothing else,
-# where chance makes mixtures nearly always. And it left a few filters empty: it did not need 32.
+# Training made specialists: some filters for light and dark, and some for colour and nothing else,
+# where random weights nearly always make mixtures. It also left a few filters empty: the network
+# did not need all 32.
 #
 # ## The top: rare things
 #
-# Higher up, look at what excites a map: the places, in both photographs, where it answers most.
+# Higher up, look at what excites a map: the places, in both photographs, where its values are
+# largest.
 
 # %% tags=["plumbing"] alt="Five rows of six pieces of the two photographs, larger from row to row, where one map of each block answers most. Stem: rims of petals and stripes of roof tiles. block2: fine leaves. block3: eaves and railings. block4-5: leaves and petals. block6-7: the roof of the palace, again and again."
 rng, rows = np.random.default_rng(SEED), {}
@@ -150,8 +153,9 @@ for block, array, side in zip(blocks, seen, (24, 48, 96, 160, 224), strict=True)
 tlk.plots.strips(rows, columns=6, title="Where one map of each block answers most")
 
 # %% [markdown]
-# A map higher up waits for something rarer, so on any one photograph more of them have nothing to
-# say. Count it: behind every activation (ReLU), which share of the maps is zero everywhere?
+# The higher up a map is, the rarer the thing it responds to, so on any one photograph more of the
+# maps stay silent. Let us count: after every activation (ReLU), what share of the maps is zero
+# everywhere?
 
 # %%
 names = [each.name for each in network.layers if each.name[7:] == "_activation"]
@@ -173,16 +177,19 @@ tlk.table([["ImageNet, about", last["ImageNet"]],
           ["network", "silent maps at the last activation, %"], digits=-1)  # fmt: skip
 
 # %% [markdown]
-# Silent is not dead: another photograph wakes other maps, and exercise 1 counts those that nothing
-# wakes. The untrained network is the control: its maps get as small, and few of them fall silent,
-# for each answers to a bit of everything. That they wait for something rare is learned.
+# Silent is not dead: another photograph activates other maps, and exercise 1 counts those that
+# nothing activates. The untrained network is the control. Its maps get just as small, but few of
+# them fall silent, because each responds to a bit of everything. Responding only to something rare
+# is learned.
 #
 # ## Ask every block a question
 #
-# What a block knows is what can be read off it. A **[linear probe](glossary.md#linear-probe)**
-# (Alain and Bengio 2016, [arXiv:1610.01644](https://arxiv.org/abs/1610.01644)) averages its maps
-# over place and fits a linear classifier, such as a new head is: 30 labelled images a class. By
-# hand, for three questions: which garment, which lesion (synthetic), which handwritten digit.
+# What a block knows is what you can predict from its output. A **[linear
+# probe](glossary.md#linear-probe)** (Alain and Bengio 2016,
+# [arXiv:1610.01644](https://arxiv.org/abs/1610.01644)) averages the block's maps over the image
+# and fits a linear classifier, which is just what a new head is. We use 30 labelled images per
+# class. Here it is by hand, for three questions: which garment, which lesion (synthetic), which
+# handwritten digit.
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -211,8 +218,8 @@ for name in ("clothes", "lesions", "digits"):
 tlk.table(live, "30 labels a class, this run", digits=0)
 
 # %% [markdown]
-# One draw of labels, one run. Three draws, all test images, the strength of the classifier chosen
-# on validation, and **the control**, the same network untrained, are stored.
+# This is one draw of labels and one run. Stored results have three draws, all test images, the
+# strength of the classifier chosen on validation, and **the control**, the same network untrained.
 
 # %% tags=["plumbing"] alt="Three line plots of balanced accuracy over depth, pretrained and untrained. Lesions: pretrained rises from 25 percent at the stem to 64 in block4-5 and 62 at the top; untrained stays near 30. Clothes: pixels 76, stem 48, 81 in block4-5, 76 at the top; untrained reaches 70. Digits: pixels 93, stem 65, 96 in block4-5, 89 at the top; untrained reaches 89."
 stored = tlk.results("layers")
@@ -229,17 +236,17 @@ with tlk.plots.canvas(1, 3, (7.2, 3.8), sharey=True) as (figure, axes):
 figure
 
 # %% [markdown]
-# All three are read better floor by floor up to the middle. At the top, clothes lose 4 points again
-# and digits 6, and lesions are a tie: the top was made for ImageNet's own things. (Pixels are read
-# where they are, maps averaged over place: that is why clothes and digits begin high, and fall at
-# the stem.)
+# For all three tasks, accuracy rises block by block up to the middle. At the top, clothes lose 4
+# points again and digits 6, while lesions are a tie: the top was made for ImageNet's own classes.
+# (Pixels keep their place in the image, while maps are averaged over it. This is why clothes and
+# digits start high and drop at the stem.)
 #
 # ## The table, measured
 #
-# Now the table of section 1.5. Its last columns are measured: by how many points the pretrained
-# part is read better than **the same part untrained**, at its end (block2, block4-5, block6-7),
-# with the same images. Whatever is above zero was learned from photographs of other things, and is
-# of use here.
+# Now the table of section 1.5. Its last columns are measured: they show by how many points a probe
+# after the pretrained part is better than one after **the same part untrained**, on the same
+# images (at the end of each part: block2, block4-5, block6-7). Anything above zero was learned
+# from photographs of other things and is useful here.
 
 # %% tags=["plumbing", "nbval-check-output"]
 says = {
@@ -258,22 +265,22 @@ rows.append(["head", "the decision (a Labrador)", "always replaced", "new", "new
 tlk.table(rows, ["part", "it learns", "the section says", *live], digits=0, note=stored.note)
 
 # %% [markdown]
-# Clothes go as the section says: what photographs taught is worth 15 points at the bottom, 12 in
-# the middle, 7 at the top (with a spread of 5). For lesions middle and top are a tie and worth more
-# than the bottom: "usually not reusable" is too strong there. The head gives 1,000 answers, and no
-# lesion is among them.
+# Clothes go as the section says: what was learned from photographs is worth 15 points at the
+# bottom, 12 in the middle, 7 at the top (with a spread of 5). For lesions, middle and top are a
+# tie, and worth more than the bottom: "usually not reusable" is too strong there. The head gives
+# 1,000 answers, and no lesion is among them.
 #
 # > Only the very top and the head have to be retrained.
 #
-# So the section sums it up, and the probes agree: the floors below the top can be kept as they are.
-# How to retrain a top without spoiling the rest is chapter 6.
+# This is how the section sums it up, and the probes agree: the blocks below the top can be kept as
+# they are. How to retrain a top without spoiling the rest is the topic of chapter 6.
 #
 # ## Where it fails
 #
-# Look at digits again. At the top, the untrained network reads them as well as the pretrained one,
-# and plain pixels beat both: strokes of a pen on an empty ground are not what photographs taught.
-# Reusable means reusable for what the source had to see, and another source may have seen it:
-# printed letters, say.
+# Look at digits again. At the top, the untrained network is as good as the pretrained one, and
+# plain pixels beat both: pen strokes on an empty background are not what photographs taught.
+# Reusable means reusable for what the source had to see. Another source may have seen what you
+# need, for example printed letters:
 
 # %% tags=["plumbing", "nbval-check-output"]
 digits = tlk.results("tasks", task="digits", labels_per_class=30, method=["pixels", "frozen"])
@@ -290,14 +297,15 @@ tlk.table(rows, "digits read off", digits=0, note=digits.note)
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: silent or dead?
-# Of the 1,280 maps at the very top, about 40 % were silent on each photograph. Show the network the
-# first 300 images of `task.arrays("test")`, garments of 64 pixels: how many of the maps does *no*
-# image wake? `reader` gives every block's maps averaged over place, and a map is silent where that
-# is 0.
+# Of the 1,280 maps at the very top, about 40 % were silent on each photograph. Show the network
+# the first 300 images of `task.arrays("test")`, garments of 64 pixels. How many of the maps are
+# activated by *none* of them? `reader` gives every block's maps averaged over the image, and a map
+# is silent where that average is 0.
 
 # %% [markdown] tags=["hint"]
-# With `images` for the 300, `top = reader.predict(scale(images), verbose=0)[-1]` has one row an
-# image and one column a map. A column that is 0 in every row belongs to a map that nothing woke.
+# With `images` for the 300, `top = reader.predict(scale(images), verbose=0)[-1]` has one row per
+# image and one column per map. A column that is 0 in every row belongs to a map that nothing
+# activated.
 
 # %% tags=["answer"]
 images = tlk.load_task("clothes", image_size=64).arrays("test")[0][:300]
@@ -306,21 +314,21 @@ print(f"silent on one image: {100 * np.mean(top == 0):.0f} % of the maps")
 print(f"silent on all 300: {np.sum(np.all(top == 0, axis=0))} of {top.shape[1]}")
 
 # %% [markdown] tags=["answer"]
-# At 64 pixels two maps in three are silent on any one image, but only about ten of the 1,280 on all
-# 300: nearly every map waits for something, and even small grey garments have it. Dead maps are
-# rare.
+# At 64 pixels two in three maps are silent on any one image, but only about ten of the 1,280 are
+# silent on all 300. Nearly every map responds to something, and even small grey garments contain
+# it. Dead maps are rare.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: not connected
-# Load `efficientnet_lite0` anew for 96 pixels, under another name than `backbone`, and take the
-# output of its layer `block6d_add` in one line of plain Keras. The first try, from the input of the
-# whole to `layer.output`, fails. What does Keras say, and which shape comes out when it is done
-# right?
+# Load `efficientnet_lite0` again for 96 pixels, under another name than `backbone`, and get the
+# output of its layer `block6d_add` in one line of plain Keras. The first attempt, from the input
+# of the whole model to `layer.output`, fails. What does Keras say, and which output shape do you
+# get when it is done right?
 
 # %% [markdown] tags=["hint"]
 # `outer = tlk.load_backbone("efficientnet_lite0", 96)` has three `layers`, and the network is the
-# last. To which of the two inputs is the layer connected? The inner model leaves sizes open: run it
-# once, on `np.zeros((1, 96, 96, 3))`.
+# last. To which of the two inputs is the layer connected? The inner model leaves sizes open, so
+# run it once, on `np.zeros((1, 96, 96, 3))`.
 
 # %% tags=["answer"]
 outer = tlk.load_backbone("efficientnet_lite0", image_size=96)
@@ -334,39 +342,39 @@ right = keras.Model(inner.input, layer.output)
 print("the shape:", right.predict(np.zeros((1, 96, 96, 3)), verbose=0).shape)
 
 # %% [markdown] tags=["answer"]
-# *Output is not connected to inputs*: the layer stands in the inner model's graph, which the outer
-# model calls as one layer. With the inner model's input it works, and the pixels have to be scaled
-# by hand, to between -1 and 1, or every number that comes out is wrong without a warning. 96 pixels
-# are halved five times, to 3 × 3, with 192 maps.
+# *Output is not connected to inputs*: the layer is part of the inner model's graph, which the
+# outer model calls as if it were one layer. With the inner model's input it works. But then you
+# have to scale the pixels yourself, to between -1 and 1, or all outputs are wrong without a
+# warning. 96 pixels are halved five times, to 3 × 3, with 192 maps.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: probe before you commit
-# `tlk.probe` fits the probe of every block in one call and says what to do. Ask it for the task of
-# this chapter, on 400 of its validation images. Is the middle ahead of the top?
+# `tlk.probe` fits the probe of every block in one call and recommends what to do. Run it on this
+# chapter's task, with 400 of its validation images. Is the middle ahead of the top?
 
 # %% [markdown] tags=["hint"]
 # `tlk.probe(backbone, task.arrays("train"), (x, y), strength=0.01)`, where `x` and `y` are the
-# first 400 images and labels of `task.arrays("validation")`. With n images and a share p right, the
-# standard error is the root of p (1 - p) / n.
+# first 400 images and labels of `task.arrays("validation")`. With n images and a share p right,
+# the standard error is the square root of p (1 - p) / n.
 
 # %% tags=["answer"]
 x, y = (part[:400] for part in task.arrays("validation"))
 tlk.probe(backbone, task.arrays("train"), (x, y), strength=0.01)
 
 # %% [markdown] tags=["answer"]
-# These 400 images do not tell: each score has a standard error of two points, and the two differ by
-# less. The stored probes, three draws and 1,000 test images each, do put the middle ahead (81 and
-# 76 %). So take a probe's advice where it is clear, as against the stem, and more images where it
-# is not.
+# These 400 images cannot tell: each score has a standard error of two points, and the two differ
+# by less. The stored probes, with three draws and 1,000 test images each, do put the middle ahead
+# (81 and 76 %). So follow a probe's advice where it is clear, as it is against the stem, and use
+# more images where it is not.
 
 # %% [markdown]
 # ## What to remember
 #
-# - `keras.Model(model.input, layer.output)` shows what any layer knows; a linear probe on each
-#   block says in seconds which of it *your* task can use.
-# - Going up, maps get smaller, rarer and more of the source: edges and colours at the bottom,
-#   shapes in the middle, the source's own things at the top. The middle is often the best floor to
-#   build on.
+# - `keras.Model(model.input, layer.output)` shows what any layer knows. A linear probe on each
+#   block tells you in seconds which block *your* task can use.
+# - On the way up, maps get smaller, rarer and more specific to the source: edges and colours at
+#   the bottom, shapes in the middle, the source's own classes at the top. The middle is often the
+#   best place to build on.
 # - The head is always new, and a layer is reusable only for what its source had to see.
 #
 # **Then**: what happens inside when these layers are allowed to learn again is [chapter
