@@ -1,1 +1,1 @@
-"""Pictures and progress: they know blocks, rates and histories, nothing else."""
+"""Plots, reports and progress lines; they depend only on blocks, rates and histories."""

@@ -1,4 +1,4 @@
-"""What all pictures share: the course's style, a figure to draw on, names at the ends of lines."""
+"""What all plots share: the course's style, a figure to draw on, labels at the ends of lines."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -30,11 +30,14 @@ STYLE: dict[Any, Any] = {
 def canvas(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.5), **options: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes in the course's style; closed at the end, so it is shown once.
+    """Create a figure and its axes in the course's style.
+
+    The figure is closed on exit, so that a notebook does not show it twice.
 
     Args:
-        rows, columns: of axes; with more than one of them the axes come as an array.
-        size: width and height in inches. options: as for `matplotlib.pyplot.subplots`.
+        rows, columns: the grid of axes; if there is more than one, they come as an array.
+        size: width and height in inches.
+        options: passed to `matplotlib.pyplot.subplots`.
 
     >>> with tlk.plots.canvas(size=(4, 2)) as (figure, axis):
     ...     lines = axis.plot([1, 2, 3], [0.9, 0.5, 0.3])
@@ -52,11 +55,13 @@ def canvas(
 def name_lines(
     axis: Axes, x: float, ends: list[tuple[float, str, Any]], fontsize: float = 9
 ) -> None:
-    """Names at the right end of the lines, moved apart where they would touch.
+    """Write names at the right ends of lines, moved apart where they would overlap.
 
     Args:
-        x: where the lines end. ends: the last value of each line, its name, and its colour.
-        fontsize: in points; a name may have several lines.
+        axis: the axes that hold the lines.
+        x: where the lines end.
+        ends: the last value of each line, its name, and its colour.
+        fontsize: in points; a name can have several lines.
 
     >>> with tlk.plots.canvas() as (figure, axis):
     ...     lines = axis.plot([1, 2, 3], [0.9, 0.5, 0.3])
@@ -65,8 +70,8 @@ def name_lines(
     'validation'
     """
     figure = axis.figure.canvas.figure
-    figure.draw_without_rendering()  # the height that is left for the axis
-    scale = axis.transScale.transform  # a logarithm, on a log axis
+    figure.draw_without_rendering()  # computes the final height of the axis
+    scale = axis.transScale.transform  # takes the logarithm on a log axis
     back = axis.transScale.inverted().transform
     (_, low), (_, high) = scale([(1, y) for y in axis.get_ylim()])
     points = axis.get_window_extent().height * 72 / figure.dpi
@@ -81,16 +86,17 @@ def name_lines(
 
 
 def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Centres of labels, from the top of an axis (1) to its bottom (0), that do not overlap.
+    """Return centres of labels that do not overlap, between 1 (top of the axis) and 0 (bottom).
 
     Args:
-        wanted: where they belong, highest first. heights: of the labels.
+        wanted: where the labels belong, highest first.
+        heights: the heights of the labels.
     """
     places, last = [], np.inf
     for y, height in zip(wanted, heights, strict=True):
         places.append(min(y, last - height / 2))
         last = places[-1] - height / 2
-    floor = 0.0  # what was pushed below the axis comes up again
+    floor = 0.0  # labels that were pushed below the axis move up again
     for i in reversed(range(len(places))):
         places[i] = max(places[i], floor + heights[i] / 2)
         floor = places[i] + heights[i] / 2
@@ -98,5 +104,5 @@ def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Text in lines of at most `width` letters; lines that it has stay."""
+    """Wrap text at `width` characters, and keep the line breaks that it already has."""
     return "\n".join(textwrap.fill(line, width) for line in text.splitlines())

@@ -1,7 +1,8 @@
-"""Pictures of measurements, drawn from what was measured in every draw.
+"""Plots of measurements that were repeated over several draws.
 
-`scores` are a mapping from names to draws; `Results.scores` gives one. A single number is a single
-draw. The spread is the standard deviation over draws.
+A draw is one random choice of the labelled training images. `scores` maps names to the values of
+all draws; `Results.scores` returns such a mapping. A single number counts as a single draw. The
+spread is the standard deviation over draws.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from tlkeras.display.canvas import COLOURS, STYLES, canvas, name_lines, wrapped
 from tlkeras.utils.tables import mean_and_spread
 
-WIDTH = 5.8  # inches: letters of 12 points can still be read when a phone shows the whole
+WIDTH = 5.8  # inches; text of 12 points stays readable when a phone shows the whole width
 FONT = 12
 MARKERS = "os^vD*"
 
@@ -27,13 +28,17 @@ def curves(
     log: bool = False,
     level: tuple[float, str] | None = None,
 ) -> Figure:
-    """A line a name through the means, a band of one standard deviation, names at the right end.
+    """Plot one line per name through the means, with a band of one standard deviation.
+
+    The names are written at the right ends of the lines.
 
     Args:
-        scores: of every name, from x to the draws measured there.
-        x, y: what the axes show, with units. title: what is to be seen.
-        log: a logarithmic x axis.
-        level: a height to compare with, and its name: chance, or another method's score.
+        scores: for each name, a mapping from x to the values of the draws.
+        x, y: labels of the axes, with units.
+        title: what the plot shows.
+        log: whether the x axis is logarithmic.
+        level: the height and name of a horizontal line to compare with, such as chance or another
+            method's score.
 
     >>> scores = {"ImageNet": {5: [60, 64], 30: [71, 72]}, "untrained": {5: [30, 33], 30: [41, 40]}}
     >>> figure = tlk.plots.curves(scores, x="labels per class", title="ImageNet needs few labels")
@@ -74,12 +79,15 @@ def bars(
     title: str = "",
     digits: int = 1,
 ) -> Figure:
-    """A bar a name, as long as the mean; a dot a draw; mean and spread in figures beside it.
+    """Plot one bar per name with the length of the mean, and one dot per draw.
+
+    Mean and spread are written next to each bar.
 
     Args:
-        scores: of every name its draws; or of every group such a mapping.
-        x: what the axis shows, with its unit. title: what is to be seen.
-        digits: after the point, of the figures.
+        scores: the draws of each name; or one such mapping for each group.
+        x: label of the axis, with its unit.
+        title: what the plot shows.
+        digits: digits after the decimal point in the written numbers.
 
     >>> figure = tlk.plots.bars({"frozen": [60, 64], "from scratch": [30, 33]}, title="Few labels")
     >>> [text.get_text() for text in figure.axes[0].texts]
@@ -135,11 +143,12 @@ def _finish(axis: Axes, x: str, y: str, title: str) -> None:
 
 
 def strips(rows: Mapping[str, Any], columns: int = 6, title: str = "") -> Figure:
-    """A row of pictures a name, with the name above the row.
+    """Show one row of images per name, with the name above the row.
 
     Args:
-        rows: of every name its pictures, (n, height, width) or (n, height, width, 3), values
-            0..255; the first `columns` are shown.
+        rows: the images of each name, (n, height, width) or (n, height, width, 3), values 0..255.
+        columns: how many images of each name to show.
+        title: what the plot shows.
 
     >>> images = np.random.uniform(0, 255, (6, 32, 32, 3))
     >>> figure = tlk.plots.strips({"source": images, "target": images[::-1]}, columns=4)

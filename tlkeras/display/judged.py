@@ -1,4 +1,4 @@
-"""Pictures of how a model was judged: what it takes for what, and whether it knows when it errs."""
+"""Plots of a model's evaluation: confusion matrix, calibration, predictions and examples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,16 @@ from PIL import Image
 
 from tlkeras.display.canvas import BLUE, DARK, PALE, canvas
 
-NAMED = 30  # classes with names at the axes
-NUMBERED = 15  # classes with numbers in the cells
+NAMED = 30  # up to so many classes, the axes show names
+NUMBERED = 15  # up to so many classes, the cells show numbers
 
 
 def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
-    """The confusion matrix: a row for each true class, coloured by its shares.
+    """Plot a confusion matrix: one row per true class, coloured by the shares of that class.
 
     Args:
-        matrix: (classes, classes), counts. classes: their names.
+        matrix: counts, (classes, classes).
+        classes: the names of the classes.
     """
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -43,7 +44,7 @@ def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
 
 
 def reliability(confidence: Sequence[float], accuracy: Sequence[float], share: Any) -> Figure:
-    """How often it is right against how sure it is; a dot's area is its share of the examples."""
+    """Plot accuracy against confidence; the size of a dot shows its share of the examples."""
     with canvas(size=(4.2, 4)) as (figure, axis):
         axis.plot([0, 1], [0, 1], color=PALE)
         axis.plot(confidence, accuracy, color=BLUE, linewidth=1)
@@ -56,7 +57,7 @@ def reliability(confidence: Sequence[float], accuracy: Sequence[float], share: A
 
 
 def scatter(truth: Any, said: Any, name: str) -> Figure:
-    """A number that was predicted against the true one."""
+    """Plot predicted numbers against the true ones."""
     with canvas(size=(4.2, 4)) as (figure, axis):
         low, high = min(np.min(truth), np.min(said)), max(np.max(truth), np.max(said))
         axis.plot([low, high], [low, high], color=PALE)
@@ -67,7 +68,7 @@ def scatter(truth: Any, said: Any, name: str) -> Figure:
 
 
 def warm(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """An image (height, width, 3) of 0..255 under a map of 0..1 in colours, of its own size."""
+    """Return an image (height, width, 3) of 0..255, in grey, under a coloured heat map of 0..1."""
     small = Image.fromarray(np.asarray(heat, "float32"))
     full = np.asarray(small.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
     grey = image.mean(axis=-1, keepdims=True)
@@ -77,7 +78,7 @@ def warm(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def gallery(
     images: Sequence[np.ndarray], titles: Sequence[str], heats: Sequence[np.ndarray | None]
 ) -> Figure:
-    """Images with a line or two above each, and below each where the network looked."""
+    """Show images with a title above each, and below each where the network looked."""
     columns, rows = max(len(images), 1), 1 + any(heat is not None for heat in heats)
     with canvas(rows, columns, (1.6 * columns, 1.5 * rows + 0.4), squeeze=False) as (figure, axes):
         for axis in axes.flat:

@@ -1,4 +1,4 @@
-"""Pieces of a page in Markdown. They are given text, which is escaped."""
+"""Parts of a Markdown page. `bullets`, `text` and the rows of `table` escape their text."""
 
 import html
 import re
@@ -19,7 +19,7 @@ def code(lines: str, language: str = "") -> str:
 
 
 def text(words: str) -> str:
-    """One line in which nothing is Markdown or HTML."""
+    """Return the words as one line, with Markdown and HTML characters escaped."""
     escaped = html.escape(one_line(words), quote=False)
     return re.sub(r"([\\`*\[\]|#]|\b_|_\b)", r"\\\1", escaped)
 

@@ -16,12 +16,12 @@ ALWAYS = "It always answers with one of its classes, also for an image of someth
 
 
 def limits(record: dict[str, Any]) -> list[str]:
-    """What to keep in mind."""
+    """Return the limits of the model that a reader should keep in mind."""
     return [SEEN, *([ALWAYS] if record["output"] == "softmax" else [])]
 
 
 def facts(record: dict[str, Any], most: int | None = None) -> list[tuple[str, str]]:
-    """Names with what they stand for; of the classes not more than `most` names."""
+    """Return the facts about a run as pairs of name and text, with at most `most` class names."""
     network, data, size, names = (record[n] for n in ("network", "data", "image_size", "classes"))
     kind = {"softmax": "one class an image", "sigmoid": "yes or no for every label"}
     given = f"RGB images of {size[0]}x{size[1]} pixels, 0 to 255" if size else "as trained on"
@@ -42,7 +42,7 @@ def facts(record: dict[str, Any], most: int | None = None) -> list[tuple[str, st
 
 
 def measured(record: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Results that were given: (images, measure, value)."""
+    """Return the results passed as `metrics`: rows of (images, measure, value)."""
     return [
         (split, name, shown_score(value))
         for split, scores in (record.get("metrics") or {}).items()
@@ -52,7 +52,7 @@ def measured(record: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def model_card(record: dict[str, Any]) -> str:
-    """The card, from what `run.json` holds; names of classes and of data are escaped."""
+    """Return the model card for the contents of `run.json`; class and data names are escaped."""
     network, data = record["network"], record["data"]
     parts = [
         f"# {md.text(data['name'])}: a model of {md.text(network['name'])}",
@@ -90,14 +90,14 @@ def _results(record: dict[str, Any]) -> list[str]:
 
 
 def value_of(scores: dict[str, Any]) -> tuple[str, str]:
-    """What a column of these scores is called, and what a reader must know of their intervals."""
+    """Return the header for a column of scores, and an explanation of their intervals, or ""."""
     if any(isinstance(value, list | tuple) for value in scores.values()):
         return "value (95 % interval)", INTERVAL
     return "value", ""
 
 
 def shown_score(value: Any) -> str:
-    """A number, or a number with its interval: (value, low, high)."""
+    """Return a score as text: a number, or a number with its interval (value, low, high)."""
     if isinstance(value, list | tuple):
         return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

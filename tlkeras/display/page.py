@@ -1,6 +1,6 @@
-"""One HTML page that needs nothing else: no network, no script; good on a phone and on paper.
+"""Self-contained HTML pages: no network, no scripts; readable on a phone and on paper.
 
-What these functions are given is text, and escaped; what they return is HTML.
+These functions escape the text that they are given, and return HTML.
 """
 
 import base64
@@ -18,20 +18,20 @@ from PIL import Image
 
 from tlkeras.utils.tables import html_table
 
-PIXELS = 90  # an inch of a figure
-SMALL = 160  # pixels a side up to which images are shown larger than they are
+PIXELS = 90  # pixels per inch of a figure
+SMALL = 160  # small images are enlarged, by a whole factor, up to so many pixels per side
 
 
 @dataclass
 class Section:
-    """A heading, and what is under it: HTML."""
+    """A heading, and the HTML parts below it."""
 
     title: str
     parts: list[str] = field(default_factory=list)
 
 
 def text(words: str, kind: str = "p") -> str:
-    """A paragraph, or another element."""
+    """Return a paragraph, or another HTML element."""
     return f"<{kind}>{html.escape(words)}</{kind}>"
 
 
@@ -40,17 +40,17 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def described(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names with what they stand for."""
+    """Return a description list of names and their texts."""
     return f"<dl>{''.join(text(name, 'dt') + text(said, 'dd') for name, said in pairs)}</dl>"
 
 
 def table(rows: Iterable[Iterable[object]], header: Sequence[str]) -> str:
-    """A table that scrolls by itself where it is wider than the page."""
+    """Return a table that scrolls on its own if it is wider than the page."""
     return f'<div class="wide" tabindex="0">{html_table(rows, header)}</div>'
 
 
 def picture(figure: Figure, alt: str, caption: str = "") -> str:
-    """A figure, at most as wide as it was made, with what it shows in words."""
+    """Return a figure as an image, at most as wide as it was made; `alt` describes it in words."""
     held = io.BytesIO()
     figure.savefig(held, format="png", dpi=160)
     width = round(figure.get_size_inches()[0] * PIXELS)
@@ -58,17 +58,17 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
 
 
 def photos(images: Sequence[tuple[np.ndarray, str]], caption: str, file: str = "") -> str:
-    """Images (height, width, 3) of 0..255 side by side, each with what it shows in words."""
+    """Return images (height, width, 3) of 0..255 side by side, each with a description in words."""
     return _figure([_image(_png(image), alt) for image, alt in images], caption, file)
 
 
 def arranged(figures: Iterable[str], how: str) -> str:
-    """Figures "beside" one another where there is room, or small ones in a "grid"."""
+    """Arrange figures "beside" one another if there is room, or small ones in a "grid"."""
     return f'<div class="{how}">{"".join(figures)}</div>'
 
 
 def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
-    """The whole page: a title, some paragraphs, and the sections with a list of them."""
+    """Return the whole page: a title, introductory paragraphs, a list of sections, the sections."""
     links = "".join(
         f'<li><a href="#s{number}">{html.escape(section.title)}</a></li>'
         for number, section in enumerate(sections)
@@ -83,7 +83,7 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
 
 
 def write(path: Path, made: str) -> Path:
-    """Writes a page, whole or not at all, and returns its path."""
+    """Write a page and return its path; an error leaves no incomplete page there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(made, encoding="utf-8", errors="backslashreplace")

@@ -1,8 +1,8 @@
-"""Pictures: curves over the stages of a run, the blocks of a network, samples of a task.
+"""Plots: curves over the stages of a run, the blocks of a network, samples of a task.
 
-Every function returns a matplotlib Figure and shows nothing itself: end a notebook cell with
-the call, or use `figure.savefig`. Colours stay apart in grey and for the colour-blind; lines
-carry their names, so no legend is needed.
+Every function returns a matplotlib Figure and shows nothing itself: end a notebook cell with the
+call, or use `figure.savefig`. The colours can be told apart in grey and by colour-blind readers.
+Lines are labelled directly, so no legend is needed.
 
 >>> figure = tlk.plots.blocks(tlk.load_backbone("glyph_resnet_small"))
 >>> figure.savefig("blocks.png")
@@ -39,10 +39,12 @@ __all__ = [
 
 
 def history(run_history: dict[str, list]) -> Figure:
-    """Loss, and the first other metric, over all epochs; a shaded band and a name a stage.
+    """Plot the loss and the first other metric over all epochs.
+
+    The name of each stage is written above its epochs, and every second stage is shaded.
 
     Args:
-        run_history: `Run.history`: one value an epoch in "stage", "epoch" and every metric.
+        run_history: `Run.history`: one value per epoch in "stage", "epoch" and every metric.
 
     >>> figure = tlk.plots.history(
     ...     {"stage": ["head", "tune"], "epoch": [1, 2], "loss": [0.9, 0.4], "accuracy": [0.6, 0.8]}
@@ -81,19 +83,21 @@ def _shade_stages(axis: Axes, stages: Sequence[str]) -> None:
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(stages)], strict=True)):
         if number % 2:
             axis.axvspan(start + 0.5, end + 0.5, color=PALE, alpha=0.35, linewidth=0)
-        room = 40 * (end - start) / len(stages)  # letters above the band, about
+        room = 40 * (end - start) / len(stages)  # about so many letters fit above the band
         axis.text((start + end + 1) / 2, 1.01, stages[start], ha="center", va="bottom",
                   transform=axis.get_xaxis_transform(), parse_math=False,
                   fontsize=9 if len(stages[start]) < room else 7)  # fmt: skip
 
 
 def learning_rates(plan: Any, model: keras.Model, steps_per_epoch: int = 1) -> Figure:
-    """The learning rate of every block over a whole plan, on a log axis; frozen blocks have none.
+    """Plot the learning rate of every block over a whole plan, on a log axis.
+
+    Frozen blocks have no line.
 
     Args:
-        plan: a Plan; every stage is drawn at its full number of epochs.
-        model: whose blocks are drawn.
-        steps_per_epoch: batches in an epoch; schedules count them.
+        plan: a Plan; every stage is drawn with its full number of epochs.
+        model: the model whose blocks are drawn.
+        steps_per_epoch: batches per epoch, for schedules, which count them.
 
     Raises ValueError if a policy or the rates do not fit the blocks.
 
@@ -126,15 +130,18 @@ def learning_rates(plan: Any, model: keras.Model, steps_per_epoch: int = 1) -> F
 
 
 def _values(rate: Any, steps: np.ndarray) -> np.ndarray:
-    """A number, or a schedule, at every step."""
+    """Return the value of a number or a schedule at every step."""
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return np.array([float(keras.ops.convert_to_numpy(rate(int(step)))) for step in steps])
     return np.full(len(steps), float(rate))
 
 
 def _draw_curves(axis: Axes, edges: np.ndarray, curves: dict[str, np.ndarray]) -> None:
-    """A line for all blocks of one curve, named where it ends; also where it begins, if it ends
-    in another. The last, the head's, is the thinnest and lies on top."""
+    """Draw one line for all blocks that share a curve, with their names at its end.
+
+    If several lines end at the same point, they are named at their start as well. The last line,
+    that of the head, is the thinnest and lies on top.
+    """
     names: dict[bytes, list[str]] = {}
     for name, curve in curves.items():
         if np.isfinite(curve).any():
@@ -168,14 +175,14 @@ def _draw_curves(axis: Axes, edges: np.ndarray, curves: dict[str, np.ndarray]) -
 
 
 def _joined(names: Sequence[str], order: Sequence[str]) -> str:
-    """Names in order; more than three neighbours as the first to the last."""
+    """Join names in order; more than three neighbours become "first to last"."""
     names = sorted(names, key=order.index)
     neighbours = order.index(names[-1]) - order.index(names[0]) == len(names) - 1
     return f"{names[0]} to {names[-1]}" if neighbours and len(names) > 3 else ", ".join(names)
 
 
 def blocks(model: keras.Model) -> Figure:
-    """The model's blocks from bottom to head: bars of parameters, filled where they learn.
+    """Plot the parameters of the model's blocks, from bottom to head; the filled part is trainable.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> learning = tlk.freeze(model, tlk.policies.head_only())
@@ -200,13 +207,14 @@ def blocks(model: keras.Model) -> Figure:
 def samples(
     images: Any, labels: Any, classes: Sequence[str], columns: int = 10, title: str | None = None
 ) -> Figure:
-    """A grid of images with their class names above, cut short where they would run together.
+    """Show a grid of images with their class names above; long names are shortened.
 
     Args:
         images: (n, height, width, 3), values 0..255.
         labels: (n,), class numbers.
         classes: names of the classes.
-        title: above the grid, if there is one.
+        columns: images per row.
+        title: a title above the grid, or None.
 
     >>> images = np.random.uniform(0, 255, (6, 32, 32, 3))
     >>> figure = tlk.plots.samples(images, [0, 1, 0, 1, 1, 0], ["cat", "dog"], columns=3)

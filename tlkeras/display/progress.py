@@ -1,4 +1,4 @@
-"""A progress line a stage, rewritten in place in a terminal and in a notebook."""
+"""One progress line per stage, rewritten in place in a terminal and in a notebook."""
 
 import shutil
 import sys
@@ -13,9 +13,9 @@ REFRESH = 0.2  # seconds
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows where a stage is: `stage 2/3 tune   epoch 4/10 ━━━━━━────  loss 0.21 ...  12 s`."""
+    """Shows the progress of a stage: `stage 2/3 tune  epoch 4/10 ━━━━────  loss 0.21 ...  12 s`."""
 
-    async_safe = True  # lets Keras run on without waiting for each batch's numbers
+    async_safe = True  # Keras does not have to wait for the numbers of each batch
 
     def __init__(self, title: str):
         super().__init__()
@@ -43,13 +43,13 @@ class Progress(keras.callbacks.Callback):
         self.line(f"{self.title}  epoch {self.epoch + 1}/{epochs} {bar}  {self._summary(values)}")
 
     def computing(self, examples: int) -> None:
-        """Shows how many examples have gone through the frozen blocks."""
+        """Show how many examples have passed through the frozen blocks."""
         if time.monotonic() - self.shown >= REFRESH:
             self.shown = time.monotonic()
             self.line(f"{self.title}  outputs of frozen blocks: {examples:,} examples")
 
     def finish(self, epochs: int, values: dict, remark: str = "") -> None:
-        """Leaves one closing line."""
+        """Write the final line."""
         text = f"{self.title}  {epochs} epochs  {self._summary(values)}"
         self.line(f"{text}  {remark}".rstrip(), last=True)
 
@@ -61,7 +61,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def _line_writer() -> Callable[..., None]:
-    """A function that shows a line in the place of the one before; `last=True` keeps it."""
+    """Return a function that shows a line in place of the previous one; `last=True` keeps it."""
     if "IPython" in sys.modules and hasattr(sys.modules["IPython"].get_ipython(), "kernel"):
         from IPython.display import display
 

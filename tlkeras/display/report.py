@@ -1,6 +1,6 @@
-"""The report of a run: what was trained and why, how it went, how good it is, how to do it again.
+"""The report of a run: what was trained and why, the results, the cost, how to reproduce it.
 
-Made of what `run.json` holds; names of classes, files and data are escaped where they are shown.
+It is made from the contents of `run.json`. Names of classes, files and data are escaped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ WHY = {
     "all_blocks": "every block adapts, which needs the most images and time",
     "named": "the blocks named learn",
 }
-CLASSES = 30  # names before a list is cut
+CLASSES = 30  # longer lists of class names are cut
 
 
 def write(
@@ -42,10 +42,13 @@ def write(
     model: keras.Model,
     examples: Mapping[str, Sequence[Any]],
 ) -> Path:
-    """Writes the page, whole or not at all, and returns its path.
+    """Write the page and return its path; an error leaves no incomplete page there.
 
     Args:
-        record: as in `run.json`. plan: the Plan, or None. model: whose blocks learned.
+        path: the file to write.
+        record: the contents of `run.json`.
+        plan: the Plan, or None.
+        model: the model that was trained.
         examples: `Interpretation.examples`, or {}.
     """
     data, network = record["data"], record["network"]
@@ -60,7 +63,7 @@ def write(
 
 
 def _verdict(record: dict[str, Any]) -> str:
-    """The one sentence for who reads no further."""
+    """Return the most important result in one sentence."""
     found = record.get("interpretation")
     if not found:
         return "How good it is has not been measured on images that it has not seen."
@@ -84,7 +87,7 @@ def _trained(record: dict[str, Any], plan: Any, model: keras.Model) -> Section:
     header = ("stage", "what learns", "learning rate", "epochs, at most", "BatchNorm")
     reasons = [f"{name}: {WHY[kind]}." for name, *_, kind in rows if kind in WHY]
     figure = plots.learning_rates(plan, model)
-    figure.set_size_inches(5, 3)  # so that it can be read on a phone
+    figure.set_size_inches(5, 3)  # readable on a phone
     alt = "Learning rates of the blocks over the epochs of the plan: " + "; ".join(
         f"{name}, {what} at {rate} for {epochs} epochs" for name, what, rate, epochs, *_ in rows
     )
@@ -112,14 +115,14 @@ def _went(record: dict[str, Any]) -> Section:
     header = ("stage", "learning rate", "epochs (best)", "at the best epoch")
     section.parts.append(table(rows, (*header, *(["stopped"] if stopped else []))))
     section.parts += [text(said) for said in (record["worse"], record["unsaved"]) if said]
-    if found := record.get("findings"):  # a record of before 0.2 has none
+    if found := record.get("findings"):  # records from before 0.2 have none
         said = "Probably {cause}, for {symptom}: {evidence}. What to do: {fix}."
         section.parts += [text("What looks wrong:"), bullets([said.format(**one) for one in found])]
     return section
 
 
 def _curves(history: dict[str, list]) -> list[str]:
-    """A picture for the loss, and one for the first other metric."""
+    """Return a plot of the loss, and one of the first other metric."""
     pictures: list[str] = []
     measures = [name for name in history if not name.startswith("val_")]
     for name in [n for n in measures if n not in ("stage", "epoch", "learning_rate")]:
@@ -138,7 +141,7 @@ def _stopped(stage: dict[str, Any]) -> str:
 
 
 def _learned(stage: dict[str, Any]) -> tuple[int, int]:
-    """Parameters that learned in a stage, and all."""
+    """Return how many parameters a stage trained, and how many there are."""
     rows = stage["learns"]["rows"]
     return sum(row[5] for row in rows), sum(row[6] for row in rows)
 

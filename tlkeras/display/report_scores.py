@@ -1,4 +1,4 @@
-"""What the report says of how good a model is: scores, mistakes, calibration, examples."""
+"""The report's sections on how good a model is: scores, mistakes, calibration, examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,9 +8,9 @@ from tlkeras.display.model_card import measured, shown_score, value_of
 from tlkeras.display.page import Section, arranged, photos, picture, table, text
 
 CHOSEN = {"worst": "Where it is most wrong", "uncertain": "Where it is least certain"}
-CLASSES = 30  # rows of a table before it is cut
-FEW = 100  # images to judge by
-LESS = 0.001  # of the calibration error: what a reader of percents sees
+CLASSES = 30  # longer tables of classes are cut
+FEW = 100  # with fewer images, the calibration error is not reliable
+LESS = 0.001  # the smallest reduction of the calibration error that is visible in percent
 FLATTERS = (
     " These images also chose the best epoch, so new ones will do somewhat worse: keep some for "
     "testing."
@@ -18,14 +18,14 @@ FLATTERS = (
 
 
 def of_images(found: dict[str, Any]) -> str:
-    """How many images were judged, and which."""
+    """Return how many images the model was evaluated on, and which, as text."""
     named = found["split"] in ("test", "validation")
     which = f"{found['split']} images" if named else f"images ({found['split']})"
     return f"{found['count']:,} {which}"
 
 
 def good(record: dict[str, Any]) -> list[Section]:
-    """How good it is, and how sure: from the interpretation, where there is one."""
+    """Return the sections on scores and calibration."""
     found = record.get("interpretation")
     rows = measured(record)
     section = Section("How good it is")
@@ -70,7 +70,7 @@ def good(record: dict[str, Any]) -> list[Section]:
 
 
 def _sure(found: dict[str, Any], count: int) -> Section:
-    """Whether probabilities mean what they say."""
+    """Return the section on calibration."""
     figure = judged.reliability(found["confidence"], found["accuracy"], found["share"])
     points = zip(found["confidence"], found["accuracy"], strict=True)
     alt = "Share that is right at each probability said: " + ", ".join(
@@ -95,7 +95,7 @@ def _sure(found: dict[str, Any], count: int) -> Section:
 
 
 def looked_at(examples: Mapping[str, Sequence[Any]]) -> list[Section]:
-    """The examples worth looking at."""
+    """Return the section of examples worth looking at, if there are any."""
     parts = []
     for why, chosen in examples.items():
         cards = [_card(one) for one in chosen]

@@ -1,4 +1,4 @@
-"""What was measured and stored: read, narrowed down, averaged over draws."""
+"""Stored measurements: read them, select rows, average over draws."""
 
 import csv
 import json
@@ -14,13 +14,18 @@ _ROWS_SHOWN = 8
 
 
 class Results:
-    """Rows of a stored measurement, and how they came about.
+    """The rows of a stored measurement, and how they were measured.
+
+    A draw is one random choice of the labelled training images; rows usually have one value per
+    draw.
 
     Attributes:
-        rows: a dictionary a row; where all of a column are numbers they are numbers, and what was
-            not measured is nan. `pandas.DataFrame(results.rows)` is a data frame.
-        columns: their names. name: the file, data/results/NAME.csv.
-        command: what measured them. settings: with what, in words.
+        rows: one dictionary per row. Columns of numbers hold numbers, with nan for values that
+            were not measured. `pandas.DataFrame(results.rows)` makes a data frame.
+        columns: the names of the columns.
+        name: the name of the file, data/results/NAME.csv.
+        command: the command that measured them.
+        settings: the settings of the measurement, as text.
 
     >>> found = tlk.results("tasks", preset="efficientnet_lite0", task="lesions", method="frozen")
     >>> sorted(found.scores("labels_per_class", scale=100))
@@ -33,11 +38,14 @@ class Results:
 
     @property
     def note(self) -> str:
-        """Where the numbers come from, in a sentence or two."""
+        """Where the numbers come from, in one or two sentences."""
         return f"data/results/{self.name}.csv, measured with: {self.command}. {self.settings}"
 
     def where(self, **wanted: Any) -> "Results":
-        """The rows that have these values: one a column, or a list of those that will do.
+        """Return only the rows with the given values.
+
+        Args:
+            wanted: for each column, a value or a list of accepted values.
 
         Raises ValueError if there is no such column, or no such row.
 
@@ -57,14 +65,15 @@ class Results:
         return Results(self.name, rows, self.command, self.settings)
 
     def scores(self, *by: str, value: str = "score", scale: float = 1) -> dict[Any, Any]:
-        """The draws of every value of one column, or of every pair of values of two columns.
+        """Group the measured values of all draws by one or two columns.
 
         Args:
-            by: one or two columns. value: the column that was measured.
-            scale: what it is multiplied with: 100, for shares in percent.
+            by: one or two columns to group by.
+            value: the column with the measured values.
+            scale: a factor for the values, such as 100 for percent.
 
         Returns a dictionary for `tlk.plots.curves`, `tlk.plots.bars` and `tlk.table`.
-        Raises ValueError if rows that are to be draws of one thing have the same seed.
+        Raises ValueError if two rows of the same group have the same seed.
 
         >>> found = tlk.results("tasks", preset="efficientnet_lite0", task="clothes")
         >>> scores = found.scores("method", "labels_per_class", scale=100)
@@ -89,7 +98,7 @@ class Results:
         return found
 
     def _refuse_mixture(self, key: Any, rows: list[dict[str, Any]], value: str) -> None:
-        """Draws differ in their seed; what has a seed twice differs in something else."""
+        """Raise ValueError if a seed occurs twice: then the rows also differ in something else."""
         seeds = [row.get("seed", number) for number, row in enumerate(rows)]
         if len(set(seeds)) < len(seeds):
             other = [
@@ -104,8 +113,10 @@ class Results:
             )
 
     def mean_by(self, *by: str, value: str = "score", scale: float = 1, digits: int = 1) -> Table:
-        """Mean ± standard deviation over draws: a row a value of the first column, and a column
-        a value of the second. Arguments as for `scores`, and `digits` after the point.
+        """Return a table of mean ± standard deviation over draws.
+
+        There is one row per value of the first column in `by`, and one column per value of the
+        second. Arguments as for `scores`; `digits` counts the digits after the decimal point.
 
         >>> found = tlk.results("tasks", preset="efficientnet_lite0", task="clothes")
         >>> found.mean_by("method", "labels_per_class", scale=100).header[:2]
@@ -134,15 +145,16 @@ class Results:
 
 
 def results(name: str, **where: Any) -> Results:
-    """Reads data/results/NAME.csv, which comes with tlkeras, and how it was measured.
+    """Read a measurement that comes with tlkeras, data/results/NAME.csv.
 
     Args:
-        name: of the measurement: "tasks" for data/results/tasks.csv, made by
-            tools/measure_tasks.py; the command and the settings stand in tasks.json beside it.
+        name: the name of the measurement. For example, "tasks" reads data/results/tasks.csv, which
+            was made by tools/measure_tasks.py; its command and settings are in tasks.json next to
+            it.
         where: columns and the values wanted, as for `Results.where`.
 
     Raises:
-        ValueError: no such measurement, column or value.
+        ValueError: if there is no such measurement, column or value.
 
     >>> found = tlk.results("tasks", preset="efficientnet_lite0", task="lesions")
     >>> found.command
@@ -159,7 +171,7 @@ def results(name: str, **where: Any) -> Results:
 
 
 def _typed(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Columns of numbers as numbers: whole ones as int, where there is nothing else."""
+    """Convert columns of numbers: to int if all values are whole numbers, otherwise to float."""
     kinds = {column: _kind([row[column] for row in rows]) for column in rows[0]}
     return [{column: kinds[column](text) for column, text in row.items()} for row in rows]
 
