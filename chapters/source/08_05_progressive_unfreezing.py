@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 8.5 · Progressive unfreezing: one block after another
 #
-# **The question.** A pretrained network is to learn something new without losing what it knew. Does
-# it help to open its blocks one after another, or is a small learning rate all there is to it?
+# **The question.** A pretrained network should learn something new without losing what it knew.
+# Does it help to unfreeze its blocks one after another, or is a small learning rate enough?
 #
 # **The promise.** In about a minute on two cores you unfreeze a network block by block in plain
-# Keras, then with a plan of one line; you measure what it still knows of its *old* task; and you
-# can tell which of three things protects it: the order, the rate, or a rate for each block.
-# *(Section 1.8 of the course, number 5; no internet needed.)*
+# Keras, then with a one-line plan. You measure how much it still knows of its *old* task. And you
+# can tell which of three things protects that knowledge: the order, the learning rate, or a
+# learning rate for each block. *(Section 1.8 of the course, number 5; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -23,18 +23,19 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The idea
 #
-# A ship's crew is to learn a new route. If all of them are sent to school at once, with a
-# helmsman hired yesterday, nobody aboard knows the ship. So the new one learns first; then one
+# A ship's crew has to learn a new route. If all of them are sent to school at once, together with a
+# helmsman hired yesterday, nobody aboard knows the ship. So the new helmsman learns first; then one
 # watch goes to school, then another. Here the new helmsman is the **[head](glossary.md#head)**, and
 # the watches are the **[blocks](glossary.md#block)** of the network, from the top, which sees
-# things, down to the bottom, which sees edges. That is
-# **[progressive unfreezing](glossary.md#progressive-unfreezing)**. ULMFiT ([Howard and Ruder
+# things, down to the bottom, which sees edges. That is **[progressive
+# unfreezing](glossary.md#progressive-unfreezing)**. ULMFiT ([Howard and Ruder
 # 2018](https://arxiv.org/abs/1801.06146)) made it known, together with **[discriminative learning
-# rates](glossary.md#discriminative-learning-rates)**, the lower a block the slower. They are two
-# things, and we keep them apart. The promise of both: no forgetting, and steady gains.
+# rates](glossary.md#discriminative-learning-rates)**: the lower a block, the smaller its rate.
+# These are two different things, and we keep them apart. Both promise no forgetting and steady
+# gains.
 #
-# The network, `glyph_resnet_small`, reads printed letters. Its new task: handwritten digits behind
-# **blinds**, synthetic stripes that invert them.
+# The network, `glyph_resnet_small`, was trained to recognise printed letters. Its new task:
+# handwritten digits behind **blinds**, synthetic stripes that invert them.
 
 # %% alt="Two rows of six small pictures: printed letters of several scripts, and handwritten digits behind light and dark stripes that invert them."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -52,9 +53,9 @@ tlk.plots.strips(
 # %% [markdown]
 # ## By hand: open a block, compile, fit, and again
 #
-# `tlk.find_blocks` says which layers belong together. All else is Keras: set the flags, **compile**
-# (before it a change of flags does not count), fit. [BatchNorm](glossary.md#batchnorm) layers stay
-# closed ([chapter 6](06_unfreezing.ipynb) says why).
+# `tlk.find_blocks` tells you which layers belong together. The rest is Keras: set the flags,
+# **compile** (changed flags have no effect until then), fit. [BatchNorm](glossary.md#batchnorm)
+# layers stay frozen ([chapter 6](06_unfreezing.ipynb) says why).
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -97,14 +98,14 @@ for block in reversed(blocks):  # the head, then from the top down
 tlk.table(rows, ["opened", *(block.name for block in blocks)])
 
 # %% [markdown]
-# One block more in every row. When a block is opened, all above it has learned already, so that
-# what comes down to it is no longer noise.
+# Every row opens one block more. By the time a block is opened, everything above it has already
+# learned, so the gradients that reach it are no longer noise.
 #
 # ## The same with tlkeras
 #
-# A **[plan](glossary.md#plan-stage-recipe)**, and `fit_stages` runs it: it sets flags and
-# BatchNorm, compiles, keeps the best epoch of a stage, computes the outputs of frozen blocks once,
-# and checks that what was frozen did not move by a bit.
+# Write a **[plan](glossary.md#plan-stage-recipe)**, and `fit_stages` runs it: it sets the flags and
+# BatchNorm, compiles, keeps the best epoch of each stage, computes the outputs of frozen blocks
+# once, and checks that every frozen weight is still bit for bit the same.
 
 # %% tags=["nbval-check-output"]
 depth = len(blocks) - 1  # blocks below the head
@@ -112,8 +113,9 @@ gradual = tlk.recipes.progressive(2, 2, head_lr=1e-2, block_lr=1e-3, blocks=dept
 gradual
 
 # %% [markdown]
-# Rates by block are one more argument of a stage. `layerwise_decay(0.3)` is 1 in the head and 0.3
-# times as much with every block further down: no dictionary, whatever the network.
+# Learning rates by block are one more argument of a stage. `layerwise_decay(0.3)` is 1 in the head
+# and is multiplied by 0.3 with every block further down. You need no dictionary, whatever the
+# network.
 
 # %%
 decay = tlk.optimizers.layerwise_decay(0.3)
@@ -122,9 +124,10 @@ both = tlk.Plan([head, *(stage.replace(rates=decay, learning_rate=3e-3) for stag
 at_once = tlk.recipes.full(epochs=8, lr=1e-3)  # the control: as many epochs, everything open
 
 # %% [markdown]
-# What is left of the old task? The old head would tell, but it is gone. The mean features of each
-# kind of letter in the *untouched* network stand in for it: a letter is read as the kind whose mean
-# is nearest. Half of the letters make the means, the other half are read.
+# How much of the old task is left? The old head could tell, but it is gone. The mean features of
+# each letter class in the *untouched* network stand in for it: a letter is assigned to the class
+# whose mean is nearest. Half of the letters are used to compute the means, the other half to test
+# them.
 
 
 # %%
@@ -154,16 +157,17 @@ tlk.table(rows, ["order", "digits (%)", "letters kept (%)", "seconds"], digits=0
           note="A single draw. Digits: 200 validation pictures.")  # fmt: skip
 
 # %% [markdown]
-# Both learn the digits, and one of them has thrown the letters away. Nothing in the digits' column
-# says so: that is **[catastrophic forgetting](glossary.md#catastrophic-forgetting)**.
+# Both learn the digits, and one of them has lost most of the letters. Nothing in the *digits*
+# column shows that. This is **[catastrophic forgetting](glossary.md#catastrophic-forgetting)**.
 #
 # ## The experiment: is it the order, the rate, or both?
 #
 # "Gradual" differs from "at once" in more than one thing: the head goes first, the lower blocks
-# learn for fewer steps, and the rates may be others. So three orders, each with one rate for all
-# and with the decaying rates, at four rates each. 160 steps every time; **head first** is
-# the control that opens all blocks together after 40 steps of the head, and *gradual* opens one
-# every 40 steps. Mean ± [spread](glossary.md#spread) of five [draws](glossary.md#draw).
+# learn for fewer steps, and the learning rates may differ. So we compare three orders, each with
+# one rate for all blocks and with decaying rates, at four rates each. Every run has 160 steps.
+# *Gradual* opens one block every 40 steps; the control, **head first**, opens all blocks together
+# after 40 steps of the head. Scores are mean ± [spread](glossary.md#spread) of five
+# [draws](glossary.md#draw).
 
 # %% tags=["plumbing"] alt="Two groups of six bars, at a rate of 1e-3. Digits read: at once with one rate 88, with decay 86; head first 90 and 85; gradual 85 and 80. Letters kept: at once 3 and 49; head first 13 and 57; gradual 23 and 59."
 ORDERS, RULES = ("at once", "head first", "gradual"), ("one rate", "decay")
@@ -184,12 +188,13 @@ title = "Same rate in the head, 1e-3: what is learned and what is kept\n(digits 
 tlk.plots.bars(groups, x="% of the pictures", title=title, digits=0)
 
 # %% [markdown]
-# **At the same rate, whoever opens later forgets less**: with one rate for all, 3 letters of 100
-# are kept at once, 13 with the head first, 23 gradually. That is how the advice is usually shown.
-# But the digits go the other way: with the head first 90 are read, gradually 85, fewer in each of
-# the five draws (at once 88 ± 4, within its spread of both). A block that learns for fewer steps,
-# or at a lower rate, moves less, keeps more, and learns less. So compare where the *digits* are as
-# good: for every order a rate, of the four, at which it reads 85 to 88 of 100.
+# **At the same rate, the later the blocks are opened, the less is forgotten.** With one rate for
+# all, 3 of 100 letters are kept at once, 13 with the head first and 23 gradually. That is how the
+# advice is usually shown. But the digits go the other way: 90 of 100 are recognised with the head
+# first and 85 gradually, fewer in each of the five draws (at once 88 ± 4, within its spread of
+# both). A block that learns for fewer steps, or at a lower rate, changes less, keeps more, and
+# learns less. So compare runs that are equally good on the *digits*: for every order, one of the
+# four rates at which 85 to 88 of 100 are recognised.
 
 # %% tags=["nbval-check-output"]
 alike = [("at once", "one rate", 3e-4), ("gradual", "one rate", 1e-3)]
@@ -199,23 +204,25 @@ rows = [[f"{o}, {rule}", f"{rate:g}", *both_tasks(o, rule, rate)] for o, rule, r
 tlk.table(rows, ["order and rule", "rate", "digits (%)", "letters kept (%)"], 0, stored.note)
 
 # %% [markdown]
-# - **Gradual alone is no better than at once**: 23 letters against 29 (6 ± 3 fewer; ± is here the
-#   standard error of the mean difference, in the same draws). It needs three times the rate to read
-#   about as many digits, probably because its bottom block has so few steps, and at that rate it
-#   forgets as much.
-# - **A trained head protects, and so do decaying rates.** Each alone keeps 45 to 49 letters instead
-#   of 29 (17 ± 4 and 20 ± 2 more). Neither needs blocks to be opened in turn.
+# - **Gradual alone is no better than at once**: 23 letters against 29 (6 ± 3 fewer; here ± is the
+#   standard error of the mean difference, in the same draws). It needs three times the rate to
+#   recognise about as many digits, probably because its bottom block has so few steps, and at that
+#   rate it forgets as much.
+# - **Training the head first protects, and so do decaying rates.** Each alone keeps 45 to 49
+#   letters instead of 29 (17 ± 4 and 20 ± 2 more). Neither requires opening the blocks in turn.
 # - **Together they are worth little more.** At 3e-3 no more letters are kept, whatever the order.
-#   Head first with decay at 1e-3, in the figure, reads 85 and keeps 57: 9 ± 4 letters more than
-#   gradual with decay at as many digits. Four rates are too few to say how much is left.
-# - The rate matters more than all of it. (At 1e-2 with one rate all three orders end at chance.)
+#   Head first with decay at 1e-3, in the figure, recognises 85 digits and keeps 57 letters: 9 ± 4
+#   letters more than gradual with decay at the same number of digits. Four rates are too few to say
+#   how much of this would remain.
+# - The learning rate matters more than all of this. (At 1e-2 with one rate, all three orders end at
+#   chance.)
 #
 # ## Where it wins, and where it fails
 #
-# Behind blinds the *bottom* has to learn, and it is opened last, for 40 steps of 160: here opening
-# from the top does not pay. And the other setting: digits without blinds, near the letters, where
-# little has to change. The advice as it is written (gradual, with decaying rates) against
-# everything at once at the same rate in the head:
+# Behind blinds the *bottom* has to learn, and it is opened last, for 40 of 160 steps, so opening
+# from the top does not pay here. Now the opposite case: digits without blinds, which are close to
+# the letters, so that little has to change. We compare the advice as written (gradual, with
+# decaying rates) with everything at once at the same rate in the head:
 
 # %% tags=["nbval-check-output"]
 near = tlk.results("rates", target="digits", schedule="constant")
@@ -231,16 +238,16 @@ rows = [[name, *both_tasks(*case, target=near)] for name, case in cases.items()]
 tlk.table(rows, ["digits without blinds", "digits (%)", "letters kept (%)"], digits=0)
 
 # %% [markdown]
-# Here it wins: as many digits as at once, and 72 letters kept instead of 22. The order is not what
-# does it: with the head first and the rest in one go it is 75. And the first row is an answer that
-# the advice does not have: nothing had to be opened at all. **Ask the head first** ([chapter
-# 7](07_choosing_layers.ipynb) has the probe), then what is to be kept, and only then about an
-# order.
+# Here the advice wins: as many digits as at once, and 72 letters kept instead of 22. But the order
+# is not the reason: with the head first and the rest all together, 75 are kept. And the first row
+# is an answer that the advice does not offer: no block had to be opened at all. **Try the head
+# alone first** ([chapter 7](07_choosing_layers.ipynb) has the probe), then ask what has to be kept,
+# and only then think about an order.
 #
 # ## What it costs
 #
-# An optimizer carries two numbers for every one that learns (AdamW). A gradual plan has all of that
-# only in its last stage, and until then it computes the frozen part once.
+# The optimizer (AdamW) stores two numbers for every trainable parameter. A gradual plan needs all
+# of that memory only in its last stage, and until then it computes the frozen part once.
 
 # %% tags=["nbval-check-output"]
 rows = []
@@ -250,35 +257,37 @@ for stage in gradual.stages:
 tlk.table(rows, ["stage", "numbers that learn", "optimizer (KiB)"])
 
 # %% [markdown]
-# In seconds it costs more here: every stage compiles anew, and with a network this small that takes
-# longer than the steps (the live table above). With a large network early stages skip most of it;
-# that was not measured here.
+# In seconds it costs more here: every stage compiles again, and with a network this small that
+# takes longer than the steps (see the live table above). With a large network, the early stages
+# skip most of it; that was not measured here.
 
 # %% [markdown]
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
-# ### Exercise 1: who learns for how long?
+# ### Exercise 1: which block learns for how long?
 #
-# In the gradual runs of the experiment, 160 steps, for how many of them does each block learn? And
-# what does it make of the advice to open from the top, where the raw look has changed?
+# In the gradual runs of the experiment, for how many of the 160 steps does each block learn? What
+# does that mean for the advice to open from the top, if it is the look of the images that has
+# changed?
 
 # %% [markdown] tags=["hint"]
-# Four stages of 40 steps: the head in all of them, the top in three, ... No training needed.
+# There are four stages of 40 steps: the head learns in all of them, the top in three, ... You need
+# no training.
 
 # %% tags=["answer"]
 names = [block.name for block in reversed(blocks)]
 tlk.table([[name, 160 - 40 * place] for place, name in enumerate(names)], ["block", "steps"])
 
 # %% [markdown] tags=["answer"]
-# The bottom, which sees the stripes first, has a quarter of the steps. "From the top down" assumes
-# that what differs is what things mean, not how they look. Where the look has changed, open all
-# together after the head.
+# The bottom, which is the first to see the stripes, gets a quarter of the steps. "From the top
+# down" assumes that the difference is in what things mean, not in how they look. If the look has
+# changed, train the head first and then open all blocks together.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: what did the stem do?
 #
-# The columns `stem`, `stack0` and `stack1` of the stored runs say how far each block moved, in
+# The columns `stem`, `stack0` and `stack1` of the stored runs show how far each block moved, in
 # percent of its size. Compare the orders at 1e-3 with one rate.
 
 # %% [markdown] tags=["hint"]
@@ -291,35 +300,38 @@ rows = [[order, *(column[order] for column in columns.values())] for order in OR
 tlk.table(rows, ["order", *(f"{name} moved (%)" for name in columns)], digits=0)
 
 # %% [markdown] tags=["answer"]
-# At once the bottom moves by a fifth of its size, gradually by a third of that; the top, which is
-# open longest, moves about as far in all three. That is what "protected" means here: not that the
-# network was careful, but that it had less time.
+# At once, the bottom moves by a fifth of its size; gradually, by a third of that. The top, which is
+# open longest, moves about as far in all three. That is what "protected" means here: the network
+# was not careful, it just had less time.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: ten letters more
 #
 # Somebody reports that gradual unfreezing "beats fine-tuning by ten letters". Which control do you
-# ask for, and what does it say here?
+# ask for, and what does it show here?
 
 # %% [markdown] tags=["hint"]
-# `both_tasks(order, rule, rate)` gives digits and letters of any stored run. Which two differ in
-# nothing but the order?
+# `both_tasks(order, rule, rate)` returns digits and letters of any stored run. Which two runs
+# differ in nothing but the order?
 
 # %% tags=["answer"]
 rows = [[order, *both_tasks(order, "decay", 1e-3)] for order in ORDERS]
 tlk.table(rows, ["decay, 1e-3", "digits (%)", "letters kept (%)"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# The head first, at the same rates and as many steps, and the score on *both* tasks. Here that is
-# 57 letters against 59, a tie, and five digits of 100 fewer for the gradual order. Against "at
-# once" the ten letters are there (± 4), and so are the six digits that they cost.
+# Ask for the head first, with the same rates and the same number of steps, and for the score on
+# *both* tasks. Here that is 57 letters against 59 for the gradual order, a tie, while the gradual
+# order recognises five of 100 digits fewer. Compared with "at once", the ten letters are real (±
+# 4), and so are the six digits that they cost.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Gradual unfreezing is the head first and later starts, often with smaller rates below; the head
-#   first does most of it.
-# - What protects old knowledge costs new learning: compare where the new score is the same.
-# - Look from which end the data differ before you open from the top; and ask the head alone first.
+# - Gradual unfreezing combines training the head first with opening the other blocks later, often
+#   at smaller rates lower down; the head first does most of it.
+# - What protects old knowledge slows new learning: compare runs that score equally on the new task.
+# - Before you open blocks from the top, ask at which end the data differ, and try the head alone
+#   first.
 #
-# **Then:** rates by block in detail, [chapter 10.2](10_2_discriminative_learning_rates.ipynb).
+# **Then:** learning rates by block in detail, [chapter
+# 10.2](10_2_discriminative_learning_rates.ipynb).
