@@ -45,8 +45,8 @@ def few_labels():
     scores |= photos.where(method="pixels").scores("method", "labels_per_class", scale=100)
     return plots.curves(
         {names.get(name, name): points for name, points in scores.items()},
-        x="labelled photographs of every kind", y="right (%)",
-        title="Clothes: ten labels with ImageNet, thirty without",
+        x="labelled photographs per class", y="accuracy (%)",
+        title="Ten labels on ImageNet features do as well as thirty on pixels",
     )  # fmt: skip
 
 
