@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 8.6 · Knowledge distillation: a small student, a good teacher
 #
-# **The question.** Your network answers well and is too large for a phone. Can a network a tenth of
-# its size learn from it what it could not learn from your few labels alone?
+# **The question.** Your network is accurate but too large for a phone. Can a network a tenth of its
+# size learn from it what it could not learn from your few labels alone?
 #
 # **The promise.** In about a minute on two cores you distil a network in plain Keras, with an
-# ordinary `fit`; you use Keras' own `Distiller` without its default, which is wrong; and you can
-# say when a teacher helps and when it is in the way. *(Section 1.8 of the course, number 6; no
+# ordinary `fit`. You use Keras' own `Distiller` without its default loss, which is wrong. And you
+# can say when a teacher helps and when it does harm. *(Section 1.8 of the course, number 6; no
 # internet needed.)*
 
 # %%
@@ -25,17 +25,17 @@ layers = keras.layers
 # %% [markdown]
 # ## The idea
 #
-# An apprentice who is only told "this is a shirt" learns one word a picture. A master says more: "a
-# shirt, I think; it might be a coat, it is certainly no shoe." And a master can say that of *any*
-# picture, also of those that nobody has labelled. **[Distillation](glossary.md#distillation)** lets
-# a small network, the [student](glossary.md#teacher-and-student), fit to the answers of a large
-# one, the teacher, instead of to labels ([Bucilă and others
+# An apprentice who is only told "this is a shirt" learns one word per item. A master says more: "a
+# shirt, I think; it might be a coat, it is certainly no shoe." And a master can say that about
+# *any* item, even one that nobody has labelled. In **[distillation](glossary.md#distillation)** a
+# small network, the [student](glossary.md#teacher-and-student), is trained on the answers of a
+# large one, the teacher, instead of on labels ([Bucilă and others
 # 2006](https://doi.org/10.1145/1150402.1150464); the name is from [Hinton, Vinyals and Dean
 # 2015](https://arxiv.org/abs/1503.02531)). It is for networks that must be small or fast, as in a
-# health app on a phone; [named systems](named_systems.md) has the lines with which EfficientNet-B7
+# health app on a phone; [named systems](named_systems.md) has the code in which EfficientNet-B7
 # teaches B0.
 #
-# Our pictures are clothes: 30 labelled ones of each kind, and ten times as many in all.
+# Our images are clothes: 30 labelled images per class, and ten times as many in total.
 
 # %%
 few = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -49,9 +49,9 @@ print(f"{len(images):,} pictures with labels, {len(pictures):,} in all.")
 # %% [markdown]
 # ## By hand: the teacher
 #
-# The teacher is a pretrained network, [frozen](glossary.md#freeze), up to its last but one
-# [block](glossary.md#block), with a new [head](glossary.md#head). All pictures pass through the
-# frozen part once, and the head learns from what comes out.
+# The teacher is a pretrained network, [frozen](glossary.md#freeze) and cut after its second-to-last
+# [block](glossary.md#block), with a new [head](glossary.md#head). All images pass through the
+# frozen part once, and the head is trained on its outputs.
 
 # %%
 blocks = tlk.find_blocks(tlk.load_backbone(setting.backbone, setting.image_size))
@@ -70,8 +70,8 @@ head.compile(keras.optimizers.AdamW(1e-2), from_labels)
 history = head.fit(x, labels, 32, epochs=32, verbose=0)
 
 # %% [markdown]
-# The teacher now tells what it thinks of *every* training picture, in ten chances: its **soft
-# answers**. They are stored, and from here on the teacher is not needed.
+# The teacher now predicts ten class probabilities for *every* training image: its **soft answers**.
+# They are stored, and from here on the teacher is no longer needed.
 
 # %%
 logits = head.predict(z, verbose=0)
@@ -93,7 +93,8 @@ tlk.table(rows, ["the teacher's first thought", "second", "third"])
 # %% [markdown]
 # ## By hand: the student
 #
-# Four convolutions on pictures made smaller: a tenth of the teacher's weights, all random.
+# The student has four convolutions, on images made smaller: a tenth of the teacher's parameters,
+# all random.
 
 
 # %%
@@ -112,10 +113,10 @@ def new_student():
 
 
 # %% [markdown]
-# First the [control](glossary.md#control), the student without a teacher: 300 steps on the labels.
-# Then the distilled one: the same network from the same start, as many steps, but on all pictures
-# with their soft answers, and with the loss for chances instead of the loss for labels. Neither
-# augments its pictures.
+# First comes the [control](glossary.md#control), the student without a teacher: 300 steps on the
+# labels. Then the distilled student: the same network from the same initial weights, for the same
+# number of steps, but on all images with their soft answers and with a loss for probabilities
+# instead of labels. Neither uses augmentation.
 
 # %%
 STEPS, BATCH, RATE = 300, 64, 3e-3
@@ -148,11 +149,11 @@ tlk.table(rows, ["a single draw", "validation right, %"])
 #
 # ## The temperature
 #
-# A teacher that is sure says 99 % and 0.1 %, and the small numbers, which tell what looks like
-# what, hardly count. Hinton and others divide the logits of both by a
-# **[temperature](glossary.md#temperature)** *T* before they become chances: at *T* = 1 nothing
-# changes, above it they soften. The loss is multiplied by *T²*, because the gradients shrink by as
-# much.
+# A confident teacher says 99 % and 0.1 %, and the small probabilities, which tell what looks like
+# what, hardly count in the loss. Hinton and others divide the logits of both networks by a
+# **[temperature](glossary.md#temperature)** *T* before the softmax. At *T* = 1 nothing changes;
+# above 1 the probabilities become softer. The loss is multiplied by *T²* because the gradients
+# shrink by that factor.
 
 # %%
 T = 4.0
@@ -171,13 +172,13 @@ for temperature in (1, 4, 16):
 tlk.table(rows, ["T", "first", "second", "third"])
 
 # %% [markdown]
-# `student.compile(..., soft_loss)` and `student.fit(pictures, logits)` would train with it.
+# `student.compile(..., soft_loss)` and `student.fit(pictures, logits)` would train with this loss.
 #
 # ## The same with Keras, and its wrong default
 #
-# `keras.distillation.Distiller` holds both networks and computes that loss, `LogitsDistillation`.
-# Before using it, try its loss on one picture of two classes. The teacher's logits are 2 and -2, 98
-# % for the first. What do three students get?
+# `keras.distillation.Distiller` holds both networks and computes that loss with
+# `LogitsDistillation`. Before you use it, try its loss on one image with two classes. The teacher's
+# logits are 2 and -2, that is 98 % for the first class. What loss do three students get?
 
 # %% tags=["nbval-check-output"]
 logits_loss = keras.distillation.LogitsDistillation
@@ -192,11 +193,11 @@ header = ["the student", "by hand", "Keras, KLDivergence()", "Keras, its default
 tlk.table(rows, header)
 
 # %% [markdown]
-# A loss should be least for the student that agrees. The default (Keras 3.15) is least for the one
-# that *says the other*: it is the string `"kl_divergence"`, and for that the softmax and *T²* are
-# left out, so that logits pass for chances. So **always pass `loss=keras.losses.KLDivergence()`**:
-# then it is what we wrote by hand. Teacher and student must take the same pictures, so ours begins
-# with its own `Resizing`.
+# A loss should be lowest for the student that agrees. The default (Keras 3.15) is lowest for the
+# one that *says the other*. The default is the string `"kl_divergence"`, and with a string Keras
+# skips the softmax and *T²*, so that logits are taken for probabilities. So **always pass
+# `loss=keras.losses.KLDivergence()`**: then it computes what we wrote by hand. Teacher and student
+# must take the same images, so our student begins with its own `Resizing`.
 
 # %%
 teacher = keras.Sequential([*network.layers, head])
@@ -209,20 +210,20 @@ distiller.fit(images, labels, BATCH, verbose=0)
 print(f"Seconds of a core for {len(images)} pictures: {time.process_time() - start:.1f}")
 
 # %% [markdown]
-# `distiller.student` is the student. Half of the loss comes from labels here, so every picture
-# needs one; with `student_loss_weight=0` none counts. The teacher answers anew in every step, which
-# takes most of that time, and pays only if both are to see the same augmented pictures.
-# (`sample_weight` is ignored, and a saved `Distiller` comes back uncompiled. `FeatureDistillation`
-# compares layers of the same width instead of answers.)
+# `distiller.student` is the student. Here half of the loss comes from labels, so every image needs
+# one; with `student_loss_weight=0` labels do not count. The teacher predicts again in every step,
+# which takes most of that time and pays only if both networks have to see the same augmented
+# images. (`sample_weight` is ignored, and a saved `Distiller` is loaded uncompiled.
+# `FeatureDistillation` compares layers of the same width instead of answers.)
 
 # %% [markdown]
-# ## The experiment: the softness or the pictures?
+# ## The experiment: the softness or the images?
 #
-# A distilled student has more than soft answers: it has ten times as many pictures. Which of the
-# two helps? There are two more controls, with the same network, start and 300 steps: soft answers
-# on the *labelled* pictures only; and all pictures, but of each answer only the *surest guess*, a
-# hard label. Five [draws](glossary.md#draw) of labels. Two learning rates were chosen on
-# validation, with other draws: one for 300 pictures, one for 3,000.
+# A distilled student has two advantages: soft answers, and ten times as many images. Which of them
+# helps? Two more controls use the same network, initial weights and 300 steps. One gets soft
+# answers on the *labelled* images only. The other gets all images, but only the *surest guess* of
+# each answer, a hard label. There are five [draws](glossary.md#draw) of labels. Two learning rates
+# were chosen on validation images, with other draws: one for 300 images, one for 3,000.
 
 # %% tags=["plumbing"] alt="Bars of the share of test pictures that are right. The teacher 79 percent; student alone on 300 labels 75; soft answers on 300 pictures 75; surest guesses on 3,000 pictures 79; soft answers on 3,000 pictures 79."
 stored = tlk.results("distillation", part="test")
@@ -251,13 +252,13 @@ tlk.table(
 )
 
 # %% [markdown]
-# With all pictures the student gains four points, in each of the five draws, and is a tie with a
-# teacher ten times its size. With the labelled pictures only it gains nothing, probably because the
-# teacher knows those 300 by heart, so that its answers are hardly softer than labels.
+# With all images the student gains four points, in each of the five draws, and ties with a teacher
+# ten times its size. With the labelled images only it gains nothing, probably because the teacher
+# has memorised those 300, so that its answers are hardly softer than labels.
 #
-# Surest guesses and soft answers are a tie, too: less than a point lies between them. So here the
-# **unlabelled pictures** do the work, not the softness. (Surest guesses are
-# [pseudo-labels](glossary.md#pseudo-label), from another network than the one that learns. How far
+# Surest guesses and soft answers tie, too: the difference is less than a point. So here the
+# **unlabelled images** do the work, not the softness. (Surest guesses are
+# [pseudo-labels](glossary.md#pseudo-label) from a network other than the one that learns. How far
 # 3,000 true labels would have come was not measured.)
 #
 # ## Which temperature?
@@ -277,10 +278,10 @@ for method, temperature in settings:
 tlk.table(rows, ["the student fits to", "T", "right, %"])
 
 # %% [markdown]
-# *T* = 4 is a tie with *T* = 1. At 16 the student loses two points, and something in each draw: its
-# lesson says nearly the same of every class. (The rate was chosen at *T* = 1.) So begin with 1, and
-# try 2 to 4 on validation if at all. Mixing labels in, `student_loss_weight`, was not measured;
-# alone, labels and soft answers on the same 300 pictures are a tie.
+# *T* = 4 ties with *T* = 1. At 16 the student loses two points, and something in each draw: its
+# targets are nearly the same for every class. (The learning rate was chosen at *T* = 1.) So start
+# with 1, and at most try 2 to 4 on validation. Mixing in labels with `student_loss_weight` was not
+# measured. Used separately, labels and soft answers on the same 300 images tie.
 #
 # ## Where it fails
 
@@ -296,11 +297,12 @@ for name, (method, control) in cases.items():
 tlk.table(rows, ["labels", "teacher", "student alone", "distilled", "points gained"])
 
 # %% [markdown]
-# **A poor teacher.** With five labels a kind the teacher is right on 70 %; the student that learns
-# alone from 30 is right on 75 %. Distilled, it gives up its labels for the teacher's answers and
-# gets worse, in each of the five draws (though it ends up *above* its teacher). **No more
-# pictures.** With the 300 labelled ones alone nothing was gained. So ask two questions before you
-# distil. Is the teacher better than the student alone, on validation? And is there more to look at?
+# **A poor teacher.** With five labels per class the teacher is right on 70 %; the student that
+# learns alone from 30 labels is right on 75 %. Distilled, it gives up its labels for the teacher's
+# answers and gets worse, in each of the five draws (though it ends up *above* its teacher). **No
+# additional images.** With only the 300 labelled images, nothing was gained. So ask two questions
+# before you distil. Is the teacher better than the student alone, on validation? And are there more
+# images than the labelled ones?
 #
 # ## What it costs, and what it saves
 
@@ -316,22 +318,22 @@ rows.append(["right (%)", taught["soft, all"], scores["soft, all"], "-"])
 tlk.table(rows, ["", "teacher", "student", ""])
 
 # %% [markdown]
-# The microseconds are those of one thread, one picture at a time: read them as a ratio.
+# The microseconds are for one thread and one image at a time; only their ratio matters.
 # (`distiller.student.export("student.tflite", format="litert")` writes that file; `tlk.export(run,
-# "litert")` writes one of a run's model.) In training, every picture passes through the teacher
-# once. After that, distilling takes the same steps as training alone, about 7 seconds of one core.
+# "litert")` writes one of a run's model.) In training, every image passes through the teacher once.
+# After that, distilling takes as many steps as training alone, about 7 seconds of one core.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
-# ### Exercise 1: does it take over mistakes?
+# ### Exercise 1: does it copy mistakes?
 #
-# Look at the new pictures that the teacher gets wrong. How often does the distilled student give
-# the same wrong answer, and how often does the student that never met the teacher?
+# Look at the new images that the teacher gets wrong. How often does the distilled student give the
+# same wrong answer, and how often does the student that never saw the teacher's answers?
 
 # %% [markdown] tags=["hint"]
-# `answers` holds the logits of all three. Take the `argmax` of each, and compare with the teacher's
-# where the teacher's is not `truth`.
+# `answers` holds the logits of all three. Take the `argmax` of each, and compare the students'
+# answers with the teacher's where the teacher's differ from `truth`.
 
 # %% tags=["answer"]
 said = {name: np.argmax(a, axis=1) for name, a in answers.items()}
@@ -343,16 +345,17 @@ for name in ("student alone", "student, distilled"):
 tlk.table(rows, ["where the teacher is wrong", "the same mistake, %", "right, %"])
 
 # %% [markdown] tags=["answer"]
-# In the single draw shown, half of the teacher's mistakes come back in the distilled student, and
-# somewhat fewer in the one that never met the teacher: shirts look like coats to everybody. A
-# teacher's errors, and its prejudices, are part of the lesson.
+# In the single draw shown, half of the teacher's mistakes return in the distilled student, and
+# somewhat fewer in the one without a teacher: shirts look like coats to everybody. A teacher's
+# errors and biases are passed on as well.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: another loss from the manual
 #
 # Keras' documentation of `LogitsDistillation` also suggests
-# `loss=keras.losses.CategoricalCrossentropy(from_logits=True)`. Give it to the student that agrees,
-# to the undecided one, and to one that says the same ten times louder. Would you train with it?
+# `loss=keras.losses.CategoricalCrossentropy(from_logits=True)`. Compute it for the student that
+# agrees, for the undecided one, and for one whose logits are ten times those of the first. Would
+# you train with it?
 
 # %% [markdown] tags=["hint"]
 # `logits_loss(temperature=T, loss=...)`, and its `compute_loss(theirs, ours)` for `ours` of `[[2.0,
@@ -366,18 +369,19 @@ for name, ours in {"agrees": [2, -2], "undecided": [0, 0], "louder": [20, -20]}.
 tlk.table(rows, ["the student", "loss"])
 
 # %% [markdown] tags=["answer"]
-# No. The three students of the table above do not show it; but one that says the same ten times
-# louder gets a smaller loss than one that agrees: the teacher's logits are taken for chances, and 2
-# and -2 are none. Of all losses only an *instance* of `KLDivergence` gets the softmax and *T²*
-# (Keras 3.15).
+# No. The three students of the earlier table do not reveal the problem, but the student with logits
+# ten times as large gets a smaller loss than the one that agrees. The teacher's logits are taken
+# for probabilities, which 2 and -2 are not. Of all losses only an *instance* of `KLDivergence` gets
+# the softmax and *T²* (Keras 3.15).
 
 # %% [markdown]
 # ## What to remember
 #
-# - Distillation is an ordinary `fit` on a teacher's stored answers. Let it answer for every picture
-#   you have: here only the unlabelled ones helped.
+# - Distillation is an ordinary `fit` on a teacher's stored answers. Let the teacher answer for
+#   every image you have: here only the unlabelled ones helped.
 # - With `keras.distillation`, always pass `loss=keras.losses.KLDivergence()`.
-# - It can only give what the teacher has: first compare teacher and student alone, on validation.
+# - A student can only get what the teacher has: first compare teacher and student alone, on
+#   validation.
 #
-# **Then:** a network that believes its *own* answers, and when that goes wrong: self-training in
+# **Then:** a network that trusts its *own* answers, and when that goes wrong: self-training in
 # [chapter 8.4](08_04_domain_adaptive.ipynb).
