@@ -1,1 +1,1 @@
-"""Plots, reports and progress lines; they depend only on blocks, rates and histories."""
+"""Plots, reports, stored results and progress lines."""

@@ -5,14 +5,14 @@ from typing import Any
 from tlkeras.display import markdown as md
 
 SEEN = (
-    "It has seen images like those counted above and no others: photographs from another camera, "
-    "place or year may be told apart less well. Measure on your own before you rely on it."
+    "The model was trained only on images like those counted above. On images from another camera, "
+    "place or year it may be less accurate. Measure it on your own images before you rely on it."
 )
 INTERVAL = (
-    "The interval is what other images of the same kind would give, as far as the number of these "
-    "can tell; another training run would differ, too."
+    "The interval says how much the score would vary with other images of the same kind. "
+    "Another training run would give a different score, too."
 )
-ALWAYS = "It always answers with one of its classes, also for an image of something else."
+ALWAYS = "The model always answers with one of its classes, even if an image shows something else."
 
 
 def limits(record: dict[str, Any]) -> list[str]:
@@ -23,21 +23,21 @@ def limits(record: dict[str, Any]) -> list[str]:
 def facts(record: dict[str, Any], most: int | None = None) -> list[tuple[str, str]]:
     """Return the facts about a run as pairs of name and text, with at most `most` class names."""
     network, data, size, names = (record[n] for n in ("network", "data", "image_size", "classes"))
-    kind = {"softmax": "one class an image", "sigmoid": "yes or no for every label"}
+    kind = {"softmax": "one class per image", "sigmoid": "yes or no for every label"}
     given = f"RGB images of {size[0]}x{size[1]} pixels, 0 to 255" if size else "as trained on"
     counts = ", ".join(f"{split} {n:,}" for split, n in data["counts"].items())
     return [
         ("predicts" if record["output"] == "numbers" else f"{len(names)} classes",
          ", ".join(names[:most]) + (", ..." if names[most:] and most else "")),
-        ("takes", f"{given}; it scales them itself"),
-        ("gives", kind.get(record["output"], "numbers")),
+        ("input", f"{given}; the model scales them itself"),
+        ("output", kind.get(record["output"], "numbers")),
         ("network", f"{network['name']}: {network['parameters']:,} parameters in the blocks "
          f"{', '.join(network['blocks'])}"),
-        ("chosen because", record.get("why") or "not said"),
+        ("chosen because", record.get("why") or "not stated"),
         ("licence of the network", network["licence"]),
         ("data", data["name"] + (f" ({data['note']})" if data["note"] else "")),
         ("images", counts or "not counted"),
-        ("trained", f"{record['seconds']:.0f} s, seed {record.get('seed', 'not said')}"),
+        ("training", f"{record['seconds']:.0f} s, seed {record.get('seed', 'not stated')}"),
     ]  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def model_card(record: dict[str, Any]) -> str:
     """Return the model card for the contents of `run.json`; class and data names are escaped."""
     network, data = record["network"], record["data"]
     parts = [
-        f"# {md.text(data['name'])}: a model of {md.text(network['name'])}",
+        f"# {md.text(data['name'])}: a model based on {md.text(network['name'])}",
         md.table(("", ""), facts(record)),
     ]
     if record["stopped"]:
@@ -86,7 +86,7 @@ def _results(record: dict[str, Any]) -> list[str]:
             for row in judged["classes"]
         ]
         parts += [md.table(("class", "precision", "recall", "images"), each)] if each else []
-    return parts or ["Not measured on images that it has not seen."]
+    return parts or ["Not measured on images that the model was not trained on."]
 
 
 def value_of(scores: dict[str, Any]) -> tuple[str, str]:

@@ -25,12 +25,14 @@ from tlkeras.display.page import write as save
 from tlkeras.display.report_scores import good, looked_at, of_images
 
 WHY = {
-    "head_only": "only the new head learns; the pretrained blocks stay as they are, which is fast, "
-    "and which few images cannot spoil",
-    "last_blocks": "the blocks nearest to the head, which know the source task best, adapt as well",
-    "middle_blocks": "the middle blocks adapt, for the images look different and the task does not",
+    "head_only": "only the new head learns; the pretrained blocks stay as they are. This is fast, "
+    "and a few images cannot damage them",
+    "last_blocks": "the blocks nearest to the head, which are the most specific to the source "
+    "task, adapt as well",
+    "middle_blocks": "the middle blocks adapt, because the images look different while the task is "
+    "similar",
     "all_blocks": "every block adapts, which needs the most images and time",
-    "named": "the blocks named learn",
+    "named": "only the named blocks learn",
 }
 CLASSES = 30  # longer lists of class names are cut
 
@@ -59,14 +61,14 @@ def write(
         _trained(record, plan, model), _went(record), *good(record), *looked_at(examples),
         _cost(record), _again(record),
     ]  # fmt: skip
-    return save(path, page(f"{data['name']}, learned from {network['name']}", lead, sections))
+    return save(path, page(f"{data['name']}, trained from {network['name']}", lead, sections))
 
 
 def _verdict(record: dict[str, Any]) -> str:
     """Return the most important result in one sentence."""
     found = record.get("interpretation")
     if not found:
-        return "How good it is has not been measured on images that it has not seen."
+        return "The model has not been measured on images that it was not trained on."
     name, value = next(iter(found["scores"].items()))
     on = f"{of_images(found)}, which it was not trained on"
     if isinstance(value, list | tuple):
@@ -84,7 +86,7 @@ def _trained(record: dict[str, Any], plan: Any, model: keras.Model) -> Section:
         (s.name, str(s.policy), s.rate_text, s.epochs, s.batchnorm, getattr(s.policy, "kind", ""))
         for s in plan.stages
     ]
-    header = ("stage", "what learns", "learning rate", "epochs, at most", "BatchNorm")
+    header = ("stage", "what learns", "learning rate", "epochs (at most)", "BatchNorm")
     reasons = [f"{name}: {WHY[kind]}." for name, *_, kind in rows if kind in WHY]
     figure = plots.learning_rates(plan, model)
     figure.set_size_inches(5, 3)  # readable on a phone
@@ -105,7 +107,7 @@ def _went(record: dict[str, Any]) -> Section:
         name: [float("nan") if value is None else value for value in column]
         for name, column in record["history"].items()
     }
-    section = Section("How it went", [arranged(_curves(history), "beside")])
+    section = Section("How training went", [arranged(_curves(history), "beside")])
     stopped = any(_stopped(stage) for stage in record["stages"])
     rows = [
         (s["name"], s["learning_rate"], f"{s['epochs']} ({s['best_epoch']})", _metric(s),
@@ -116,7 +118,7 @@ def _went(record: dict[str, Any]) -> Section:
     section.parts.append(table(rows, (*header, *(["stopped"] if stopped else []))))
     section.parts += [text(said) for said in (record["worse"], record["unsaved"]) if said]
     if found := record.get("findings"):  # records from before 0.2 have none
-        said = "Probably {cause}, for {symptom}: {evidence}. What to do: {fix}."
+        said = "{symptom}: {evidence}. Probable cause: {cause}. What to do: {fix}."
         section.parts += [text("What looks wrong:"), bullets([said.format(**one) for one in found])]
     return section
 
@@ -132,7 +134,7 @@ def _curves(history: dict[str, list]) -> list[str]:
         said = ", ".join(f"{n} from {v[0]:.3f} to {v[-1]:.3f}" for n, v in ends.items())
         alt = f"Curves over {len(history['epoch'])} epochs: {said}"
         figure = plots.history({n: history[n] for n in ("stage", "epoch")} | ends)
-        pictures.append(picture(figure, alt, f"{name}; bands are stages"))
+        pictures.append(picture(figure, alt, f"{name}; bands mark the stages"))
     return pictures
 
 
@@ -160,18 +162,19 @@ def _cost(record: dict[str, Any]) -> Section:
         for s in record["stages"]
     ]
     header = ("stage", "seconds", "parameters that learned", "outputs of the frozen part")
-    total = f"{record['seconds']:.1f} s of training in all."
+    total = f"{record['seconds']:.1f} s of training in total."
     return Section("What it cost", [text(total), table(rows, header)])
 
 
 def _again(record: dict[str, Any]) -> Section:
     made = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     seed = record.get("seed")
-    parts = [described([("seed", "not said" if seed is None else str(seed)), ("made with", made)])]
+    said = "not stated" if seed is None else str(seed)
+    parts = [described([("seed", said), ("made with", made)])]
     if record.get("command"):
         parts.append(text(record["command"], "pre"))
-    parts += [text("To use it, from the folder of the run:"),
+    parts += [text("To use the model, in the folder of the run:"),
               text("tlkeras predict . photo.jpg\n\nimport tlkeras as tlk\n"
                    'tlk.predict(".", ["photo.jpg"])', "pre"),
               text("What to keep in mind:"), bullets(limits(record))]  # fmt: skip
-    return Section("How to do it again, and how to use it", parts)
+    return Section("How to reproduce the run, and how to use the model", parts)

@@ -7,13 +7,13 @@ from tlkeras.display import judged
 from tlkeras.display.model_card import measured, shown_score, value_of
 from tlkeras.display.page import Section, arranged, photos, picture, table, text
 
-CHOSEN = {"worst": "Where it is most wrong", "uncertain": "Where it is least certain"}
+CHOSEN = {"worst": "The worst mistakes", "uncertain": "The least certain answers"}
 CLASSES = 30  # longer tables of classes are cut
 FEW = 100  # with fewer images, the calibration error is not reliable
 LESS = 0.001  # the smallest reduction of the calibration error that is visible in percent
 FLATTERS = (
-    " These images also chose the best epoch, so new ones will do somewhat worse: keep some for "
-    "testing."
+    " These images were also used to choose the best epoch, so scores on new images will be "
+    "somewhat lower: keep some for testing."
 )
 
 
@@ -45,11 +45,11 @@ def good(record: dict[str, Any]) -> list[Section]:
             (row["class"], *("-" if row[n] is None else shown_score(row[n]) for n in names))
             for row in worst[:CLASSES]
         ]
-        section.parts += [text("Each class, the least found first", "h3"),
+        section.parts += [text("Each class, lowest recall first", "h3"),
                           table(each, ("class", *names))]  # fmt: skip
     if found.get("confused"):
         pairs = [(p["is"], p["taken for"], f"{p['count']} of {p['of']}") for p in found["confused"]]
-        section.parts += [text("Most often taken for one another", "h3"),
+        section.parts += [text("Most frequent confusions", "h3"),
                           table(pairs, ("is", "taken for", "images"))]  # fmt: skip
     for column, name in enumerate(found["names"] if "pairs" in found else ()):
         truth, said = zip(*([one[column] for one in pair] for pair in found["pairs"]), strict=True)
@@ -59,7 +59,7 @@ def good(record: dict[str, Any]) -> list[Section]:
         )
         section.parts.append(picture(judged.scatter(truth, said, name), alt))
     if "matrix" in found:
-        alt = "The confusion matrix, a row for each true class; its largest mistakes are: " + (
+        alt = "The confusion matrix, one row per true class; its largest mistakes are: " + (
             "; ".join(f"{p['is']} taken for {p['taken for']}, {p['count']} of {p['of']}"
                       for p in found["confused"][:5]) or "none"
         )  # fmt: skip
@@ -73,25 +73,25 @@ def _sure(found: dict[str, Any], count: int) -> Section:
     """Return the section on calibration."""
     figure = judged.reliability(found["confidence"], found["accuracy"], found["share"])
     points = zip(found["confidence"], found["accuracy"], strict=True)
-    alt = "Share that is right at each probability said: " + ", ".join(
+    alt = "Share of right answers at each predicted probability: " + ", ".join(
         f"{right:.0%} at {said:.0%}" for said, right in points
     )
     said = (
-        f"On average the probability of its answer and the share that is right are "
-        f"{found['error']:.1%} apart (expected calibration error)."
+        "On average, the probability of an answer and the share of right answers differ by "
+        f"{found['error']:.1%} (expected calibration error)."
     )
     heat, after = found["temperature"], found["error_after"]
     if heat is not None and found["error"] - after >= LESS:
-        way = "too sure of itself" if heat > 1 else "less sure than it could be"
+        way = "overconfident" if heat > 1 else "underconfident"
         said += (
-            f" It is {way}: dividing its scores by {heat:.2f}, a temperature chosen on validation "
-            f"images, leaves {after:.1%}."
+            f" The model is {way}: dividing its scores by {heat:.2f}, a temperature chosen on "
+            f"validation images, reduces this to {after:.1%}."
         )
     elif heat is not None:
-        said += f" A temperature chosen on validation images ({heat:.2f}) hardly lessens that."
+        said += f" A temperature chosen on validation images ({heat:.2f}) hardly reduces that."
     if count < FEW:
         said += f" But {count} images are too few to be sure of that."
-    return Section("Does it know when it errs?", [text(said), picture(figure, alt)])
+    return Section("Is its confidence right?", [text(said), picture(figure, alt)])
 
 
 def looked_at(examples: Mapping[str, Sequence[Any]]) -> list[Section]:
@@ -101,14 +101,14 @@ def looked_at(examples: Mapping[str, Sequence[Any]]) -> list[Section]:
         cards = [_card(one) for one in chosen]
         parts += [text(CHOSEN[why], "h3"), arranged(cards, "grid")] if cards else []
     warmth = any(one.heat is not None for chosen in examples.values() for one in chosen)
-    lead = "Bright, in the second picture, is what spoke for its answer (Grad-CAM). " * warmth
-    rule = "For looking, not for choosing: what is changed by these images needs new ones to test."
+    lead = "The bright parts of the second image led to the answer (Grad-CAM). " * warmth
+    rule = "Only look at these images: if you change the model because of them, test on others."
     return [Section("Examples", [text(lead + rule), *parts])] if parts else []
 
 
 def _card(one: Any) -> str:
     where = f" {one.file}" if one.file else ""
-    images = [(one.image, f"Image{where}: {one.truth}, said to be {one.said}")]
+    images = [(one.image, f"Image{where}: {one.truth}, predicted as {one.said}")]
     if one.heat is not None:
         row, column = divmod(int(one.heat.argmax()), one.heat.shape[1])
         place = f"row {row + 1} of {one.heat.shape[0]}, column {column + 1} of {one.heat.shape[1]}"

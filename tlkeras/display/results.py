@@ -109,7 +109,7 @@ class Results:
             ]
             raise ValueError(
                 f"{self.name}: the {len(rows)} rows of {key!r} differ in more than their seed: "
-                f"narrow them down with .where(), or group by one of {other}."
+                f"select some of them with .where(), or group by one of {other}."
             )
 
     def mean_by(self, *by: str, value: str = "score", scale: float = 1, digits: int = 1) -> Table:
