@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 6 · Unfreezing: what happens when a network learns again
 #
-# **The question.** A pretrained network can stay as it is, learn a little, or learn all over again.
-# What does each choice gain, and what does it cost?
+# **The question.** A pretrained network can stay as it is, learn a little, or learn all over
+# again. What do you gain with each choice, and what does it cost?
 #
 # **The promise.** In about a minute on two cores you freeze a network, train a head, unfreeze the
-# last block, compile *again* and train slowly, in plain Keras, and past two traps that give no
-# error. Then you know four options and three playbooks, what each is worth, and what it makes a
-# network forget. *(Section 1.6 of the course; no internet needed.)*
+# last block, compile *again* and train slowly, all in plain Keras, and avoid two traps that give
+# no error. You also learn about four options and three playbooks, what each is worth, and what it
+# makes a network forget. *(Section 1.6 of the course; no internet needed.)*
 
 # %%
 import os
@@ -23,16 +23,16 @@ tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
 # %% [markdown]
 # ## The idea
 #
-# A band that has played together for years takes on a new singer. The players are the layers of the
-# **[backbone](glossary.md#backbone)**, which know their parts by heart. The singer is the
-# **[head](glossary.md#head)**, the last layer, another one for every song. To **unfreeze** a player
-# is to say: you may change your part. How many should hear that, who first, and how much may they
-# change?
+# A band that has played together for years takes on a new singer. The players are the layers of
+# the **[backbone](glossary.md#backbone)**, which know their parts by heart. The singer is the
+# **[head](glossary.md#head)**, the last layer, and there is a different one for every song. To
+# **unfreeze** a player is to say: you may change your part. How many players should be told that,
+# who first, and how much may they change?
 #
-# In Keras it is a flag of every layer, `trainable`. What has it off is
+# In Keras this is a flag on every layer, `trainable`. A layer whose flag is off is
 # **[frozen](glossary.md#freeze)**: `fit` leaves its weights as they are. Our backbone,
-# `efficientnet_lite0`, has learned from ImageNet photographs. The new song is `clothes`, real
-# product photographs, with 20 labelled ones of each kind.
+# `efficientnet_lite0`, was trained on ImageNet photographs. The new song is `clothes`, real
+# product photographs, with 20 labelled images per class.
 
 # %% alt="Two rows of small grey photographs of clothes, shoes and bags, each with the name of its kind."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -43,8 +43,8 @@ task.show(rows=2, columns=7)
 # %% [markdown]
 # ## By hand: freeze, and train the head
 #
-# `tlk.load_backbone` is here what `EfficientNetB0(include_top=False)` of `keras.applications` is
-# elsewhere, without a download. Pool its output, put a new head on it, and freeze the rest.
+# `tlk.load_backbone` stands in for `EfficientNetB0(include_top=False)` from `keras.applications`,
+# but needs no download. Pool its output, put a new head on it, and freeze everything else.
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -69,14 +69,15 @@ head_alone = accuracy()
 print(f"The head alone names {head_alone:.0%} of the validation pictures.")
 
 # %% [markdown]
-# That is **[feature extraction](glossary.md#feature-extraction)**: 12,810 numbers learn, 3.4
-# million stand still. Now a part of the backbone is to learn as well. Two things can go wrong.
+# This is **[feature extraction](glossary.md#feature-extraction)**: 12,810 parameters are trained
+# and 3.4 million stay fixed. Now a part of the backbone should learn as well. Two things can go
+# wrong.
 #
 # ## Trap 1: unfrozen, but not compiled
 #
-# [`compile`](glossary.md#compile) decides what learns. A flag that is changed afterwards changes
-# nothing, on TensorFlow without a word. Count the arrays of weights that an epoch moves in the
-# backbone:
+# [`compile`](glossary.md#compile) decides what learns. If you change a flag afterwards, nothing
+# changes, and TensorFlow does not tell you. Count how many weight arrays of the backbone change
+# during an epoch:
 
 
 # %%
@@ -92,20 +93,20 @@ forgot_to_compile = moved(before)
 print(f"{forgot_to_compile} of {len(before)} weights of the backbone moved")
 
 # %% [markdown]
-# Training runs, the loss falls (the head learns), and the backbone is as frozen as before. (With
-# JAX it is an error; with PyTorch the flag counts at once.) So: **after every change of a flag,
-# compile.**
+# Training runs, the loss falls (because the head learns), and the backbone is as frozen as before.
+# (With JAX this is an error; with PyTorch the flag takes effect at once.) So: **after every change
+# of a flag, compile.**
 #
 # ## Trap 2: BatchNorm learns without a gradient
 #
-# A [`BatchNormalization`](glossary.md#batchnorm) layer keeps a running mean and variance of what
-# passes through it, its **statistics**. No gradient moves them: *being called in training mode*
-# does. A few small batches of new data overwrite what ImageNet left there. To prevent that, the
-# [official guide](https://keras.io/guides/transfer_learning/) calls the backbone with
-# `training=False`, as we did. Does it help, once the backbone is unfrozen?
+# A [`BatchNormalization`](glossary.md#batchnorm) layer keeps a running mean and variance of its
+# inputs, its **statistics**. They are not changed by gradients but by *being called in training
+# mode*. A few small batches of new data overwrite what was learned on ImageNet. To prevent that,
+# the [official guide](https://keras.io/guides/transfer_learning/) calls the backbone with
+# `training=False`, as we did. Does that help once the backbone is unfrozen?
 #
 # First find the layers. Our backbone is a model inside a model, and a loop over `backbone.layers`
-# finds none of its BatchNorms.
+# finds none of its BatchNorm layers.
 
 
 # %%
@@ -136,11 +137,11 @@ moving, learning = open_norms()
 print(f"Keras {keras.__version__}: in {moving} of {len(norms)} layers they move.")
 
 # %% [markdown]
-# Up to Keras 3.15 `training=False` does not survive `fit`: the outer model passes its own
+# Up to Keras 3.15, `training=False` does not survive `fit`: the outer model passes its own
 # `training=True` down ([keras #20285](https://github.com/keras-team/keras/issues/20285)). What
-# holds on every Keras 3 is the flag: **a BatchNorm whose `trainable` is off uses its stored
-# statistics, and keeps them.** Set it after `backbone.trainable = True`, which opens everything
-# inside.
+# works on every Keras 3 is the flag: **a BatchNorm layer whose `trainable` is off uses its stored
+# statistics, and keeps them.** Set it after `backbone.trainable = True`, which unfreezes
+# everything inside.
 
 # %%
 model.set_weights(start)
@@ -149,8 +150,8 @@ for norm in norms:
 rows = [["norm.trainable = False", *open_norms()]]
 
 # %% [markdown]
-# And the same by `tlkeras`, which has three modes: `"frozen"` is the default, `"affine"` lets scale
-# and shift learn but keeps the statistics, `"train"` is plain training.
+# And the same with `tlkeras`, which has three modes: `"frozen"` is the default, `"affine"` trains
+# scale and shift but keeps the statistics, and `"train"` is plain training.
 
 # %%
 for mode in ("frozen", "affine", "train"):
@@ -165,8 +166,9 @@ tlk.table(rows, header)
 # %% [markdown]
 # ## Unfreeze, compile again, go slowly, save
 #
-# Now as it should be. The last block learns (layers named `block6`, `block7` and `top`); all below
-# it and every BatchNorm stays. The rate is a thirtieth of the head's.
+# Now do it properly. The last block learns (the layers whose names start with `block6`, `block7`
+# and `top`). Everything below it stays frozen, and so does every BatchNorm layer. The learning
+# rate is a thirtieth of the head's.
 
 # %%
 model.trainable = True  # all flags on, then off where nothing shall learn
@@ -189,9 +191,10 @@ tlk.table(
 )
 
 # %% [markdown]
-# That is all there is to fine-tuning. `keras.models.load_model` reads the file again. Did it gain
-# anything? One draw cannot tell. Three are stored: the head alone, and the head and then the last
-# block, at a third of the head's rate, with as many steps in all.
+# That is all there is to fine-tuning. `keras.models.load_model` loads the file again. Did
+# fine-tuning gain anything? One draw cannot tell. Three draws are stored: the head alone, and the
+# head followed by the last block, at a third of the head's rate, with the same number of steps in
+# all.
 
 # %% tags=["plumbing"]
 stored = tlk.results("choosing", part="grid", task="clothes", what=["head", "last 1"])
@@ -204,9 +207,9 @@ stored.mean_by("what", scale=100)
 # %% [markdown]
 # ## The same with tlkeras
 #
-# What you just did is **playbook A, two stages**, the default choice: the head first, at a high
-# rate; then the last block or two with it, 10 to 100 times slower. As a
-# **[plan](glossary.md#plan-stage-recipe)**, a list of stages, it is a line.
+# What you just did is **playbook A, two stages**, the default choice: first the head, at a high
+# rate, then the last block or two along with it, 10 to 100 times slower. As a
+# **[plan](glossary.md#plan-stage-recipe)**, a list of stages, it is one line.
 
 # %% tags=["nbval-check-output"]
 plan = tlk.recipes.two_stage(head_epochs=6, tune_epochs=4, head_lr=3e-3, tune_lr=1e-4)
@@ -218,10 +221,10 @@ run = tlk.fit_stages(model, plan, (images, labels), (new, truth), seed=SEED, ver
 run
 
 # %% [markdown]
-# For every stage `fit_stages` sets the flags and BatchNorm's mode, compiles, fits, keeps the best
-# epoch, and checks that nothing frozen has moved. What lies below the first block that learns is
-# computed once, not once an epoch. If a stage ends worse than an earlier one, the run says so. What
-# learns is said by a **policy**:
+# For every stage, `fit_stages` sets the flags and the BatchNorm mode, compiles, fits, keeps the
+# best epoch, and checks that nothing frozen has changed. The outputs of the layers below the first
+# block that learns are computed once, not once per epoch. If a stage ends worse than an earlier
+# one, the run says so. A **policy** says which blocks learn:
 
 # %% tags=["nbval-check-output"]
 tlk.freeze(model, tlk.policies.last_blocks(1))
@@ -229,22 +232,24 @@ tlk.freeze(model, tlk.policies.last_blocks(1))
 # %% [markdown]
 # ## Four options
 #
-# | what learns | `tlk.policies` | for it | against it |
+# | what learns | `tlk.policies` | advantages | disadvantages |
 # |---|---|---|---|
 # | 1. the head: *feature extraction* | `head_only()` | fast, cheap, safe | may end on a plateau |
 # | 2. the top too: *partial* | `last_blocks(1)` | adapts, keeps edges | more compute; the rate needs care |
-# | 3. everything: *full fine-tuning* | `all_blocks()` | most flexible | dear; may forget |
+# | 3. everything: *full fine-tuning* | `all_blocks()` | most flexible | expensive; may forget |
 # | 4. middle, bottom frozen | `middle_blocks()` | edges stay, parts change | rarely tried |
 #
-# Option 1 is safe from **[overfitting](glossary.md#overfitting)**, learning the images by heart;
-# option 3, for many labels or a target far away, is not. Option 4 is for things that look alike up
-# close and are put together in another way: industrial textures after natural ones, say.
+# Option 1 is safe from **[overfitting](glossary.md#overfitting)**, that is, learning the images by
+# heart. Option 3, meant for many labels or a distant target, is not. Option 4 is for targets that
+# look similar up close but are put together differently: say, industrial textures after natural
+# ones.
 #
-# What is each worth, and what does it cost? One column is usually missing: what is left of the
-# *old* task. Here the source is one we have to the last image: `glyph_resnet` reads printed
-# letters. Its new task is real handwritten digits behind **blinds**, stripes that invert them.
-# After each plan we test it on a hundred kinds of letters again. (Its old head is gone: a letter is
-# read as the kind whose mean features, in the untouched network, are nearest.)
+# What is each option worth, and what does it cost? One column is usually missing: how much of the
+# *old* task is left. So here we use a source that we have down to the last image: `glyph_resnet`
+# recognises printed letters. Its new task is real handwritten digits behind **blinds**, stripes
+# that invert them. After each plan we test it on a hundred classes of letters again. (Its old head
+# is gone, so a letter is assigned to the class whose mean features, in the untouched network, are
+# nearest.)
 
 # %% tags=["plumbing"] alt="Three rows of six small pictures: printed letters of many scripts; handwritten digits; the same digits behind light and dark stripes that invert them."
 digits, letters = tlk.load_task("digits", image_size=32), tlk.load_task("glyphs")
@@ -275,27 +280,27 @@ tlk.table(
 )
 
 # %% [markdown]
-# Rows two to five differ in what learns, and in nothing else. The untouched network reads 94 % of
-# the letters.
+# Rows two to five differ in what learns, and in nothing else. The untouched network recognises 94
+# % of the letters.
 #
-# - **Option 1 has a plateau.** With all the time it wants the head reads 82 %, everything 91; the
-#   top (option 2) and the middle (option 4) lie between.
-# - **The new task does not show what was forgotten.** *All at once* reads as many digits as careful
-#   full fine-tuning, and then 8 letters of 100 instead of 90: **[catastrophic
-#   forgetting](glossary.md#catastrophic-forgetting)**. If nobody needs the old task any more, it
-#   costs nothing; if somebody does, keep some of the source to measure.
+# - **Option 1 has a plateau.** With all the time it wants, the head reaches 82 %, and everything
+#   reaches 91; the top (option 2) and the middle (option 4) lie in between.
+# - **The new task does not show what was forgotten.** *All at once* recognises as many digits as
+#   careful full fine-tuning, but after that only 8 letters in 100 instead of 90: **[catastrophic
+#   forgetting](glossary.md#catastrophic-forgetting)**. If nobody needs the old task any more, this
+#   costs nothing. If somebody does, keep some of the source data to measure it.
 # - **Where to learn depends on what has changed.** Blinds change the raw look and nothing else. So
-#   the bottom, which section 1.6 would leave alone, is the best *single* part to open: 88 % against
-#   85 and 84. ([Lee and others, 2022](https://arxiv.org/abs/2210.11466) found the same for blur and
-#   noise.)
-# - **Seconds do not follow numbers.** The top has two thirds of all numbers and takes a quarter of
-#   the time of everything.
+#   the bottom, which section 1.6 would leave alone, is the best *single* part to unfreeze: 88 %
+#   against 85 and 84. ([Lee and others, 2022](https://arxiv.org/abs/2210.11466) found the same for
+#   blur and noise.)
+# - **Training time does not follow the number of parameters.** The top has two thirds of all
+#   parameters, but training it takes a quarter of the time that training everything takes.
 #
 # ## Is it the order, or the rate?
 #
-# The advice has two halves: the head first, *and* a small rate. Which of them protects? All four
-# combinations, 25 epochs in all, but ten of *all at once at 3e-3* (five draws of those in the table
-# above, two of the other two).
+# The advice has two halves: the head first, *and* a small rate. Which of them protects? Here are
+# all four combinations, with 25 epochs in all, except for *all at once at 3e-3*, which has ten.
+# (The two that are in the table above have five draws, the other two have two.)
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = [
@@ -310,15 +315,15 @@ tlk.table(rows, header, digits=0)
 
 # %% [markdown]
 # Mostly the rate. At the head's rate the letters are nearly gone, whether the head went first or
-# not; at a small rate most stay. The order adds to that, also because the backbone then learns in
-# ten of the 25 epochs only. On the new task nothing of this shows: all four read about nine digits
-# of ten.
+# not; at a small rate most of them stay. The order adds to that, partly because the backbone then
+# learns in only ten of the 25 epochs. On the new task none of this shows: all four recognise about
+# nine digits in ten.
 #
 # ## Playbooks B and C
 #
-# **B, progressive unfreezing**, for steady gains when there is time: the top block first, then one
-# more at a time. **C, discriminative rates**: each depth at its own pace, like the sliders of a
-# mixing desk: the head up, the top low, the bottom very low or silent.
+# **B, progressive unfreezing**, is for steady gains when there is time: first the top block, then
+# one more at a time. **C, discriminative rates**, trains each depth at its own pace, like the
+# sliders of a mixing desk: the head up, the top low, the bottom very low or silent.
 
 # %%
 progressive = tlk.recipes.progressive(15, 4, head_lr=3e-3, block_lr=3e-4, blocks=3)
@@ -331,15 +336,15 @@ discriminative = tlk.Plan([head, tune])
 tlk.plots.learning_rates(discriminative, model)
 
 # %% [markdown]
-# Both keep 93 % of the letters, where one small rate for everything keeps 90, and read two or three
-# digits of a hundred fewer (89 and 88 against 91, with spreads of one to two).
+# Both keep 93 % of the letters, where one small rate for everything keeps 90. They recognise two
+# or three digits in a hundred fewer (89 and 88 against 91, with spreads of one to two).
 
 # %% [markdown]
 # ## Where it fails: option 4
 #
-# We looked for a task that it suits. Behind blinds the middle alone ties with the top and is behind
-# the bottom. Four more changes made to digits (tiles shuffled, rows pushed to and fro, four small
-# copies, rows mixed), one draw each, judged on validation:
+# We looked for a task that suits option 4. Behind blinds, the middle alone ties with the top and
+# is behind the bottom. The next table has four more changes to the digits (tiles shuffled, rows
+# shifted back and forth, four small copies, rows mixed), one draw each, scored on validation:
 
 # %% tags=["plumbing"]
 shifts = tlk.results("depths", part="shift").scores("target", "depth", scale=100)
@@ -350,20 +355,20 @@ note = "data/results/depths.csv, part shift, measured with: python tools/measure
 tlk.table(rows, ["digits, synthetic change", *parts.values()], note=note)
 
 # %% [markdown]
-# The middle is ahead once, by one picture of 200, which is a tie. So **we have found no target
-# where option 4 wins**. That does not show that there is none: Lee and others report some.
+# The middle is ahead once, by one image in 200, which is a tie. So **we have found no target where
+# option 4 wins**. That does not show that there is none: Lee and others report some.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: the right lines in the wrong order
 #
-# Somebody closes all BatchNorm layers and *then* sets `backbone.trainable = True`. How many of them
-# are open in the end, if the backbone was frozen before, and if it was not?
+# Somebody freezes all BatchNorm layers and *then* sets `backbone.trainable = True`. How many of
+# them are unfrozen in the end, if the backbone was frozen before, and if it was not?
 
 # %% [markdown] tags=["hint"]
-# `norms` holds the layers, and each has a flag `trainable`. Set `backbone.trainable` to the one and
-# to the other value first. Nothing needs to be trained.
+# `norms` holds the layers, and each has a flag `trainable`. First set `backbone.trainable` to one
+# value, then to the other. Nothing needs to be trained.
 
 # %% tags=["answer"]
 rows = []
@@ -377,15 +382,15 @@ for before in (False, True):
 tlk.table(rows, ["backbone.trainable before", f"BatchNorm open, of {len(norms)}"])
 
 # %% [markdown] tags=["answer"]
-# All 49, or none. A change of a model's flag is passed on to everything inside, so it undoes the
-# loop before it. But Keras on TensorFlow skips an assignment that changes nothing, and a flag that
-# was on already opens nothing. Do not rely on either: set flags from the large thing to the small
-# ones, BatchNorm last, and count before you compile. `tlk.freeze` does it in this order.
+# All 49, or none. Setting a model's flag passes it on to everything inside, so it undoes the loop
+# before it. But Keras on TensorFlow skips an assignment that changes nothing, so a flag that was
+# already on unfreezes nothing. Do not rely on either. Set flags from the large parts to the small
+# ones, BatchNorm last, and count before you compile. `tlk.freeze` uses this order.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: how much is a block?
 #
-# "Unfreeze two blocks" sounds like a third of a network with six. How many numbers learn with
+# "Unfreeze two blocks" sounds like a third of a network with six. How many parameters learn with
 # `last_blocks(2)`, and how many with the bottom blocks and the head?
 
 # %% [markdown] tags=["hint"]
@@ -400,22 +405,22 @@ for policy in (tlk.policies.last_blocks(2), tlk.policies.named("stem", "block2",
 tlk.table(rows, ["policy", "learn", "of"])
 
 # %% [markdown] tags=["answer"]
-# Two blocks hold 98 % of this network's numbers, of which all but their BatchNorm learn, and the
-# bottom holds half a percent: numbers pile up where the maps are small and have many channels. So
-# "how many blocks" says little about how freely a network can change, and nothing about time: half
-# a percent at the bottom costs a pass through the whole network, forwards and backwards, at every
-# step.
+# The two blocks hold 98 % of this network's parameters, and all of these learn except for
+# BatchNorm. The bottom holds half a percent. Parameters pile up where the maps are small and have
+# many channels. So "how many blocks" says little about how freely a network can change, and
+# nothing about time: training the half percent at the bottom takes a pass through the whole
+# network, forwards and backwards, at every step.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: every block at half the pace
 #
-# Let the rate halve from block to block on the way down. If the head learns at 3e-3, how fast does
-# the stem?
+# Let the learning rate halve from block to block on the way down. If the head learns at 3e-3, what
+# is the rate of the stem?
 
 # %% [markdown] tags=["hint"]
-# Give `tlk.optimizers.layerwise_decay(0.5)` to `tlk.optimizers.discriminative` in place of a
-# dictionary, after all blocks are open. The result has `.shares`, one for every variable, with a
-# `.block` and a `.rate`.
+# After all blocks are unfrozen, pass `tlk.optimizers.layerwise_decay(0.5)` to
+# `tlk.optimizers.discriminative` in place of a dictionary. The result has `.shares`, one for every
+# variable, with a `.block` and a `.rate`.
 
 # %% tags=["answer"]
 tlk.freeze(model, tlk.policies.all_blocks())
@@ -425,15 +430,18 @@ rates = {share.block: 3e-3 * share.rate for share in optimizer.shares}
 tlk.table(list(rates.items()), ["block", "learning rate"], digits=5)
 
 # %% [markdown] tags=["answer"]
-# A thirty-second of it, about 1e-4: five halvings. One number instead of four, and no block jumps;
-# but the number of blocks now matters: with twelve the stem would learn 2,000 times slower than the
-# head, which is frozen in all but name.
+# A thirty-second of the head's rate, about 1e-4: five halvings. You set one number instead of
+# four, and the rate never jumps from one block to the next. But the number of blocks now matters:
+# with twelve, the stem would learn 2,000 times slower than the head, which is frozen in all but
+# name.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Change a flag, then compile; close BatchNorm after you have opened what is around it.
-# - Train a new head first and long enough; then open blocks where the data differ, at a small rate.
-# - It is mostly the rate that forgets, and the new task does not show it: keep some of the old one.
+# - Change a flag, then compile. Freeze BatchNorm after you have unfrozen the model around it.
+# - Train a new head first and long enough. Then unfreeze blocks where the data differ, at a small
+#   rate.
+# - Forgetting comes mostly from the rate, and the new task does not show it: keep some data of the
+#   old task.
 #
 # **Then:** which blocks, for your data? [Chapter 7](07_choosing_layers.ipynb).
