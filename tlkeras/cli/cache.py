@@ -1,11 +1,11 @@
-"""`tlkeras cache`: what runs have kept of frozen networks for later runs, and its removal."""
+"""`tlkeras cache`: show or remove the cached outputs of frozen networks."""
 
 import argparse
 import json
 
 from tlkeras.utils import paths
 
-TEXT = "what is kept of frozen networks, so that a second run is faster; --clear removes it"
+TEXT = "show how much is cached of frozen networks, to speed up later runs; --clear removes it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`tlkeras doctor`: is everything here that tlkeras needs, and if not, what to do."""
+"""`tlkeras doctor`: check that everything tlkeras needs is installed, and how to fix problems."""
 
 import argparse
 import importlib.metadata
@@ -23,7 +23,7 @@ REINSTALL = "install again: `make test` in the repository, or `pip install --upg
 
 @dataclass
 class Check:
-    """One thing that was looked at: what it is, whether it is well, what was found, what to do."""
+    """The result of one check: its name, whether it passed, what was found, and a remedy."""
 
     name: str
     ok: bool
@@ -32,7 +32,7 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Looks at everything; a check that breaks down is a problem of its own."""
+    """Run all checks; a check that raises an exception counts as a problem."""
     checks: list[Check] = []
     for look in (_python, _packages, _devices, _data_dir, _presets, _jupyter):
         try:
@@ -44,7 +44,7 @@ def examine() -> list[Check]:
 
 
 def table(checks: list[Check]) -> str:
-    """An aligned line for each check, and a remedy under each problem."""
+    """Return one aligned line per check, with a remedy below each problem."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -126,7 +126,7 @@ def _jupyter() -> Iterator[Check]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
+    """This command has no arguments of its own."""
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`tlkeras export`: a run's model for use without Keras, compared with what it was."""
+"""`tlkeras export`: export a run's model for use without Keras, and check its outputs."""
 
 import argparse
 import contextlib
@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-TEXT = "write a run's model for use without Keras, and compare the two"
+TEXT = "export a run's model for use without Keras, and check that its outputs are the same"
 FORMATS = ("onnx", "litert", "savedmodel")
 
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
+    with contextlib.redirect_stdout(sys.stderr):  # output of other libraries
         from tlkeras.advice.exporting import export
 
         try:

@@ -1,7 +1,8 @@
 """The command `tlkeras`.
 
-With --json, standard output holds one JSON object and nothing else; all talk goes to standard
-error. Exit status: 0 done, 1 something is broken or diverged, 2 a mistake in what was asked for.
+With --json, standard output is a single JSON object; all other messages go to standard error.
+Exit status: 0 success; 1 a problem, such as a failed check, an unreadable image, or training that
+diverged or was interrupted; 2 an error in the user's input; 130 interrupted, nothing was written.
 """
 
 import argparse
@@ -26,7 +27,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status. A user's mistake costs one line."""
+    """Run the command line and return the exit status. Errors in the input print a single line."""
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}")
@@ -47,24 +48,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _warning(message: Warning | str, *where: Any, **line: Any) -> str:
-    """A warning without the place in the code that gives it."""
+    """Format a warning as one line, without its place in the code."""
     return f"tlkeras: {' '.join(str(message).split())}\n"
 
 
 def _line(error: Exception) -> str:
-    """What went wrong, in one line; what the system says of a file, without its number."""
+    """Return an error message as one line; for files, without the system's error number."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return (
-            f"cannot use {error.filename}: {error.strerror.lower()}. Expected a place that is "
-            "there, and may be read and written."
+            f"cannot use {error.filename}: {error.strerror.lower()}. Expected an existing path "
+            "that can be read and written."
         )
     return " ".join(str(error).split())
 
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    common.add_argument("--traceback", action="store_true", help="show where an error arose")
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+    common.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     parser = argparse.ArgumentParser("tlkeras", description="Staged transfer learning for Keras.")
     parser.add_argument("--version", action="version", version=f"tlkeras {tlk.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

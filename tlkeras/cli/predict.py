@@ -1,4 +1,4 @@
-"""`tlkeras predict`: names and probabilities for images, by a run that `tlkeras fit` wrote."""
+"""`tlkeras predict`: predict classes and probabilities for images with a saved run."""
 
 import argparse
 import contextlib
@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-if TYPE_CHECKING:  # at run time Keras is loaded when it is needed
+if TYPE_CHECKING:  # at run time, Keras is loaded only when it is needed
     from tlkeras.advice.predictions import Predictions
 
-TEXT = "name what is on images, by a run that `tlkeras fit` wrote"
+TEXT = "predict what is in images, with a run that `tlkeras fit` wrote"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,16 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", metavar="FILES-or-FOLDER", nargs="+", help="images, or folders of images"
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table to this file")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes shown; default: 3")
     parser.add_argument(
-        "--tta", action="store_true", help="average over five views of each: five times the work"
+        "--tta",
+        action="store_true",
+        help="average over five views of each image; takes five times as long",
     )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
 
 
 def run(options: argparse.Namespace) -> int:
-    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
+    with contextlib.redirect_stdout(sys.stderr):  # output of other libraries
         from tlkeras.advice.predicting import Predictor, files_of
         from tlkeras.utils.tables import printable
 
@@ -70,7 +72,7 @@ def _open(path: Path) -> TextIO:
 
 
 def _told(part: "Predictions") -> list[dict[str, Any]]:
-    """A batch for JSON."""
+    """Return the predictions of a batch as dictionaries, for JSON."""
     return [
         {"file": name, part.kind: said, "ranked": part.ranked(row)}
         for row, (name, said) in enumerate(zip(part.files, part.names, strict=True))

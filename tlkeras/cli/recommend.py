@@ -1,22 +1,30 @@
-"""`tlkeras recommend`: which strategy to try first, from what is known about the data."""
+"""`tlkeras recommend`: recommend a strategy to try first, from a few facts about the data."""
 
 import argparse
 import json
 
 import tlkeras as tlk
 
-TEXT = "which strategy to try first, with a plan; without arguments: all there are"
+TEXT = "recommend a strategy to try first, with a plan; without arguments, list all of them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", metavar="N", help="how many, or small, medium, large")
+    parser.add_argument("--images", metavar="N", help="number, or small, medium, large")
     parser.add_argument(
-        "--shift", choices=("low", "high"), default="low", help="from what the network has learned"
+        "--shift",
+        choices=("low", "high"),
+        default="low",
+        help="how different the images are from those the network was trained on; default: low",
     )
     parser.add_argument(
-        "--compute", choices=("low", "medium", "high"), default="low", help="a laptop is low"
+        "--compute",
+        choices=("low", "medium", "high"),
+        default="low",
+        help="low is a laptop, medium a GPU for an hour or two; default: low",
     )
-    parser.add_argument("--labelled", type=int, metavar="N", help="images that have a label")
+    parser.add_argument(
+        "--labelled", type=int, metavar="N", help="number of images with a label; default: all"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`tlkeras report`: the report of a run, and how it does on other images."""
+"""`tlkeras report`: find the report of a run, or evaluate the run on other images."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tlkeras as tlk
 
-TEXT = "where the report of a run is; or judge the run on other images"
+TEXT = "print the path of a run's report; or evaluate the run on other images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,13 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="TASK-or-FOLDER",
-        help="judge the run on the test images of these; without any, on those for validation",
+        help="evaluate the run on the test images of this task or folder, or on its validation "
+        "images if it has no test images",
     )
-    parser.add_argument("--out", type=Path, help="write the page there; default: RUN/report.html")
+    parser.add_argument("--out", type=Path, help="file for the page; default: RUN/report.html")
 
 
 def run(options: argparse.Namespace) -> int:
-    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
+    with contextlib.redirect_stdout(sys.stderr):  # output of other libraries
         run = tlk.load_run(options.folder)
         path = options.out or run.folder / "report.html"
         found = run.record.get("interpretation")

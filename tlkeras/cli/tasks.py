@@ -1,15 +1,15 @@
-"""`tlkeras tasks`: lists the tasks, those that come with tlkeras first."""
+"""`tlkeras tasks`: list the tasks; those that come with tlkeras are first."""
 
 import argparse
 import json
 
 from tlkeras.utils import paths
 
-TEXT = "list the tasks, those that come with tlkeras first"
+TEXT = "list the tasks; those that come with tlkeras are first"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
+    """This command has no arguments of its own."""
 
 
 def run(options: argparse.Namespace) -> int:
