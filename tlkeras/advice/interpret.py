@@ -24,7 +24,7 @@ WORST, UNCERTAIN = "worst", "uncertain"
 
 @dataclass(frozen=True, repr=False)
 class Interpretation:
-    """How a model did on examples it has not seen.
+    """The results of a model on examples it has not seen.
 
     Attributes:
         record: all results, as `run.json` stores them: "split", "count", "names", "kind", "scores"

@@ -106,7 +106,7 @@ RULES = (
         plan=lambda scale: recipes.full(epochs=20, lr=1e-3 * scale, patience=5),
         meant_for=10_000,
         before="tlk.flavors.lora.add(model, rank=8)",
-        why="small matrices beside the frozen ones adapt every layer, and are all that learns",
+        why="small matrices next to the frozen ones adapt every layer, and nothing else learns",
         watch="seconds: LoRA saves memory and storage, and no time",
         source="section 1.11, line 5",
     ),
