@@ -431,9 +431,9 @@ tlk.table(list(rates.items()), ["block", "learning rate"], digits=5)
 
 # %% [markdown] tags=["answer"]
 # A thirty-second of the head's rate, about 1e-4: five halvings. You set one number instead of
-# four, and the rate never jumps from one block to the next. But the number of blocks now matters:
-# with twelve, the stem would learn 2,000 times slower than the head, which is frozen in all but
-# name.
+# four, and the rate changes by the same factor from block to block. But the number of blocks now
+# matters: with twelve, the stem would learn 2,000 times slower than the head, which is frozen in
+# all but name.
 
 # %% [markdown]
 # ## What to remember
