@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 10.4 · Schedules, block by block: soft start, soft landing
 #
-# **The question.** Training sometimes blows up when a pretrained network is opened. Is a schedule,
-# with its warm-up and its decay, the cure, or are rates block by block, or both?
+# **The question.** Training sometimes blows up when a pretrained network is unfrozen. What prevents
+# that: a schedule with warm-up and decay, a learning rate for each block, or both?
 #
-# **The promise.** In about a minute on two cores you write a learning rate that rises and falls, in
-# plain Keras, and give every block its own; you recognise a run that blew up although its loss is a
-# number; and you know which half of a schedule prevents that, and when a schedule costs accuracy.
-# *(Section 1.10 of the course, no internet needed.)*
+# **The promise.** In about a minute on two cores you write a learning rate that rises and falls in
+# plain Keras, and give every block its own. You learn to recognise a run that blew up even though
+# its loss is not `nan`. You learn which half of a schedule prevents this, and when a schedule costs
+# accuracy. *(Section 1.10 of the course; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -22,21 +22,23 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The idea
 #
-# On an icy road you press the pedal gently until the tyres grip, then drive as usual, and ease off
-# well before the crossing. A **[schedule](glossary.md#schedule)** does it with the **[learning
-# rate](glossary.md#learning-rate)**: **[warm-up](glossary.md#warm-up)**, a rise over the first
-# steps, and **decay**, a fall towards the end, here along a cosine. **Layer-wise** means that each
-# **[block](glossary.md#block)** has its own: the schedule gives the shape, the block's rate the
-# height. ULMFiT ([Howard and Ruder 2018](https://arxiv.org/abs/1801.06146)) combined the two; its
-# rise and fall are straight lines.
+# On an icy road you accelerate gently until the tyres grip, then drive as usual, and ease off well
+# before the crossing. A **[schedule](glossary.md#schedule)** does the same with the **[learning
+# rate](glossary.md#learning-rate)**: a **[warm-up](glossary.md#warm-up)**, in which it rises over
+# the first steps, and a **decay**, in which it falls towards the end, here along a cosine.
+# **Layer-wise** means that each **[block](glossary.md#block)** has its own rate: the schedule sets
+# the shape of the curve, the block's rate its height. ULMFiT ([Howard and Ruder
+# 2018](https://arxiv.org/abs/1801.06146)) combined the two, with a rise and a fall in straight
+# lines.
 #
-# When to use it: where everything is opened at once, and where you do not know a safe rate.
+# Use it when everything is unfrozen at once, or when you do not know a safe learning rate.
 #
 # ## By hand: a rate that rises and falls
 #
-# Keras has both halves in one object. Two things to know: it counts **steps**, that is batches, not
-# epochs; and `decay_steps` begin *after* the warm-up. 300 pictures in batches of 16 are 19 steps an
-# epoch, 8 epochs are 152 steps: 40 to warm up, and the rest to decay.
+# Keras has both halves in one object. Two things to know: it counts **steps** (batches), not
+# epochs, and `decay_steps` are counted from the *end* of the warm-up. 300 images in batches of 16
+# make 19 steps per epoch, and 8 epochs make 152 steps: 40 for the warm-up and the rest for the
+# decay.
 
 # %%
 STEPS, WARM = 8 * 19, 40
@@ -55,11 +57,12 @@ for name, schedule in (("steps", soft(3e-3)), ("epochs, by mistake", soft(3e-3, 
 tlk.table(rows, ["decay_steps given in", *(f"step {n}" for n in (0, 20, 40, 60, 96, 151))])
 
 # %% [markdown]
-# The second row is a common mistake: eight *steps* after the warm-up the rate is zero, and two
-# thirds of the training do nothing. No error, no warning. Print a schedule before you use it.
+# The second row shows a common mistake: eight *steps* after the warm-up the rate is zero, and two
+# thirds of the training do nothing. There is no error and no warning. Print a schedule before you
+# use it.
 #
-# Task and network are those of [chapter 10.2](10_2_discriminative_learning_rates.ipynb): it reads
-# printed letters, and is to read handwritten digits behind synthetic stripes.
+# The task and the network are those of [chapter 10.2](10_2_discriminative_learning_rates.ipynb): a
+# network trained on printed letters learns handwritten digits behind synthetic stripes.
 
 # %%
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -84,10 +87,10 @@ def digits_read(model):
 
 
 # %% [markdown]
-# Why warm up? A step of Adam has the size of the rate, however small the gradient (chapter 10.2).
-# So the very first one, which follows a random head's idea of what is wrong, is as long as any. At
-# 3e-3 the head alone would be at ease. Train everything at that rate, constant and with the
-# schedule:
+# Why warm up? The size of an Adam step is set by the learning rate, however small the gradient
+# (chapter 10.2). The very first step follows the gradients of a random head, and it is as long as
+# any other. 3e-3 would suit the head alone. We train everything at that rate, once constant and
+# once with the schedule:
 
 # %%
 rows = []
@@ -99,16 +102,17 @@ for name, rate in (("constant", 3e-3), ("warm-up and cosine", soft(3e-3))):
 tlk.table(rows, ["3e-3 for all blocks", "highest loss", "last loss", "digits (%)"])
 
 # %% [markdown]
-# The first run is ruined: [chance](glossary.md#chance) is 10 %. And its last loss is a number, a
-# harmless one. **A network that blew up does not need to say `nan`.** We count a run as blown up if
-# its last loss is no number, *or* if in the end it reads fewer validation pictures than the head
-# alone does in the same draw.
+# The first run is ruined: [chance](glossary.md#chance) is 10 %. Yet its last loss is an ordinary,
+# harmless-looking number. **A run can blow up without ever showing `nan`.** We count a run as blown
+# up if its last loss is not finite, *or* if its final validation accuracy is below that of the head
+# alone in the same draw.
 #
-# ## By hand: for each block its own
+# ## By hand: a schedule for each block
 #
-# One optimizer for each rate, under Keras's `MultiOptimizer` (chapter 10.2); each may have its own
-# schedule. Here the head warms up and decays, and the blocks below get nothing for 40 steps and
-# then a tenth: "the head first, then all", without a second `compile`.
+# Use one optimizer per rate inside Keras's `MultiOptimizer` (chapter 10.2). Each can have its own
+# schedule. Here the head warms up and decays. The blocks below have a rate of zero for 40 steps,
+# and then a tenth of the head's highest rate. This is "the head first, then everything", without a
+# second `compile`.
 
 
 # %%
@@ -136,8 +140,8 @@ tlk.table(rows, ["epochs", "the lowest block moves", "the head moves"])
 # %% [markdown]
 # ## The same with tlkeras
 #
-# A stage takes a schedule as its `learning_rate`, and `rates` that multiply it. They may be
-# schedules themselves, as `late` is here, or a rule, as `layerwise_decay` of chapter 10.2.
+# A stage accepts a schedule as its `learning_rate`, and `rates` that multiply it. These can be
+# schedules themselves, such as `late` here, or a rule, such as `layerwise_decay` from chapter 10.2.
 
 # %% alt="Line plot of the learning rate against the epoch, log axis. The head rises to 0.003 in the first two epochs and falls along a cosine. The two upper blocks begin after 40 steps at 0.0003 and fall alike. The stem is a hundredth of the head throughout."
 late = keras.optimizers.schedules.PiecewiseConstantDecay([WARM], [0.0, 0.1])
@@ -155,14 +159,15 @@ for name, plan in (("late blocks", [stage]), ("decay of 0.3", [stage.replace(rat
 tlk.table(rows, ["soft(3e-3), and for blocks", "digits (%)"], note="A single draw.")
 
 # %% [markdown]
-# In this draw neither reads more than the 92 of one rate with the same schedule (three points of 200
-# pictures are chance; ten are not): the blocks now learn at a third of the head's rate or less, so
-# that may be higher, as the experiment shows.
+# In this draw neither reads more than the 92 % of one rate with the same schedule. (With 200 images
+# a difference of three points may be chance; ten points are not.) The blocks now learn at a third
+# of the head's rate or less, so the head's rate can be higher, as the experiment shows.
 #
 # ## The experiment: which half of the schedule helps?
 #
-# Four schedules, one rate for all blocks or rates that decay by 0.3 from the head down, four rates
-# from 1e-3 to 3e-2, three draws: 12 runs in every cell, 160 steps each, 40 of them warm-up.
+# We compare four schedules, each with one rate for all blocks and with rates that decay by 0.3 from
+# the head down, at four rates from 1e-3 to 3e-2 and on three draws. That makes 12 runs per cell of
+# the table. Each run takes 160 steps, 40 of them warm-up.
 
 # %% tags=["plumbing"]
 SCHEDULES, RULES = ("constant", "cosine", "warm-up", "both"), ("one rate", "decay")
@@ -183,18 +188,18 @@ rows = [[s, *(blown_up(schedule=s, rule=rule) for rule in RULES)] for s in SCHED
 tlk.table(rows, ["blown up, of 12", "one rate", "a rate for each block"], note=runs.note)
 
 # %% [markdown]
-# All three draws agree at every rate, so the counts are of rates: nine means that of four only the
-# lowest, 1e-3, ended well.
+# All three draws agree at every rate, so the counts are really counts of rates: nine means that
+# only the lowest of the four rates, 1e-3, ended well.
 #
-# - **Decay alone prevents nothing**, though it halves the sum of all steps: a run blows up early,
-#   and by the time the cosine has come down the network is gone.
-# - **Warm-up allows three times the rate** (3e-3), **a rate for each block ten times** (1e-2):
-#   either way the first steps of the pretrained blocks are short.
-# - **Together they lost none**, up to 3e-2. And of all 96 runs not one ended in `nan`.
+# - **Decay alone prevents nothing**, although it halves the sum of all steps. Runs blow up early,
+#   and by the time the cosine has come down, the network is already ruined.
+# - **Warm-up allows three times the rate** (3e-3), **a rate for each block ten times** (1e-2).
+#   Either way the first steps of the pretrained blocks are short.
+# - **With both, no run blew up**, up to 3e-2. And not one of the 96 runs ended in `nan`.
 #
-# ## What is gained beside safety?
+# ## What is gained besides safety?
 #
-# To be fair, each schedule gets its own best rate of the four, chosen on validation:
+# For a fair comparison, each schedule gets the best of the four rates, chosen on validation:
 
 # %% tags=["plumbing"]
 rows = []
@@ -210,16 +215,17 @@ for rule, label in (("one rate", "one rate"), ("decay", "a rate for each block")
 tlk.table(rows, ["", "schedule", "its best rate", "digits, test (%)", "letters kept (%)"])
 
 # %% [markdown]
-# Little. With one rate the whole schedule is a tie with a constant rate (1.5 ± 1.6 points more; ±
-# is the standard error of the mean difference, in the same draws). With a rate for each block it is
-# 1.7 ± 0.7 more, at three times the rate, which three draws cannot tell from a tie either; of the
-# old task it then keeps less than half as many letters (measured as in [chapter 8.5](08_05_progressive_unfreezing.ipynb)). **A
-# schedule is an insurance first**: it widens the choice of rates that end well.
+# Little. With one rate, the full schedule ties with a constant rate: it is 1.5 ± 1.6 (s.e.) points
+# ahead, where s.e. is the standard error of the mean difference over the same draws. With a rate
+# for each block, it is 1.7 ± 0.7 (s.e.) points ahead, at three times the rate, which three draws
+# cannot tell from a tie either. It then keeps less than half as many letters of the old task
+# (measured as in [chapter 8.5](08_05_progressive_unfreezing.ipynb)). **A schedule is first of all
+# insurance**: it widens the range of rates that end well.
 #
 # ## Where it fails: a rate that is too small
 #
-# A schedule only ever takes away: over a run the mean of a cosine is half its height. At a rate
-# that is small already, that is half of the way.
+# A schedule can only lower the rate: averaged over a run, a cosine is half its height. If the rate
+# is already small, weights travel only half as far.
 
 # %% tags=["nbval-check-output"]
 small = runs.where(rule="decay", rate=1e-3)
@@ -228,15 +234,15 @@ rows = [[name, digits[name], letters[name]] for name in SCHEDULES]
 tlk.table(rows, ["a rate for each block, 1e-3", "digits (%)", "letters kept (%)"])
 
 # %% [markdown]
-# Here the cosine costs five points, and seven with warm-up (each ± 1). It may keep more letters, 9
-# to 11 ± 5, as every way of learning less does. With a schedule, set the rate higher, or train
-# longer.
+# Here the cosine costs five points, and seven with warm-up (each ± 1 s.e.). It may keep more
+# letters, by 9 to 11 ± 5 (s.e.) points, as any way of learning less does. With a schedule, use a
+# higher rate or train longer.
 #
 # ## What it costs
 #
-# No memory and no time, but two numbers more to choose, the length of the warm-up and the number of
-# steps. The second must be known before the training begins: who stops early has not decayed, who
-# goes on has no rate left.
+# No memory and no time, but two more settings to choose: the length of the warm-up and the number
+# of steps. The number of steps must be known before training begins. If you stop early, the rate
+# has not decayed; if you train longer, the rate is zero.
 
 # %% [markdown]
 # ## Try it yourself
@@ -244,25 +250,25 @@ tlk.table(rows, ["a rate for each block, 1e-3", "digits (%)", "letters kept (%)"
 # %% [markdown] tags=["question"]
 # ### Exercise 1: half a run
 #
-# You planned 152 steps with `soft(3e-3)` and patience stops the training after 90. How large is the
-# rate then, in percent of the highest?
+# You planned 152 steps with `soft(3e-3)`, and early stopping ends the training after 90. How large
+# is the rate at that point, in percent of the highest?
 
 # %% [markdown] tags=["hint"]
-# `float(soft(3e-3)(90))`.
+# Look at `float(soft(3e-3)(90))`.
 
 # %% tags=["answer"]
 rows = [[step, 100 * float(soft(3e-3)(step)) / 3e-3] for step in (40, 90, 120, 151)]
 tlk.table(rows, ["step", "of the highest rate (%)"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# More than half: the soft landing never came. With early stopping either give the schedule fewer
-# steps, or use a constant rate and let `ReduceLROnPlateau` lower it.
+# More than half: the soft landing never happened. With early stopping, either give the schedule
+# fewer steps, or use a constant rate and let `ReduceLROnPlateau` lower it.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: the mean rate
 #
-# A constant rate of 1e-3 and `soft(3e-3)`: which of the two lets weights travel further in 152
-# steps, if every step of Adam has about the size of the rate?
+# Compare a constant rate of 1e-3 with `soft(3e-3)`. With which do weights travel further in 152
+# steps, if every step of Adam is about as long as the rate?
 
 # %% [markdown] tags=["hint"]
 # Add up `float(soft(3e-3)(step))` over the steps.
@@ -273,18 +279,18 @@ rows.append(["warm-up and cosine, 3e-3", sum(float(soft(3e-3)(step)) for step in
 tlk.table(rows, ["schedule", "sum of rates"], digits=3)
 
 # %% [markdown] tags=["answer"]
-# The schedule, by half: its mean is about half of its height. So "with a schedule I can use a
-# higher rate" is partly bookkeeping. Compare a schedule with a constant rate at the *same sum*
-# before you credit its shape.
+# With the schedule, by half as much again: its mean is about half of its height. So "with a
+# schedule I can use a higher rate" is partly bookkeeping. Before you credit the shape of a
+# schedule, compare it with a constant rate that has the *same sum*.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: which blocks blow up?
 #
-# In the runs at one constant rate of 1e-2, how far did each block move, in percent of its size, and
-# in those with a rate for each block?
+# How far did each block move, in percent of its size, in the runs with one constant rate of 1e-2?
+# And in those with a rate for each block?
 
 # %% [markdown] tags=["hint"]
-# The columns `stem`, `stack0`, `stack1` of `runs.where(schedule="constant", rate=1e-2)`.
+# Look at the columns `stem`, `stack0`, `stack1` of `runs.where(schedule="constant", rate=1e-2)`.
 
 # %% tags=["answer"]
 found = runs.where(schedule="constant", rate=1e-2)
@@ -293,15 +299,15 @@ rows = [[rule, *(column[rule] for column in columns.values())] for rule in RULES
 tlk.table(rows, ["rule, 1e-2", *(f"{name} moved (%)" for name in columns)], digits=0)
 
 # %% [markdown] tags=["answer"]
-# At one rate every block moved by three quarters of its own size: nothing of what was pretrained is
-# left. With a rate for each block the top moves by less than half, and the bottom by 7 %.
+# With one rate, every block moved by three quarters of its own size: nothing of the pretraining is
+# left. With a rate for each block, the top moves by less than half, and the bottom by 7 %.
 
 # %% [markdown]
 # ## What to remember
 #
-# - A ruined run need not say `nan`: hold its validation score against the head alone.
-# - Against blow-ups: warm up, and give low blocks low rates; decay alone comes too late.
-# - A schedule only takes away: give it a higher rate, for at a small one it costs accuracy.
+# - A ruined run need not show `nan`: compare its validation accuracy with that of the head alone.
+# - To prevent blow-ups, warm up and give lower blocks lower rates. Decay alone comes too late.
+# - A schedule only lowers the rate, so start from a higher one; at a small rate it costs accuracy.
 #
-# **Then:** which technique when, [chapter 11](11_decision_guide.ipynb); in short, the [cheat
-# sheet](cheatsheet.md).
+# **Then:** which technique to use when, [chapter 11](11_decision_guide.ipynb); or in short, the
+# [cheat sheet](cheatsheet.md).
