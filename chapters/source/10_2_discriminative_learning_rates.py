@@ -6,8 +6,9 @@
 # or a network that forgets less?
 #
 # **The promise.** In about a minute on two cores you give each block its own learning rate, first
-# in plain Keras, avoiding a trap that has no effect on Adam, and then with one call to `tlkeras`.
-# You measure how far each block moved, and learn what the technique is good for and what it is not.
+# in plain Keras (and see why the obvious way has no effect with Adam), then with one call to
+# `tlkeras`. You measure how far each block moved, and learn what the technique is good for and what
+# it is not.
 # *(Section 1.10 of the course; no internet needed.)*
 
 # %%
