@@ -23,6 +23,7 @@ __all__ = [
     "Stage",
     "accelerate",
     "add_head",
+    "augmentation",
     "compare",
     "decision_guide",
     "diagnose",
@@ -72,6 +73,7 @@ _HOME = {  # the module that defines each of the other names
     "Stage": "plans.plan",
     "accelerate": "devices.setup",
     "add_head": "backbones.heads",
+    "augmentation": "plans.augmentation",
     "compare": "advice.comparing",
     "decision_guide": "advice.controls",
     "diagnose": "runs.diagnosing",
@@ -148,6 +150,7 @@ if TYPE_CHECKING:
     from tlkeras.freezing.batchnorm import to_groupnorm
     from tlkeras.freezing.flags import freeze
     from tlkeras.plans import recipes
+    from tlkeras.plans.augmentation import augmentation
     from tlkeras.plans.plan import Plan, Stage
     from tlkeras.runs.diagnosing import diagnose
     from tlkeras.runs.loading import load_run

@@ -102,7 +102,7 @@ def test_augmented_images_are_images_and_not_the_same():
     images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
     changes = []
     for strength in ("light", "strong"):
-        layers = fit_options.augmentation(strength, seed=0, mixing=False)
+        layers = tlk.augmentation(strength, seed=0, mixing=False)
         made = np.asarray(layers(images, training=True))
         assert made.shape == images.shape and made.min() >= 0 and made.max() <= 255
         np.testing.assert_array_equal(layers(images, training=False), images)

@@ -2,11 +2,10 @@
 
 import argparse
 
-import keras
-
 from tlkeras.flavors import lora
 from tlkeras.freezing.policies import head_only
 from tlkeras.freezing.stored import remark
+from tlkeras.plans.augmentation import augmentation
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.runs.run import Run
 from tlkeras.tasks.contents import CLASS, NUMBER
@@ -75,27 +74,3 @@ def _augmented(stage: Stage, strength: str, kind: str, seed: int) -> Stage:
 
 def _head_alone(stage: Stage) -> bool:
     return getattr(stage.policy, "kind", "") == "head_only"
-
-
-def augmentation(strength: str, seed: int, mixing: bool = True) -> keras.Sequential:
-    """Layers for `Stage(augment=...)` on pixels 0..255.
-
-    "light" mirrors left and right, cuts out parts and shifts colours a little; "strong" does so
-    more, adds RandAugment, and with `mixing` MixUp, which needs labels in rows.
-    """
-    shift, zoom, colour = (0.08, -0.15, 0.1) if strength == "light" else (0.15, -0.3, 0.2)
-    range_ = {"value_range": (0, 255)}
-    layers = [
-        keras.layers.RandomFlip("horizontal", seed=seed),
-        keras.layers.RandomTranslation(shift, shift, fill_mode="reflect", seed=seed + 1),
-        keras.layers.RandomZoom((zoom, 0.0), fill_mode="reflect", seed=seed + 2),
-        keras.layers.RandomBrightness(colour, seed=seed + 3, **range_),
-        keras.layers.RandomContrast(colour, seed=seed + 4, **range_),
-        keras.layers.RandomSaturation((0.5 - colour, 0.5 + colour), seed=seed + 5, **range_),
-    ]
-    if strength == "strong":
-        layers.append(keras.layers.RandAugment(num_ops=2, factor=0.3, seed=seed + 6, **range_))
-    if strength == "strong" and mixing:
-        layers.append(keras.layers.MixUp(alpha=0.2, seed=seed + 7))
-    layers.append(keras.layers.ReLU(max_value=255.0))  # contrast may lead out of 0..255
-    return keras.Sequential(layers, name=f"augment_{strength}")
