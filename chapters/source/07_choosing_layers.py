@@ -4,9 +4,10 @@
 # **The question.** Which layers do I unfreeze, and at which learning rate?
 #
 # **The promise.** In about a minute on two cores you probe a network before you train it, and can
-# say when a probe's advice is a tie; you follow three well-known recipes word for word, see what
-# they reach on 200 photographs, and know the one number to change for data as small as yours; and
-# you let a sweep suggest a learning rate. *(Section 1.7 of the course; no internet needed.)*
+# tell when the probe's advice is a tie. You follow three well-known recipes word for word, see
+# what they reach on 200 photographs, and learn the one number to change for data as small as
+# yours. And you let a sweep suggest a learning rate. *(Section 1.7 of the course; no internet
+# needed.)*
 
 # %%
 import tlkeras as tlk
@@ -21,10 +22,11 @@ tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
 # ## The idea
 #
 # A network is a row of **[blocks](glossary.md#block)**, from the bottom, which sees edges, to the
-# top, which sees things. On it sits a new **[head](glossary.md#head)**, which names your classes.
+# top, which sees things. On top sits a new **[head](glossary.md#head)**, which names your classes.
 # To **[unfreeze](glossary.md#freeze)** a block is to let it learn (chapter 6 does it by hand).
-# Moving house is much the same choice: a coat of paint, a new kitchen, or down to the walls? Three
-# rules of thumb say where to begin. There is no one answer, and each rule is measured here.
+# Moving into a new house is much the same choice: a coat of paint, a new kitchen, or down to the
+# walls? Three rules of thumb say where to begin. There is no one answer, and each rule is measured
+# here.
 #
 # ## Rule 1: look at your data
 #
@@ -34,10 +36,10 @@ tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
 # | medium, *or* somewhat different | photographs → medical scans | 2 to 4 blocks |
 # | large, *or* far away | photographs → satellite images | everything |
 #
-# Very small first. Five and ten labels a class, from ImageNet photographs to four targets: a
-# classifier on features of the frozen network (of the block that serves best on validation),
-# against all of the network fine-tuned (after its head, at the better of two rates on validation).
-# `lesions` and `scenes` are synthetic.
+# Very small data first: five and ten labels per class, from ImageNet photographs to four targets.
+# We compare a classifier on features of the frozen network (from the block that does best on
+# validation) with fine-tuning of the whole network (after its head, at the better of two learning
+# rates on validation). `lesions` and `scenes` are synthetic.
 
 # %% tags=["plumbing"] alt="Bars for four targets at five labels a class. Clothes: frozen 71.9, fine-tuned 68.4. Digits: frozen 86.9, fine-tuned 81.5. Lesions: frozen 44.7, fine-tuned 45.8. Scenes: frozen 35.0, fine-tuned 36.4. The spreads of the last two overlap."
 few = tlk.results("tasks", preset="efficientnet_lite0", method=["frozen", "fine-tuned"])
@@ -54,14 +56,14 @@ ten = few.where(task=list(targets), labels_per_class=10)
 ten.mean_by("task", "method", scale=100)
 
 # %% [markdown]
-# The rule holds. With five labels a class, fine-tuning costs three points on `clothes` and five on
-# `digits`, and ties on the other two. With ten, only the coloured shapes of `scenes` seem to gain
-# from it: five points, with a spread as large. (The comparison is not of depth alone: the frozen
-# side may also pick an earlier block. Rule 3 comes back to that.)
+# The rule holds. With five labels per class, fine-tuning costs three points on `clothes` and five
+# on `digits`, and ties on the other two. With ten, only the coloured shapes of `scenes` seem to
+# gain from it: five points, with a spread that is just as large. (Depth is not the only difference
+# here: the frozen features may also come from an earlier block. Rule 3 comes back to that.)
 #
-# Now distance and amount, where every depth gets as many steps, with a small network that knows
-# printed letters. `digits` are near to those; digits behind **blinds**, synthetic stripes that
-# invert them, are far. Mean ± spread of three draws.
+# Now distance and amount of data, with the same number of training steps for every depth. The
+# network is a small one that knows printed letters. `digits` are close to those; digits behind
+# **blinds**, synthetic stripes that invert them, are far away. Mean ± spread of three draws.
 
 # %% tags=["plumbing"]
 DEPTHS = {"head": "head", "last 1": "last block", "last 2": "last 2", "all": "all 4 blocks"}
@@ -74,17 +76,18 @@ for target, place in (("digits", "near: digits"), ("blinds", "far: behind blinds
 tlk.table(rows, ["target", *DEPTHS.values()], note=grid.note)
 
 # %% [markdown]
-# Near the source there is nothing to win by going deep: 99 % at any depth with 30 labels, and two
-# points to lose with five. Far away, everything is best in every row: ten to sixteen points above
-# the head, two to four above the last two blocks. (At equal steps. A head with more time would come
-# nearer: chapter 6.) One reason: rule 1 asks how *far* the data are, not *where* they differ.
-# Stripes are a matter of pixels, which the bottom sees first, and whoever opens blocks from the top
-# reaches it last.
+# Close to the source there is nothing to gain by going deep: 99 % at any depth with 30 labels, and
+# two points to lose with five. Far away, training everything is best in every row: ten to sixteen
+# points above the head, and two to four above the last two blocks. (This is at equal steps. A head
+# with more time would come closer: chapter 6.) One reason is that rule 1 asks how *far* the data
+# are, not *where* they differ. Stripes are a matter of pixels, which the bottom sees first, and if
+# you unfreeze blocks from the top, you reach the bottom last.
 #
 # ## Rule 2: look at your budget
 #
-# On a laptop keep most layers frozen; with a cluster go deeper, and mind the rates. What a depth
-# costs, in the same runs behind blinds with 30 labels a class:
+# On a laptop, keep most layers frozen. With a cluster, go deeper, and be careful with the learning
+# rates. The next table shows what each depth costs, in the same runs behind blinds with 30 labels
+# per class:
 
 # %% tags=["plumbing"]
 far = grid.where(target="blinds", labels_per_class=30)
@@ -96,15 +99,16 @@ rows = [
 tlk.table(rows, ["what learns", "numbers that learn", "seconds", "balanced accuracy (%)"])
 
 # %% [markdown]
-# **Numbers that learn are not the price.** The last block alone holds two thirds of them, and is
-# cheap, because all below it is frozen: the outputs of frozen blocks are computed *once*. The
-# bottom has few numbers and much of the work. (The seconds are of one machine; take their order.)
+# **The number of trained parameters is not the price.** The last block alone holds two thirds of
+# them, yet it is cheap, because everything below it is frozen: the outputs of frozen blocks are
+# computed *once*. The bottom has few parameters and much of the computation. (The seconds are from
+# one machine; only their order carries over.)
 #
 # ## Rule 3: probe before you commit
 #
-# Rather than believe a rule, ask the network: train a [linear classifier](glossary.md#linear-probe)
-# on what each block puts out, and nothing else. By hand it is the frozen network's output, averaged
-# over the picture, and scikit-learn. 20 labelled photographs of each kind of clothes:
+# Rather than trust a rule, ask the network: train a [linear classifier](glossary.md#linear-probe)
+# on the output of each block, and nothing else. By hand, that is the frozen network's output,
+# averaged over the image, and scikit-learn. We use 20 labelled photographs per class of clothes:
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -123,19 +127,19 @@ by_hand = classifier.fit(seen, train[1]).score(new, few[1])
 print(f"Read off the last block: {by_hand:.1%} of {len(new)} validation pictures")
 
 # %% [markdown]
-# `tlk.probe` does this for every block, in one pass over the pictures, and says in a second table what
-# each choice would cost on this machine.
+# `tlk.probe` does this for every block, in one pass over the images. A second table says what each
+# choice would cost on this machine.
 
 # %%
 probe = tlk.probe(backbone, train, few, strength=1.0)  # as strict as the one by hand
 probe
 
 # %% [markdown]
-# Before you act on such a table, ask what a difference in it is worth. A share of 200 pictures is
-# uncertain by about six points either way, as in any poll: that is the column *interval*. (*LogME*,
-# [You and others 2021](https://arxiv.org/abs/2102.11005), rates features from the training pictures
-# alone: higher is better.) By hand, in the textbook's form, which can differ from the column by a
-# point:
+# Before you act on such a table, ask what a difference in it is worth. A share of 200 images is
+# uncertain by about six points either way, as in any poll: see the column *interval*. (*LogME*,
+# [You and others 2021](https://arxiv.org/abs/2102.11005), rates features using the training images
+# alone; higher is better.) Here is the interval by hand, in its textbook form, which can differ
+# from the column by a point:
 
 
 # %%
@@ -148,12 +152,13 @@ def interval(accuracy, pictures):
 print(f"{interval(probe.accuracies[-1], 200)} % for the last block")
 
 # %% [markdown]
-# In this draw the fourth block reads eleven pictures of 200 more than the last. The two intervals
-# overlap, and still `probe` calls it no tie: both blocks have read the *same* pictures, so only those
-# count on which they differ ([McNemar 1947](https://doi.org/10.1007/BF02295996)). With `SEED = 1` it
-# is eight pictures, with `SEED = 2` one, and those are ties. **Five pictures of 200 are a tie**, and
-# eleven the least that is not. More pictures to judge by make the interval narrow, and they are the
-# cheaper kind, for nothing is trained on them:
+# In this draw the fourth block gets eleven more of the 200 images right than the last block. The
+# two intervals overlap, and still `probe` does not call it a tie: both blocks have seen the *same*
+# images, so only those count on which the two differ ([McNemar
+# 1947](https://doi.org/10.1007/BF02295996)). With `SEED = 1` the lead is eight images and with
+# `SEED = 2` one, and those are ties. **Five images in 200 are a tie**, and eleven is the smallest
+# lead here that is not. More validation images make the interval narrower, and they are the
+# cheaper kind of image, because nothing is trained on them:
 
 # %% tags=["nbval-check-output"]
 share = 0.8  # about what the best block reads
@@ -162,28 +167,29 @@ tlk.table(widths, ["validation pictures", "interval, ± points"], digits=0)
 
 # %% [markdown]
 # With all 1,000 the lead is real (exercise 2): photographs of clothes are better described by the
-# middle of an ImageNet network than by its top, which was made for ImageNet's own thousand names.
+# middle of an ImageNet network than by its top, which was made for ImageNet's own thousand
+# classes.
 #
-# A probe that is good **enough** ends the matter: in seconds, and full fine-tuning is never paid
-# for. Where it is not, open the last block, look again, and so on down: the rule says *gradually*.
-# Behind blinds that is a long climb to where the straight way also ends: the head alone reads 76 %,
-# the last block 84, the last two 89, all of it 93 (the table of rule 2).
+# If a probe is good **enough**, you are done within seconds and never have to pay for full
+# fine-tuning. If it is not, unfreeze the last block, look again, and so on down: the rule says
+# *gradually*. Behind blinds that is a long climb to a place you could have reached directly: the
+# head alone gets 76 %, the last block 84, the last two 89, and all of it 93 (the table of rule 2).
 #
 # ## Recipes A, B and C, word for word
 #
-# Three recipes are passed from hand to hand. **Recipe A** is for small data, by which its authors
-# mean about 10,000 images: the head at 1e-3 with all else frozen, then the last block too, at 1e-5,
-# each until validation accuracy stops improving (three epochs without, here).
+# Three recipes are widely passed around. **Recipe A** is for small data, by which its authors mean
+# about 10,000 images: train the head at 1e-3 with everything else frozen, then the last block too,
+# at 1e-5, each until validation accuracy stops improving (here: no improvement for three epochs).
 
 # %%
 plan_a = tlk.recipes.recipe_a(head_epochs=100, tune_epochs=30)
 plan_a
 
 # %% [markdown]
-# **Recipe B**, for about 50,000 images: the head at 1e-4, then two to four blocks at
+# **Recipe B**, for about 50,000 images: train the head at 1e-4, then two to four blocks at
 # **[discriminative](glossary.md#discriminative-learning-rates)** rates, 1e-4 in the head, 1e-5 in
-# top blocks, 1e-6 below. Augmentation, dropout and weight decay keep so many numbers from learning
-# the images by heart.
+# the top blocks, 1e-6 below. Augmentation, dropout and weight decay keep so many parameters from
+# learning the images by heart.
 
 # %%
 flip = keras.layers.RandomFlip("horizontal", seed=0)
@@ -192,19 +198,19 @@ plan_b = tlk.Plan([stage.replace(views=2) for stage in plan_b.stages])  # two fl
 plan_b
 
 # %% [markdown]
-# **Recipe C**, for large data or a far domain: everything at 1e-6, under strong regularisation.
-# Dropout goes into the head (`add_head(..., dropout=0.5)`), weight decay into the optimizer. If
-# there are images without labels, pretrain on them first (section 1.8).
+# **Recipe C**, for large data or a far domain: train everything at 1e-6, under strong
+# regularisation. Dropout goes into the head (`add_head(..., dropout=0.5)`), weight decay into the
+# optimizer. If there are images without labels, pretrain on them first (section 1.8).
 
 # %%
 plan_c = tlk.recipes.recipe_c(epochs=5, augment=flip)
 plan_c
 
 # %% [markdown]
-# Twenty labels a class are 200 photographs of clothes, 140 synthetic lesions. What the recipes
-# reach there, as they are written (rates times 1), and with one change that is explained below. A
-# row with ± has two or three draws; those of B and C are **single draws**, good for differences of
-# many points only.
+# Twenty labels per class are 200 photographs of clothes, or 140 synthetic lesions. The table shows
+# what the recipes reach there, first as they are written (rates times 1), then with one change
+# that is explained below. A row with ± has two or three draws. Those of B and C are **single
+# draws**, good only for differences of many points.
 
 # %% tags=["plumbing"]
 runs = tlk.results("choosing", part="recipe")
@@ -223,17 +229,17 @@ tlk.table(rows, header, note=runs.note)
 
 # %% [markdown]
 # Chance is 10 % on `clothes` and 14 on `lesions`. **A works as it is written, and so did B in its
-# one draw**, on a fiftieth and a 250th of the images that they are meant for, if they are given the
-# epochs: A's head learned for 9 to 14 of them, B's, at a tenth of the rate, for 80, and both reach
-# 70 to 72 % of the clothes. All of that is the head's work: the second stages moved the backbone by
-# less than a hundredth of a percent. **C does not arrive**: its new head has the same 1e-6 as all
-# the rest. A's head took a dozen epochs at 1e-3; at 1e-6 that would be thousands, and we stopped
-# after five.
+# one draw**, on a fiftieth and a 250th of the images that they are meant for, as long as they get
+# enough epochs. A's head was trained for 9 to 14 epochs and B's, at a tenth of the rate, for 80,
+# and both reach 70 to 72 % on clothes. All of that is the work of the head: the second stages
+# moved the backbone by less than a hundredth of a percent. **C does not arrive**: its new head has
+# the same 1e-6 as everything else. A's head took a dozen epochs at 1e-3. At 1e-6 it would take
+# thousands, and we stopped after five.
 #
 # ## A recipe has a size
 #
-# AdamW moves a number by about its learning rate a step, whatever the gradient. So **steps times
-# rate** is how far a weight can travel, and 200 images have few steps in an epoch.
+# AdamW moves a weight by about its learning rate per step, whatever the gradient. So **steps times
+# rate** is how far a weight can travel, and with 200 images there are few steps in an epoch.
 
 # %% tags=["nbval-check-output"]
 kernels = np.concatenate([w.ravel() for w in backbone.get_weights() if w.ndim == 4])
@@ -244,20 +250,22 @@ for pictures in (10_000, 200):
 tlk.table(rows, ["30 epochs at 1e-5", "steps", "size or way"], digits=3)
 
 # %% [markdown]
-# Thirty epochs of 10,000 images let a weight change by its own size, thirty of 200 by a fortieth of
-# that. There are two ways out: 50 times the epochs, or, to stay at a laptop, rates times what the
-# steps lack: 10,000 / 200 = 50, `recipe_a(scale=50)`. That is the one change in the second row of A
-# above. It does what it should, the backbone moves 50 times as far; and it gains nothing: 72 ± 3
-# (two draws) against 71 ± 1 is a tie. For C the change is what makes it run at all: 12 % as
-# written, 74 with its rate times 500 (for 100,000 images; section 1.7 gives C no number, that one
-# is ours): single draws, but 60 points apart. Before you turn the rates up, ask the probe whether
-# there is anything to win: block4-5 reads 79 % (exercise 2), more than any recipe reached.
+# Thirty epochs of 10,000 images let a weight change by its own size, thirty epochs of 200 images
+# by a fortieth of that. There are two ways out. Train for 50 times the epochs. Or, to stay on a
+# laptop, multiply the rates by the factor that is missing in steps: 10,000 / 200 = 50,
+# `recipe_a(scale=50)`. That is the one change in the last row for A above. It does what it should:
+# the backbone moves 50 times as far. But it gains nothing: 72 ± 3 (two draws) against 71 ± 1 is a
+# tie. For C, the change is what makes it work at all: 12 % as written, 74 with its rate times 500
+# (assuming 100,000 images; section 1.7 gives no number for C, so this one is ours). These are
+# single draws, but 60 points apart. Before you turn the rates up, ask the probe whether there is
+# anything to gain: block4-5 reaches 79 % (exercise 2), more than any recipe did.
 #
 # ## How fast: the learning rate
 #
-# The rate is the pace. At 1e-3 a network skims the book and may skip what matters; at 1e-6 it
-# studies every page, if it gets that far. Behind blinds, all blocks of the small network went on
-# from a trained head at five rates, a hundred steps each (three draws):
+# The learning rate is the pace. At 1e-3 a network skims the book and may skip what matters; at
+# 1e-6 it studies every page, if it gets that far. Behind blinds, we trained all blocks of the
+# small network, starting from a trained head, at five rates for a hundred steps each (three
+# draws):
 
 # %% tags=["plumbing"] alt="Line plot of test accuracy against the learning rate on a log axis: about 71 % at 1e-6, 73 at 1e-5, 82 at 1e-4, 92 at 1e-3, and 10, which is chance, at 1e-2."
 sweep = tlk.results("depths", part="sweep")
@@ -273,12 +281,12 @@ tlk.table(rows, ["learning rate", "backbone moved (% of its size)"], digits=2)
 
 # %% [markdown]
 # Ten times the rate moves the backbone five to ten times as far: steps times rate again. The best
-# pace lies just below ruin, and slower was not more accurate: it did not arrive. Small rates are
-# careful where there are steps enough to get somewhere.
+# rate lies just below the rate that ruins the network, and slower was not more accurate: it did
+# not arrive. Small rates are careful if there are enough steps to get somewhere.
 #
-# Your own data will have other numbers. `tlk.find_learning_rate` trains a few batches at ever
-# higher rates, suggests the one at which the loss falls fastest, and puts the weights back ([Smith
-# 2017](https://arxiv.org/abs/1506.01186)).
+# Your own data will need other numbers. `tlk.find_learning_rate` trains a few batches at higher
+# and higher rates, suggests the one at which the loss falls fastest, and restores the weights
+# ([Smith 2017](https://arxiv.org/abs/1506.01186)).
 
 # %% alt="Line plot of the smoothed loss against the learning rate on a log axis: it falls from about 6 at 0.00001 to below 2 near 0.01, and shoots up beyond 0.1; a dashed line near 0.001 marks the suggestion."
 keras.utils.set_random_seed(SEED)
@@ -288,12 +296,13 @@ found = tlk.find_learning_rate(model, train, policy=head, lowest=1e-5, steps=60,
 found.plot()
 
 # %% [markdown]
-# For a new head on these photographs it suggests about 1e-3 (three draws: 6e-4 to 1.3e-3), which is
-# what recipe A has. The loss is lowest ten times higher, and past 0.1 it explodes; between
-# suggestion and lowest point nearly any rate will do for a head. For pretrained blocks it would
-# not: at 1e-2 the small network above was ruined. No one rate serves both, so **different parts
-# learn at different rates**: the head, which starts from nothing, fast; the blocks, which know
-# something, with care. Recipe A does it in turn, recipe B at once.
+# For a new head on these photographs it suggests about 1e-3 (three draws: 6e-4 to 1.3e-3), which
+# is what recipe A uses. The loss is lowest at a rate ten times higher, and past 0.1 it explodes.
+# For a head, nearly any rate between the suggestion and the lowest point will do. For pretrained
+# blocks it would not: at 1e-2 the small network above was ruined. No one rate suits both, so
+# **different parts learn at different rates**: the head, which starts from nothing, fast; the
+# blocks, which know something, with care. Recipe A does this one after the other, recipe B at the
+# same time.
 
 # %% [markdown]
 # ## Try it yourself
@@ -304,25 +313,26 @@ found.plot()
 # You have 2,000 labelled images. Write down recipe A for them.
 
 # %% [markdown] tags=["hint"]
-# What its steps lack against 10,000 images, its rates must make up for: `recipe_a(scale=...)`.
+# Its rates must make up for the steps that are missing compared with 10,000 images:
+# `recipe_a(scale=...)`.
 
 # %% tags=["answer"]
 tlk.recipes.recipe_a(scale=10_000 / 2_000)
 
 # %% [markdown] tags=["answer"]
-# A fifth of the images is a fifth of the steps in an epoch, so the rates grow by five: 5e-3 for the
-# head and 5e-5 for the last block. The other way is to keep the rates and train five times as many
-# epochs; for the head, whose features are computed once, that is the safer one.
+# A fifth of the images means a fifth of the steps per epoch, so the rates grow by five: 5e-3 for
+# the head and 5e-5 for the last block. The other way is to keep the rates and train five times as
+# many epochs. For the head, whose features are computed once, that is the safer one.
 
 # %% [markdown] tags=["question"]
-# ### Exercise 2: more pictures to judge by
+# ### Exercise 2: more images to judge by
 #
-# Probe again with all 1,000 validation pictures. Does the advice change, and does the interval
-# still leave it open?
+# Probe again with all 1,000 validation images. Does the advice change, and does the interval still
+# leave it open?
 
 # %% [markdown] tags=["hint"]
-# `images, labels` hold all of them; `tlk.probe(backbone, train, (images, labels), strength=1.0)`,
-# and `interval` with 1,000.
+# `images, labels` hold all of them. Use `tlk.probe(backbone, train, (images, labels),
+# strength=1.0)`, and `interval` with 1,000.
 
 # %% tags=["answer"]
 again = tlk.probe(backbone, train, (images, labels), strength=1.0)
@@ -331,20 +341,20 @@ rows = [[block, 100 * score, interval(score, len(labels))] for block, score in p
 tlk.table(rows, ["outputs of", "accuracy (%)", "95 % interval"])
 
 # %% [markdown] tags=["answer"]
-# In this draw block4-5 reads 79 %, the last block 74. In two more draws the lead is three points, and
-# on a thousand pictures `probe` calls none of the three a tie. That is how a tie is broken: more
-# pictures to judge by, or more draws, not a longer look at one table.
+# In this draw block4-5 reaches 79 % and the last block 74. In two more draws the lead is three
+# points, and on a thousand images `probe` does not call any of the three a tie. This is how you
+# break a tie: with more validation images, or more draws, not with a longer look at one table.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: when would you stop?
 #
-# Behind blinds, with 30 labels a class, 80 of 100 are enough for you. You open one block after
-# another, from the top. Where do you stop, and what have you spent, against opening everything at
-# once?
+# Behind blinds, with 30 labels per class, 80 % is enough for you. You unfreeze one block after
+# another, from the top. Where do you stop, and how much time have you spent, compared with
+# unfreezing everything at once?
 
 # %% [markdown] tags=["hint"]
-# `spent` and `gained`, of rule 2, hold seconds and balanced accuracy of every depth. Each step of
-# the climb is paid for, those that did not reach far enough as well.
+# `spent` and `gained`, from rule 2, hold seconds and balanced accuracy for every depth. You pay
+# for each step of the climb, including those that did not get far enough.
 
 # %% tags=["answer"]
 rows = [["head, then last block", spent["head"] + spent["last 1"], gained["last 1"]]]
@@ -352,16 +362,18 @@ rows.append(["everything", spent["all"], gained["all"]])
 tlk.table(rows, ["what learns", "seconds", "balanced accuracy (%)"])
 
 # %% [markdown] tags=["answer"]
-# At the last block: the head reads 76 %, the last block 84. Both together take half the time of
-# everything, though you pay for the head twice. If you had wanted 90, you would have paid for the
-# head, one block, two blocks and all of them: twice as much as going there at once. A probe pays
-# where the answer may be "enough".
+# At the last block: the head reaches 76 %, the last block 84. Both together take half the time of
+# everything, although you pay for the head twice. If you had wanted 90, you would have paid for
+# the head, one block, two blocks and all of them: twice as much as going there at once. A probe
+# pays off where the answer may be "enough".
 
 # %% [markdown]
 # ## What to remember
 #
-# - Little data near the source: the head; much, or far: deeper, and ask *where* the data differ.
-# - Probe first, and hold a difference against its interval: five pictures of 200 are a tie.
-# - A recipe has a size: steps times rate is how far it gets. On less data train longer, or faster.
+# - Little data near the source: train the head. Much data, or far away: go deeper, and ask *where*
+#   the data differ.
+# - Probe first, and compare a difference with its interval: five images in 200 are a tie.
+# - A recipe has a size: steps times rate is how far it gets. On less data train longer, or at a
+#   higher rate.
 #
 # **Then:** other ways to use a pretrained network, [section 1.8](08_01_feature_extraction.ipynb).
