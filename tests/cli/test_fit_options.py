@@ -221,8 +221,8 @@ def test_the_epoch_kept_is_the_best_by_what_is_told_in_the_end(
 
 def test_few_images_choose_by_the_loss_and_a_recipe_stops_by_what_it_says(shots):
     shots(["ab"[red] for red in shots.values[0]])
-    assert targets.Feed(tlk.load_task("shots")).monitor == "val_loss"
-    assert targets.Feed(tlk.load_task("digits")).monitor == "val_accuracy"
+    assert targets.FitInputs(tlk.load_task("shots")).monitor == "val_loss"
+    assert targets.FitInputs(tlk.load_task("digits")).monitor == "val_accuracy"
 
     def monitors(recipe, kind):
         plan = fit_options.judged(getattr(tlk.recipes, recipe)(), "val_it", kind)
@@ -240,9 +240,9 @@ def test_what_does_not_fit_in_memory_is_streamed_as_the_same_images_and_labels(
     values = [(cells or "ab")[red] for red in shots.values[0]]
     shots(values)
     task = tlk.load_task("shots", regression=cells is not None)
-    held = targets.Feed(task, **options)
+    held = targets.FitInputs(task, **options)
     monkeypatch.setattr(targets, "MEMORY", 0)
-    streamed = targets.Feed(task, **options)
+    streamed = targets.FitInputs(task, **options)
     batches = [np.concatenate(parts) for parts in zip(*streamed.validation, strict=True)]
     for array, same in zip(held.validation, batches, strict=True):
         np.testing.assert_array_equal(array, same)

@@ -137,7 +137,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     keras.utils.set_random_seed(options.seed)  # the head's first weights
     backbone = tlk.load_backbone(network, image_size=task.image_size)
     model = tlk.add_head(backbone, len(task.classes))
-    feed = targets.Feed(task, rows=options.augment == "strong")
+    feed = targets.FitInputs(task, rows=options.augment == "strong")
     start = time.perf_counter()
     given: dict[str, Any] = {
         "class_weight": weights, "seed": options.seed, "verbose": not options.quiet,

@@ -21,7 +21,7 @@ FEW = 100  # images for validation
 MEMORY = 2 * 2**30  # bytes of images as floats; more of them are streamed
 
 
-class Feed:
+class FitInputs:
     """What `fit_stages` is given for a task and a head of `len(task.classes)` outputs.
 
     Args:
@@ -35,8 +35,8 @@ class Feed:
         monitor: by which to choose the best epoch: what a user is told in the end; but the loss
             where classes or labels are judged on so few images that many epochs do equally well.
 
-    >>> from tlkeras.tasks.targets import Feed
-    >>> Feed(tlk.load_task("digits")).metrics
+    >>> from tlkeras.tasks.targets import FitInputs
+    >>> FitInputs(tlk.load_task("digits")).metrics
     ['accuracy']
     """
 

@@ -39,7 +39,7 @@ class Task(Contents):
         group: a feature, such as the patient, none of whose values is in two splits; else None.
         kind: the kind of labels. "class": an index into `classes`, int32 (batch,). "labels":
             several of them, float32 rows of 0 and 1 (batch, classes). "number": float32 (batch,).
-            `tlkeras.tasks.targets.Feed` has the matching loss and metrics.
+            `tlkeras.tasks.targets.FitInputs` has the matching loss and metrics.
         start: the bundled network to start from, as the card says.
         white: the value that became 255 in files of more than 8 bits per channel.
         batch_size, seed: batch size of all three splits, and seed of the order of `train`.
