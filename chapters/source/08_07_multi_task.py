@@ -2,12 +2,12 @@
 # # 8.7 · Multi-task transfer: one network, three answers
 #
 # **The question.** What is it, is it malignant, where does it end? Can one network answer all
-# three, and do the three make one another better?
+# three, and do the three tasks improve one another?
 #
-# **The promise.** In about a minute on two cores you build, in plain Keras, a network with three
-# outputs, train it though some labels are missing, and weigh its losses in two ways. And you know
-# which second task helps a first one, and which only comes along. *(Section 1.8 of the course,
-# number 7; no internet needed.)*
+# **The promise.** In about a minute on two cores you build a network with three outputs in plain
+# Keras, train it although some labels are missing, and weight its losses in two ways. You also
+# learn which second task helps a first one, and which makes no difference. *(Section 1.8 of the
+# course, number 7; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -23,19 +23,20 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The idea
 #
-# A flat is for sale. A surveyor wants its size, an agent its price, a painter its walls. Each could
-# walk through it and take notes. Or one person walks through once, and all three read the same
-# notes. The notes are the [features](glossary.md#feature) of a **shared** network, the readers are
-# [heads](glossary.md#head), and this is **[multi-task learning](glossary.md#multi-task-learning)**
-# ([Caruana 1997](https://doi.org/10.1023/A:1007379606734)). It is for related questions about the
-# same pictures, above all where labels for one of them are few.
+# A flat is for sale. A surveyor wants its size, an agent its price, a painter its walls. Each of
+# them could walk through it and take notes. Or one person walks through once, and all three read
+# the same notes. The notes are the [features](glossary.md#feature) of a **shared** network, the
+# readers are [heads](glossary.md#head), and this is **[multi-task
+# learning](glossary.md#multi-task-learning)** ([Caruana
+# 1997](https://doi.org/10.1023/A:1007379606734)). It is for related questions about the same
+# images, especially if labels for one of them are few.
 #
-# That it saves two walks is plain. Whether the tasks also reinforce one another, so that the notes
-# get *better* for being read by three, is what we measure.
+# It obviously saves two walks. Whether the tasks also reinforce one another, so that the notes get
+# *better* because three people use them, is what we measure.
 #
-# The pictures are lesions: **synthetic, of no medical validity**. Each has a type out of seven, is
-# benign or malignant, and has a **mask**: which of its pixels are inside the boundary. Only 30
-# pictures of each type have that label. The other two labels are there for all 610 pictures.
+# The images are lesions: **synthetic, of no medical validity**. Each has one of seven types, is
+# benign or malignant, and has a **mask** that marks the pixels inside its boundary. Only 30 images
+# of each type have the type label. The other two labels are known for all 610 images.
 
 # %%
 task = tlk.load_task(setting.task, image_size=setting.image_size)
@@ -61,10 +62,10 @@ tlk.plots.strips(rows, columns=8, title="Synthetic lesions, and where they are")
 # %% [markdown]
 # ## By hand: maps at three depths
 #
-# A deep layer knows much of *what* and little of *where*: its map is four by four. A boundary needs
-# a shallow layer, too. `tlk.find_blocks` finds where a network can be cut; between two cuts is a
-# model of its own. The network stays [frozen](glossary.md#freeze), so every
-# [map](glossary.md#feature-map) is computed once and kept.
+# A deep layer knows much about *what* and little about *where*: its map is only four by four. A
+# boundary also needs a shallow layer. `tlk.find_blocks` finds where a network can be cut, and the
+# part between two cuts is a model of its own. The network stays [frozen](glossary.md#freeze), so
+# every [map](glossary.md#feature-map) is computed once and stored.
 
 # %%
 backbone = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -86,10 +87,10 @@ maps, new_maps = three_maps(images), three_maps(new)
 # %% [markdown]
 # ## By hand: one model, three outputs
 #
-# All tasks read the layer named `shared`; it is the only place where they can meet. Two heads
-# average over all places. The third enlarges to 16 by 16, where the shallow map is added so that it
-# sees edges, and then to 64 by 64. (That is the idea of the *U-Net*: [Ronneberger, Fischer and Brox
-# 2015](https://arxiv.org/abs/1505.04597).)
+# All tasks read the layer named `shared`; it is the only place where they can influence one
+# another. Two heads average over all positions. The third upsamples to 16 by 16, where the shallow
+# map is added so that it sees edges, and then to 64 by 64. (This is the idea of the *U-Net*:
+# [Ronneberger, Fischer and Brox 2015](https://arxiv.org/abs/1505.04597).)
 
 
 # %%
@@ -120,10 +121,10 @@ def new_model(tasks):
 
 
 # %% [markdown]
-# Each output has a loss of its own, by name. Where a label is missing, its weight is 0, and the
-# other weights are raised so that they are 1 on average. (A mask has a loss for every row of
-# pixels, so its weights need `[:, None]`, one for all rows of a picture. Without it there is an
-# error or, in batches of 64, silence.)
+# Each output has its own loss, by name. Where a label is missing, the sample weight is 0, and the
+# other weights are raised so that they average 1. (A mask has one loss value per row of pixels, so
+# its weights need `[:, None]`: one weight for all rows of an image. Without it you get an error or,
+# with batches of 64, silently wrong weights.)
 
 # %%
 right_or_wrong = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -147,11 +148,12 @@ def train(tasks, loss_weights=None, epochs=8):
 
 
 # %% [markdown]
-# Each has a score of its own, too. **[Balanced accuracy](glossary.md#balanced-accuracy)** for the
-# type, since most lesions are moles. **AUC** for malignant: how often, of a malignant and a benign
-# picture, the malignant one gets the higher answer; 50 % is chance. For the mask **[Dice and
-# IoU](glossary.md#dice-and-iou)**, which say how well two masks overlap. In Keras they are
-# `keras.metrics.AUC` and `BinaryIoU`; Dice is 2 IoU / (1 + IoU).
+# Each output also has its own score. For the type it is **[balanced
+# accuracy](glossary.md#balanced-accuracy)**, because most lesions are moles. For malignant it is
+# **AUC**: given one malignant and one benign image, how often does the malignant one get the higher
+# output? 50 % is chance. For the mask it is **[Dice and IoU](glossary.md#dice-and-iou)**, which
+# measure how well two masks overlap. In Keras, use `keras.metrics.AUC` and `BinaryIoU`; Dice is 2
+# IoU / (1 + IoU).
 
 
 # %% tags=["plumbing"]
@@ -184,14 +186,15 @@ rows = {"new pictures": new, "true masks": 255 * np.squeeze(new_masks), "drawn":
 tlk.plots.strips(rows, columns=8, title="A network made for classes draws boundaries (synthetic)")
 
 # %% [markdown]
-# One network gives all three answers. (Here the pixels of all pictures are counted together; the
-# stored results below are means over pictures, from six times as many.)
+# One network gives all three answers. (Here the pixels of all images are counted together. The
+# stored results below are means over images, and come from networks trained on six times as many
+# images.)
 #
 # ## What does not meet does not help
 #
-# Only what learns, and is shared, can carry anything from one task to another. Put two heads right
-# on the frozen maps, and train the type beside a `malignant` that counts 0, and one that counts 1.
-# Then do the same behind one shared layer that learns:
+# Only a part that is shared and trained can carry anything from one task to another. To see that,
+# put two heads directly on the frozen maps. Train the type next to a `malignant` with loss weight
+# 0, then next to one with weight 1. Then do the same behind one shared layer that is trained:
 
 
 # %%
@@ -215,16 +218,17 @@ for name, hidden in {"nothing that learns": False, "a layer that learns": True}.
 tlk.table(rows, ["between frozen network and heads", "does malignant change the head of type?"])
 
 # %% [markdown]
-# Heads right on a frozen network do not meet: train each when and how you like, and let one pass
-# through the network feed them all. *Sharing* begins with a part that learns from several losses.
+# Heads directly on a frozen network do not influence each other: train each of them when and how
+# you like, and let one pass through the network feed them all. *Sharing* begins with a part that
+# learns from several losses.
 #
 # ## By hand: weights that are learned
 #
-# Whose loss counts how much? By default each counts 1. [Kendall, Gal and Cipolla
-# 2018](https://arxiv.org/abs/1705.07115) let the network learn it. Each task has a number *s*, and
-# its loss *L* becomes *exp(-s) L + s*. A task with a large loss, which is *uncertain*, gets a large
-# *s* and counts less; the added *s* keeps it from growing for ever. The numbers live in a layer
-# that passes on what comes in:
+# How much should each loss count? By default each counts 1. [Kendall, Gal and Cipolla
+# 2018](https://arxiv.org/abs/1705.07115) let the network learn it. Each task gets a parameter *s*,
+# and its loss *L* becomes *exp(-s) L + s*. A task with a large loss, which is *uncertain*, gets a
+# large *s* and counts less; the added *s* keeps it from growing without limit. These parameters
+# live in a layer that passes its inputs on unchanged:
 
 
 # %%
@@ -261,10 +265,10 @@ tlk.table(list(zip(TASKS, counts, strict=True)), ["task", "its loss counts, afte
 # %% [markdown]
 # ## The experiment: do the tasks help one another?
 #
-# Stored are five [draws](glossary.md#draw) of the same model, on the same frozen network, with
-# masks and `malignant` for all 3,600 pictures and types for 30, or only 5, of each kind. All took
-# 150 steps with the same pictures in the same order, and half of every batch has a type: so the
-# type learns from exactly the same, whoever is beside it.
+# The stored results are five [draws](glossary.md#draw) of the same model on the same frozen
+# network. Masks and `malignant` are known for all 3,600 images, types for 30 or only 5 per class.
+# Every run took 150 steps with the same images in the same order, and half of every batch has a
+# type. So the type is learned from exactly the same images, whichever tasks are trained with it.
 
 # %% tags=["plumbing"] alt="Bars of balanced accuracy for the type. With 30 types of each kind: alone 64 percent, mask beside it 64, malignant beside it 65, both 65. With 5: alone 44, mask beside it 44, malignant beside it 47."
 stored = tlk.results("multitask", part="heads", weighting="1:1:1")
@@ -288,19 +292,19 @@ tlk.plots.bars(types_from, "type: balanced accuracy (%)", title)
 tlk.table(gains, "points for the type, draw by draw", note=stored.note)
 
 # %% [markdown]
-# 3,600 masks do nothing for the type: less than a point in any draw with 30 types, and a tie with
-# 5. `malignant` brings one point to 30 types, less than the spread of the scores, and three points
-# to 5 of each kind (one to six, in each of five draws). That is no wonder: `malignant` *follows*
-# from the type, so its labels say something about pictures whose type nobody gave, and a border
-# says next to nothing about it. So before you add a task, ask: if I knew its answer, could I guess
-# the first one better? (What tasks do to each other when the network itself is fine-tuned was not
-# measured.)
+# 3,600 masks do nothing for the type: less than a point in any draw with 30 types per class, and a
+# tie with 5 per class. `malignant` gains one point with 30, less than the spread of the scores, and
+# three points with 5 (one to six, over the five draws). That is no surprise: `malignant` *follows*
+# from the type, so its labels carry information about images without a type label, while a boundary
+# says next to nothing about the type. So before you add a task, ask: if I knew its answer, could I
+# guess the first one better? (What tasks do to each other when the network itself is fine-tuned was
+# not measured.)
 #
 # ## One network, or three?
 #
-# What do all three win or lose by living together? Three models take longer to train, so one row
-# gives the shared one half as many steps more, nearly the time of the three. The seconds are those
-# of a busy core, to be compared with one another; `malignant` is AUC.
+# What do the three tasks gain or lose when they share a network? Three models take longer to train,
+# so one row gives the shared one half as many steps more, which takes nearly as long as the three.
+# The core was busy, so compare the seconds only with each other; `malignant` is AUC.
 
 # %% tags=["plumbing"]
 three = "type+malignant+mask"
@@ -330,20 +334,21 @@ shown = {way: measured(parts) for way, parts in ways.items()}
 tlk.table(shown, "seconds of one core; test, %")
 
 # %% [markdown]
-# Type and malignant are ties (with equal time malignant is half a point ahead of the shorter
-# training, in each of three draws). The mask alone is one point of Dice better, in every draw, and
-# longer training (three draws) does not change that much. A likely reason: together it has to share
-# 48 channels with two others. Learned weights give more than half of it back, and the type pays
-# nothing for it, within the spread.
+# Type and malignant are ties (with equal time, malignant is half a point ahead of the shorter
+# training in each of three draws). The mask alone is one point of Dice better, in every draw, and
+# longer training (three draws) does not change that much. A likely reason: together, the mask has
+# to share 48 channels with two other tasks. Learned weights recover more than half of that, at no
+# cost to the type beyond the spread.
 #
-# One model trains in two thirds of the time of three, and 38,841 numbers learn instead of 108,377.
-# On a *frozen* network that is all it saves, since its one pass can feed three models as well. Once
-# the network itself learns, three models are three networks, and each picture takes three passes.
+# One model trains in two thirds of the time of three, with 38,841 trainable parameters instead of
+# 108,377. On a *frozen* network that is all it saves, because one pass through it can feed three
+# models as well. Once the network itself is trained, three models are three networks, and each
+# image takes three passes.
 #
 # ## Where it fails: one task starves another
 #
-# Losses are added, so the largest is heard. Say somebody wants better masks, and lets them count
-# 100 times:
+# The losses are added, so the largest one dominates. Suppose somebody wants better masks and gives
+# them a weight of 100:
 
 # %% tags=["plumbing", "nbval-check-output"]
 starved = measured([("heads", three, "1:1:100")])
@@ -352,18 +357,18 @@ change = {name: starved[name] - shown["together"][name] for name in starved}
 tlk.table(lost | {"difference, draw by draw": change}, "seconds of one core; test, %")
 
 # %% [markdown]
-# Dice wins one point, and is level with the mask alone. The type pays four to six points in four of
-# the five draws (and wins one in the fifth), malignant one to five. No error is raised, and the
-# total loss looks fine: it is nearly all mask. So watch a score for every task, beside a model of
-# its own. (A mask loss that is *summed* over 4,096 pixels instead of averaged is the same mistake,
-# 41 times as large.)
+# Dice gains one point and is level with the mask alone. The type loses four to six points in four
+# of the five draws (and gains one in the fifth), and malignant loses one to five. No error is
+# raised, and the total loss looks fine, because it is nearly all mask. So watch a score for every
+# task, and compare it with a model trained on that task alone. (A mask loss that is *summed* over
+# 4,096 pixels instead of averaged is the same mistake, 41 times as large.)
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: a mask without edges
 #
-# What is the shallow map of 16 by 16 worth to the mask? Build a mask model that sees only `shared`,
+# How much does the shallow 16 by 16 map help the mask? Build a mask model that sees only `shared`,
 # 8 by 8.
 
 # %% [markdown] tags=["hint"]
@@ -387,13 +392,13 @@ results["mask alone, without the shallow map"] = scores(coarse)
 tlk.table(results, "a single draw, %")
 
 # %% [markdown] tags=["answer"]
-# One point of Dice, in a single draw: a map of 8 by 8 knows where the lesion is, and the shallow one
+# One point of Dice, in a single draw: an 8 by 8 map knows where the lesion is, and the shallow one
 # knows where it ends.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: starve the type
 #
-# Make it happen here: let the mask count 100 times in `train`. What is left of the type?
+# Make it happen here: give the mask a weight of 100 in `train`. What happens to the type?
 
 # %% [markdown] tags=["hint"]
 # `train(TASKS, {"type": 1.0, "malignant": 1.0, "mask": 100.0})`.
@@ -404,18 +409,19 @@ rows = {"all count 1": results["one network"], "mask counts 100": scores(train(T
 tlk.table(rows, "a single draw, %")
 
 # %% [markdown] tags=["answer"]
-# In this single draw the type loses ten points and malignant five, though nothing was taken from
-# them: same labels, same steps. What they share is pulled elsewhere.
+# In this single draw the type loses ten points and malignant five, although both have the same
+# labels and the same steps as before. The part they share is trained mostly for the mask.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Several answers from one network are a dictionary of outputs, of losses, and of weights, which
-#   are 0 where a label is missing.
-# - A second task helps if its labels tell something about the first; else it comes along, or costs
-#   a little. Only what is shared *and* learns can carry anything.
-# - Watch each task's own score beside a model of its own: a task that counts too much starves the
-#   others in silence.
+# - Several answers from one network take three dictionaries: of outputs, of losses, and of sample
+#   weights, which are 0 where a label is missing.
+# - A second task helps if its labels say something about the first; otherwise it makes no
+#   difference or costs a little. Only what is shared *and* trained can carry anything from one task
+#   to another.
+# - Watch each task's own score and compare it with a model trained on that task alone: a task that
+#   counts too much starves the others silently.
 #
-# **Then:** what a network can learn from pictures that have no label at all, [chapter
+# **Then:** what a network can learn from images that have no label at all, [chapter
 # 8.8](08_08_self_supervised.ipynb).
