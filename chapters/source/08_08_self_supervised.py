@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 8.8 · Self-supervised pretraining: learn first, label later
 #
-# **The question.** Pictures are cheap and labels are not. What can a network learn from pictures
-# alone, and how many labels does that save?
+# **The question.** Images are cheap and labels are not. What can a network learn from images alone,
+# and how many labels does that save?
 #
-# **The promise.** In about a minute on two cores you teach a small network without a label, by
-# hand, in two ways; you see from one number whether it has *collapsed*; you use what every clinic
-# has without labels, several pictures of one thing; and you know when ImageNet is the better start.
+# **The promise.** In about a minute on two cores you train a small network without labels, by hand,
+# in two ways. One number shows you whether it has *collapsed*. You use something every clinic has
+# without labels: several images of the same thing. And you learn when ImageNet is the better start.
 # *(Section 1.8 of the course, number 8; no internet needed.)*
 
 # %%
@@ -26,19 +26,20 @@ tlk.accelerate(quiet=True)
 # ## The idea
 #
 # Shuffle photographs of strangers, two of each, and ask a child to find the pairs. Nobody says a
-# name. To find them in spite of other clothes and other light, the child has to look at the faces;
-# and whoever can do that learns names fast.
+# name. To find them despite different clothes and different light, the child has to look at the
+# faces; and a child who can do that learns names fast.
 #
 # **[Self-supervised](glossary.md#self-supervised)** learning is such a game: the answers come with
-# the pictures. It is for those who have many pictures and few labels, as nearly everybody does. Two
-# games are common. *Find the partner*: two **[views](glossary.md#view)** of a picture belong
-# together (SimCLR, [Chen and others 2020](https://arxiv.org/abs/2002.05709)). *Fill in*: guess what
-# is hidden (the masked autoencoder, MAE, [He and others 2021](https://arxiv.org/abs/2111.06377)).
-# Then a few labels say what is called what, in a head or by [fine-tuning](08_02_fine_tuning.ipynb).
-# [Named systems](named_systems.md) has lines for SimCLR and DINO on chest X-rays.
+# the images. It is for anyone who has many images and few labels, which is nearly everybody. Two
+# games are common. *Find the partner*: two **[views](glossary.md#view)** of an image belong
+# together (SimCLR, [Chen and others 2020](https://arxiv.org/abs/2002.05709)). *Fill in*: predict
+# what is hidden (the masked autoencoder, MAE, [He and others
+# 2021](https://arxiv.org/abs/2111.06377)). Afterwards a few labels are enough to attach class
+# names, by training a head or by [fine-tuning](08_02_fine_tuning.ipynb). [Named
+# systems](named_systems.md) has the code for SimCLR and DINO on chest X-rays.
 #
-# We have 3,600 pictures of skin lesions (synthetic, of no medical validity) without labels, and
-# labels for ten of each of seven kinds.
+# We have 3,600 images of skin lesions (synthetic, of no medical validity) without labels, and ten
+# labelled images for each of seven classes.
 
 # %%
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -48,9 +49,9 @@ whole = tlk.load_task(setting.task, image_size=setting.image_size)
 (unlabelled,) = whole.arrays("train", "image")
 
 # %% [markdown]
-# What a network knows is measured by a **[linear probe](glossary.md#linear-probe)**: its features
-# stay as they are, and a logistic regression learns from the 70 labels. (Features are brought to
-# one scale by unlabelled pictures.)
+# A **[linear probe](glossary.md#linear-probe)** measures what a network has learned: its features
+# stay as they are, and a logistic regression is trained on the 70 labels. (The features are
+# standardised with statistics of unlabelled images.)
 
 
 # %%
@@ -64,10 +65,10 @@ def probe(encoder):
 
 
 # %% [markdown]
-# The rival is ImageNet's network, with the same pictures, enlarged. The network that we teach is
-# far smaller: three convolutions, 128 features. (`momentum=0.9`: with its default,
-# [BatchNorm](glossary.md#batchnorm) needs some hundred steps to learn its statistics, more than our
-# training has.)
+# The competitor is the ImageNet network, with the same images, enlarged. The network that we train
+# is far smaller: three convolutions, 128 features. (Why `momentum=0.9`? With the default,
+# [BatchNorm](glossary.md#batchnorm) needs several hundred steps to learn its statistics, more than
+# our training has.)
 
 # %% tags=["plumbing"]
 imagenet = keras.Sequential([
@@ -94,8 +95,8 @@ tlk.table(list(found.items()), ["one draw, ten labels a class", "validation, %"]
 # %% [markdown]
 # ## By hand 1: find the partner
 #
-# First the **views**. They say what does *not* matter: where the lesion lies, how it is turned, how
-# bright the room was.
+# First the **views**. They define what does *not* matter: where the lesion is, how it is rotated,
+# how bright the room was.
 
 # %% alt="Three rows of six small synthetic lesions: whole, and twice a part of each, turned, brighter or darker."
 views = keras.Sequential([
@@ -110,10 +111,10 @@ rows |= {name: views(unlabelled[:6], training=True) for name in ("one view", "an
 tlk.plots.strips(rows, title="Two views of each picture (synthetic)")
 
 # %% [markdown]
-# Then the **loss**, called NT-Xent. Of *n* pictures there are 2*n* views, each a vector. Take the
-# cosine of every two: 1 if they point the same way. For each view ask "who is your partner?", a
-# question with 2*n* answers, and take the usual cross-entropy. (A low
-# [temperature](glossary.md#temperature) makes the question sharper.)
+# Then the **loss**, called NT-Xent. From *n* images there are 2*n* views, each a vector. Compute
+# the cosine of every pair; it is 1 if both point the same way. For each view, ask "which one is
+# your partner?", a classification with 2*n* possible answers, and take the usual cross-entropy. (A
+# low [temperature](glossary.md#temperature) makes the question sharper.)
 
 
 # %%
@@ -127,8 +128,8 @@ def nt_xent(_, pairs, temperature=0.1):
 
 
 # %% [markdown]
-# And a **monitor**: the mean cosine of views of *different* pictures. Near 0 they point in all
-# directions. Near 1 the network says the same of everything: it has
+# And a **monitor**: the mean cosine of views of *different* images. Near 0, the vectors point in
+# all directions. Near 1, the network gives the same output for everything: it has
 # **[collapsed](glossary.md#collapse)**.
 
 
@@ -141,10 +142,10 @@ def others(_, pairs):
 
 
 # %% [markdown]
-# The model shows two views of each picture to one encoder, and what comes out to two Dense layers
-# that are thrown away afterwards: the loss wants views to be *equal*, and what they differ in may
-# get lost there without harm to the features. The labels that `fit` asks for are zeros that nobody
-# reads.
+# The model passes two views of each image through the same encoder, and then through two Dense
+# layers that are discarded afterwards. The loss wants the views to be *equal*; these two layers can
+# throw away the differences between views without harm to the features. The labels that `fit` asks
+# for are zeros that the loss ignores.
 
 
 # %%
@@ -165,8 +166,8 @@ found["find the partner"] = probe(encoder)
 # %% [markdown]
 # ## Collapse, on purpose
 #
-# Why all the other pictures in the loss? Ask only that partners be equal. The best answer then is
-# to say the same of every picture.
+# Why does the loss need all the other images? Try asking only that partners be equal. The best
+# answer then is to output the same vector for every image.
 
 
 # %%
@@ -181,14 +182,14 @@ rows = [["who is your partner?", history["others"][-1]], ["be equal", collapsed[
 tlk.table(rows, ["loss", "cosine of different pictures, at the end"], digits=0)
 
 # %% [markdown]
-# Its loss falls to the best that there is, and nothing is learned. So never judge such a training
-# by its loss: watch the cosine of different pictures, and probe with a few labels.
+# Its loss falls to the best possible value, and nothing is learned. So never judge such a training
+# by its loss: watch the cosine of different images, and probe with a few labels.
 #
-# ## The same with tlkeras, and pictures of one lesion
+# ## The same with tlkeras, and images of one lesion
 #
-# `contrastive.SimCLR` is the model above, for any encoder, with the cosines of partners and of
-# others in its history. KerasCV has the loss, too; it adds up the two directions, of which ours
-# takes the mean:
+# `contrastive.SimCLR` is the model above for any encoder, with the cosines of partners and of
+# others in its history. KerasCV has the loss, too. It adds up the two directions, where ours takes
+# the mean:
 
 # %% tags=["plumbing", "nbval-check-output"]
 import keras_cv
@@ -199,9 +200,9 @@ theirs = float(keras_cv.losses.SimCLRLoss(0.1)(first, second))
 tlk.table([["KerasCV's loss, divided by ours", theirs / ours]], ["", "times"], digits=3)
 
 # %% [markdown]
-# Views are a guess of ours about what does not matter. A clinic knows better: it has **several
-# pictures of one lesion**, in other light, nearer or farther. Who filed them knows that it is the
-# same lesion, not which kind it is.
+# Views are our guess about what does not matter. A clinic knows better: it has **several images of
+# one lesion**, in different light, nearer or farther. Whoever filed them knows that they show the
+# same lesion, but not which class it is.
 
 # %% alt="Two rows of six small synthetic lesions; below each another picture of the same lesion: turned, nearer or farther, in other light."
 lesion = np.arange(len(unlabelled))
@@ -224,8 +225,8 @@ found["find the other picture of the lesion"] = probe(encoder)
 # %% [markdown]
 # ## By hand 2: fill in what is hidden
 #
-# Cover three of four squares with grey and let one more layer, thrown away afterwards, paint them.
-# Only what was hidden counts: `sample_weight` is 1 there and 0 elsewhere.
+# Cover three of four squares with grey, and train one more layer, discarded afterwards, to paint
+# them. Only the hidden squares count: `sample_weight` is 1 there and 0 elsewhere.
 
 
 # %%
@@ -251,8 +252,8 @@ rows = {"what it sees": seen, "what it paints": painted, "the picture": new[:6]}
 tlk.plots.strips(rows, title="Three of four squares were hidden (synthetic)")
 
 # %% [markdown]
-# Its BatchNorm has seen grey squares only; `adapt_batchnorm` gives it the statistics of whole
-# pictures.
+# Its BatchNorm layers have only seen images with grey squares; `adapt_batchnorm` gives them the
+# statistics of whole images.
 
 # %%
 tlk.flavors.domain.adapt_batchnorm(encoder, unlabelled)
@@ -262,15 +263,15 @@ tlk.table(list(found.items()), ["one draw, ten labels a class; two epochs", "val
 # %% [markdown]
 # ## The experiment: what does each game teach?
 #
-# Stored are three trainings of each kind, each probed with five [draws](glossary.md#draw) of 5, 10
-# and 30 labels a class and tested on 1,600 other pictures. All have the same network, the same
-# 3,600 unlabelled pictures and 19 to 32 seconds of one core. *Random pairs* are the
-# [control](glossary.md#control) of *lesion pairs*: the lesions' numbers are shuffled, so that
-# partners show different lesions.
+# The stored results cover three trainings of each kind. Each is probed with five
+# [draws](glossary.md#draw) of 5, 10 and 30 labels per class and tested on 1,600 other images. All
+# trainings use the same network, the same 3,600 unlabelled images, and 19 to 32 seconds of one
+# core. *Random pairs* are the [control](glossary.md#control) for *lesion pairs*: the lesion numbers
+# are shuffled, so that partners show different lesions.
 #
-# *From scratch* trains the whole network on views of the labelled pictures alone. **It is no
-# matched control**: it had 200 steps, four seconds, where the others had about five times as long.
-# With as much time it may well be better: read its line as a lower limit.
+# *From scratch* trains the whole network on augmented views of the labelled images alone. **It is
+# not a matched control**: it had 200 steps, four seconds, while the others had about five times as
+# long. With as much time it may well be better, so take its row as a lower bound.
 
 # %% tags=["plumbing"] alt="Five lines over 5, 10 and 30 labels a class. ImageNet: 39, 47, 63 percent; lesion pairs 35, 41, 50; views 27, 30, 42; from scratch 27, 28, 37; untrained 25, 26, 34."
 stored = tlk.results("selfsupervised", part=["probe", "scratch", "control"])
@@ -285,10 +286,11 @@ tlk.plots.curves(shown, x="labels per class", title=title, log=True)
 tlk.table(scores, "test (%)", note=stored.note)
 
 # %% [markdown]
-# Ten labels on top of lesion pairs (41 %) are a tie with thirty on top of views (42 %). What either
-# saves over training from scratch for as long, this table cannot say.
+# Ten labels with lesion pairs (41 %) tie with thirty labels with views (42 %). This table cannot
+# say what either saves over training from scratch for as long.
 #
-# Training by training and draw by draw, against the same first weights, untrained:
+# The next table shows the gain over the same initial weights, untrained, for each training and
+# draw:
 
 # %% tags=["plumbing", "nbval-check-output"]
 gained = {}
@@ -298,16 +300,16 @@ for name in order[1:]:
 tlk.table(gained, "points over untrained")
 
 # %% [markdown]
-# At ten labels lesion pairs bring 15 points and views four; at five labels views are a tie. Lesion
+# At ten labels lesion pairs gain 15 points and views four; at five labels views are a tie. Lesion
 # pairs are ahead of views in each of fifteen draws, at every number of labels. Shuffled partners
-# bring nothing: it is the *lesions* that teach, not that there are two pictures. Filling in brings
-# nothing either. (MAE's networks are a thousand times larger and see a million pictures, hundreds
-# of times: with more time than ours it may come out otherwise.)
+# gain nothing: it is the *lesions* that teach, not the fact that there are two images. Filling in
+# gains nothing either. (MAE's networks are a thousand times larger and see a million images,
+# hundreds of times: with more time than ours the result may be different.)
 #
-# **A caveat.** Two pictures of one lesion have the same class, so the lesions' numbers say
-# something about classes, though nobody has named one. Views do not.
+# **A caveat.** Two images of one lesion have the same class, so the lesion numbers carry some
+# information about classes, although nobody has named one. Views do not.
 #
-# ## How much is a picture without a label worth?
+# ## How much is an image without a label worth?
 
 # %% tags=["plumbing", "nbval-check-output"]
 fewer = tlk.results("selfsupervised", part="sizes")
@@ -318,13 +320,13 @@ rows["3,600"] = scores["lesion pairs"]
 tlk.table(rows, "unlabelled pictures; test (%)")
 
 # %% [markdown]
-# A hundred pictures bring 36 to 78 % of the gain of 3,600, six hundred 86 % of it at ten labels and
-# all of it at five and thirty: what the next 3,000 add is a tie. All had the same 280 steps;
-# whether more pictures pay in a longer training was not measured. (The probe's scale comes from all
-# 3,600.)
+# A hundred images bring 36 to 78 % of the gain of 3,600. Six hundred bring 86 % of it at ten labels
+# and all of it at five and thirty: what the next 3,000 add is a tie. All runs had the same 280
+# steps; whether more images pay in a longer training was not measured. (The probe's standardisation
+# always uses all 3,600.)
 #
-# To count it in labels, ask how many the *untrained* network needs, with the same probe, for what
-# lesion pairs reach with five:
+# To express the gain in labels, ask how many the *untrained* network needs, with the same probe, to
+# reach what lesion pairs reach with five:
 
 # %% tags=["plumbing", "nbval-check-output"]
 counts = (5, 10, 30)
@@ -335,14 +337,15 @@ rows += [["untrained", n, score] for n, score in zip(counts, untaught, strict=Tr
 tlk.table(rows, ["features", "labels a class", "test (%)"])
 
 # %% [markdown]
-# Thirty labels do what five do with lesion pairs: a tie. So 600 pictures without labels did the
-# work of 25 labels for each of seven classes, 175 in all: **three or four pictures for one label**.
-# That is the price here, not a law, and it is counted in labels for an untrained network.
+# Thirty labels with the untrained network match five with lesion pairs: a tie. So 600 images
+# without labels did the work of 25 labels for each of seven classes, 175 in all: **three or four
+# images for one label**. That is the price in this case, not a law, and it is counted in labels for
+# an untrained network.
 #
-# ## Where it fails: beside ImageNet
+# ## Where it fails: compared with ImageNet
 #
-# With the same small pictures, enlarged, the frozen ImageNet network is ahead of everything that we
-# taught. In pictures of 96 pixels it is further ahead:
+# With the same small images, enlarged, the frozen ImageNet network is ahead of everything that we
+# trained. With images of 96 pixels it is further ahead:
 
 # %% tags=["plumbing", "nbval-check-output"]
 frozen = {"preset": "efficientnet_lite0", "task": "lesions", "method": "frozen"}
@@ -352,9 +355,9 @@ rows["ImageNet, 96 pixels"] = large.scores("labels_per_class", scale=100)
 tlk.table(rows, "test (%)")
 
 # %% [markdown]
-# So 3,600 pictures do not replace a million. Begin with a pretrained network, and teach one from
-# nothing where none fits: sensors other than cameras (spectra, radar, sound), or a device too small
-# for one. The same game may also go on *from* ImageNet's weights: [chapter
+# So 3,600 images do not replace a million. Start with a pretrained network. Train your own only
+# where none fits: for sensors other than cameras (spectra, radar, sound), or a device too small for
+# one. The same game can also continue *from* ImageNet's weights: [chapter
 # 10.3](10_3_domain_adaptive_pretraining.ipynb) does that, with its controls.
 #
 # ## What it costs
@@ -371,20 +374,21 @@ tlk.table(
 )
 
 # %% [markdown]
-# Twenty to thirty seconds of a busy core, once, for all tasks to come. (ImageNet's network cost
-# nothing only because others have paid for it.) The network that is left has a thirty-sixth of the
-# weights of ImageNet's.
+# Twenty to thirty seconds of a busy core, once for all later tasks. (The ImageNet network cost
+# nothing only because others have paid for it.) The resulting network has a thirty-sixth of the
+# parameters of the ImageNet network.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: what does the loss start at?
 #
-# What loss has a network that guesses the partner, in batches of 16, 64 and 256 pictures? And why
-# are the losses of two batch sizes not to be compared?
+# What is the loss of a network that guesses the partner at random, with batches of 16, 64 and 256
+# images? And why can you not compare the losses of two batch sizes?
 
 # %% [markdown] tags=["hint"]
-# Of 2*n* views, one is oneself. Cross-entropy of guessing among *k* is the logarithm of *k*.
+# One of the 2*n* views is the view itself. The cross-entropy of guessing among *k* answers is the
+# logarithm of *k*.
 
 # %% tags=["answer"]
 tlk.table(
@@ -392,19 +396,20 @@ tlk.table(
 )
 
 # %% [markdown] tags=["answer"]
-# In a larger batch each picture has to be told from more others, a harder question: its loss is
-# higher for that reason alone.
+# In a larger batch each image has to be told apart from more others, which is a harder question:
+# the loss is higher for that reason alone.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: partners by patient
 #
-# Many clinics file pictures by patient, not by lesion. Draw a partner for every picture: another
-# one of the same patient, of the same lesion, or any other. How often has it one, and how often is
-# that of the same kind? (`"patient"` and `"lesion"` come with the pictures, as labels do.)
+# Many clinics file images by patient, not by lesion. Draw a partner for every image: another image
+# of the same patient, of the same lesion, or any other image. How many images have a partner, and
+# how often is it of the same class? (`"patient"` and `"lesion"` come with the images, as labels
+# do.)
 
 # %% [markdown] tags=["hint"]
-# `Pairs(labels, groups, batch_size=len(labels))` gives partners of labels as well as of pictures:
-# `((first, second),) = pairs[0]`. Take it with the groups `patient`, `lesion`, and all zeros.
+# `Pairs(labels, groups, batch_size=len(labels))` pairs up labels as well as images: `((first,
+# second),) = pairs[0]`. Use it with the groups `patient`, `lesion`, and all zeros.
 
 # %% tags=["answer"]
 pictures = tlk.load_task("lesions", image_size=setting.image_size)
@@ -418,18 +423,19 @@ for name, groups in {"one lesion": lesions, "one patient": patient, "any two": 0
 tlk.table(rows, ["partners", "have one, %", "of the same kind, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# Partners by lesion are always of one kind, but three pictures of ten have none. By patient more
-# have one, and a quarter of the partners are of different kinds: the network is told to overlook
-# what tells them apart. Which is better was not measured; random pairs show where it ends.
+# Partners by lesion are always of one class, but three images of ten have none. By patient more
+# images have a partner, and a quarter of the partners are of different classes, which teaches the
+# network to ignore the differences between those classes. Which is better was not measured; random
+# pairs show where it ends.
 
 # %% [markdown]
 # ## What to remember
 #
-# - A game whose answers come with the pictures teaches a network without labels. What views or
-#   partners differ in is what it learns to overlook: choose them with care.
-# - Watch for collapse: a falling loss says nothing; the cosine of different pictures does.
-# - Several pictures of one thing taught more than changed copies of one. But where a pretrained
-#   network fits, it comes first.
+# - A game whose answers come with the images teaches a network without labels. The network learns
+#   to ignore whatever the views or partners differ in, so choose them with care.
+# - Watch for collapse: a falling loss says nothing; the cosine of different images does.
+# - Several images of one thing taught more than altered copies of one. But where a pretrained
+#   network fits, start with it.
 #
-# **Then:** networks that have learned from pictures *and* their captions, and can be asked by name,
+# **Then:** networks that have learned from images *and* their captions, and can be asked by name,
 # [chapter 8.9](08_09_zero_and_few_shot.ipynb).
