@@ -54,8 +54,10 @@ tlk.table(rows, ["first guess", "probability, %"], digits=-1)
 # have something to work with, the next cell writes such a folder from the task `clothes`, 30
 # images per class. Do not expect phone pictures: these are real product photographs, but tiny
 # ones, the 28x28 grey thumbnails of [Fashion-MNIST](https://arxiv.org/abs/1708.07747), enlarged to
-# 64x64 for the network. To use your own photographs, run the next cell all the same (it also holds
-# the settings), then replace `photographs` in the cell after it with the full path of your folder.
+# 64x64 for the network. (With `TLKERAS_PROFILE=online` the folder holds downloaded photographs of
+# cats and dogs instead.) To use your own photographs, run the next cell all the same (it also
+# holds the settings), then replace `photographs` in the cell after it with the full path of your
+# folder.
 
 # %% tags=["plumbing"]
 import os
