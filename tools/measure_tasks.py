@@ -52,22 +52,23 @@ FEW, ALL = (32, 16, 200), (6, 32, 600)  # passes, images a batch, steps at least
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 CARD_HEADING = "## Targets"
 CARD_TEXT = """
-Balanced accuracy on test in %, mean and standard deviation over five draws of labels (all of
-them: three runs, or one where nothing is drawn), by `tools/measure_tasks.py`
-(`data/results/tasks.csv`). Frozen: logistic regression on the pooled outputs of one block; the
-block and the strength are chosen on validation, for each number of labels. Random: the same on an
-untrained network, one for all draws. From scratch: the same network without pretraining: 32 passes
-over few labels, at least 200 steps; six over all, at least 600. Fine-tuned: as many for the head,
-then for the whole network with BatchNorm's statistics frozen. Both in mixed_bfloat16, at the better
-of two learning rates on validation, with ten labels a class for few and with all for all. Three of
-these rules were adopted after others had been scored on test: the choice of the block (before: the
-last one; of `glyph_vit`, for a while, the first or the last), the number of steps (fewer at 30
-labels and with all) and the rate for all labels (that of ten). Images of 32x32; `scene_clip` sees
-`lesions` and `scenes` at 64x64, `efficientnet_lite0` all at 96x96. What concerns it, `clothes` or
-untrained networks was mostly measured with Keras on JAX, on a GPU. All tasks but `clothes` and
-`digits` are synthetic; `lesions` has no medical validity. Where few labels do better from scratch
-than frozen, chapter 02 says why. An empty cell is not measured yet; neither are all draws where
-their number is given.
+Balanced accuracy on test data in %, mean and standard deviation over five draws of the labelled
+images (with all labels: three runs, or one where nothing is random), from `tools/measure_tasks.py`
+(`data/results/tasks.csv`). Pixels: logistic regression on the pixels. Frozen: logistic regression
+on the pooled outputs of one block; block and strength are chosen on validation data for each number
+of labels. Random: the same on one untrained network. Scratch: the same network without pretraining,
+trained for 32 passes and at least 200 steps with few labels, for six passes and at least 600 steps
+with all. Fine-tuned: as many steps for the head, then for the whole network with the statistics of
+BatchNorm frozen. Both use mixed_bfloat16 and the better of two learning rates on validation data,
+chosen with ten labels per class for few labels and with all labels for all. Three of these rules
+were adopted after others had been scored on test data: the choice of the block (before: the last;
+for `glyph_vit`, at one time, the first or the last), the number of steps (fewer at 30 labels and
+with all) and the rate for all labels (that of ten). Images are 32x32, but 64x64 for `scene_clip` on
+`lesions` and `scenes`, and 96x96 for `efficientnet_lite0`. Most rows with `efficientnet_lite0`,
+`clothes` or untrained networks were measured with Keras on JAX, on a GPU. All tasks but `clothes`
+and `digits` are synthetic; `lesions` has no medical validity. Chapter 02 explains why training from
+scratch is better than frozen features on some tasks. Empty cells have not been measured; a number
+in brackets says how many draws were measured, if not all.
 """.strip()
 RATES = {"scratch": (1e-3, 3e-3), "fine-tuned": (1e-4, 1e-3)}
 

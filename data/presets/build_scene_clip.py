@@ -2,10 +2,10 @@
 
     python data/presets/build_scene_clip.py --dtype mixed_bfloat16
 
-Every scene is drawn anew. Eight pairs of colour and shape are never drawn here
-(`scenes.render.HELD_OUT`): they are for zero-shot tests. A run that is killed goes on from its
-last checkpoint when the same command is given again. The loss is CLIP's: in a batch, an image has
-to find its caption and a caption its image (Radford et al., 2021, arXiv:2103.00020).
+Every scene is newly drawn. Eight pairs of colour and shape are never drawn here
+(`scenes.render.HELD_OUT`); they are for zero-shot tests. If a run is killed, the same command
+continues it from its last checkpoint. The loss is that of CLIP: in each batch, images must be
+matched to their captions and captions to their images (Radford et al., 2021, arXiv:2103.00020).
 """
 
 import argparse
@@ -31,13 +31,13 @@ SIZE = 64  # pixels
 BATCH = 256
 EPOCH = 250  # steps between checkpoints
 TOKENS = 24  # start, words, end
-MERGES = 400  # of the tokenizer, at most: every word of the captions becomes one token
+MERGES = 400  # vocabulary limit for learning merges: every word of the captions becomes one token
 SCALE, OFFSET = 1 / 127.5, -1.0  # pixels 0..255 to -1..1
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def tokenizer() -> keras_hub.models.CLIPTokenizer:
-    """Byte-pair encoding learned from captions; any other text falls into letters."""
+    """Return a byte-pair encoding learned from captions; other text is split into letters."""
     rng = np.random.default_rng(SEED)
     scenes = render.sample(20_000, rng)
     captions = [render.caption(scenes[i], rng) for i in range(len(scenes))]
@@ -51,7 +51,7 @@ def tokenizer() -> keras_hub.models.CLIPTokenizer:
     tokens = letters + [letter + "</w>" for letter in letters]
     merges = [" ".join(pair) for pair in _merges(learner)]
     tokens += [merge.replace(" ", "") for merge in merges]
-    # The end must have the largest number: KerasHub's text tower finds it by that.
+    # The end token must have the largest number: KerasHub's text tower finds it that way.
     vocabulary = {token: number for number, token in enumerate([*tokens, START, END])}
     return keras_hub.models.CLIPTokenizer(vocabulary, merges)
 
@@ -62,7 +62,7 @@ def _merges(learner: tokenizers.Tokenizer) -> list[tuple[str, str]]:
 
 
 def preprocessor() -> keras_hub.models.CLIPPreprocessor:
-    """Prompts to TOKENS token ids, images to -1..1."""
+    """Return a preprocessor that turns prompts into TOKENS token ids and scales images to -1..1."""
     return keras_hub.models.CLIPPreprocessor(
         tokenizer(),
         keras_hub.layers.CLIPImageConverter(image_size=(SIZE, SIZE), scale=SCALE, offset=OFFSET),
@@ -71,7 +71,7 @@ def preprocessor() -> keras_hub.models.CLIPPreprocessor:
 
 
 class Pairs(keras.utils.PyDataset):
-    """One epoch of freshly drawn scenes and captions, the same for the same (seed, epoch)."""
+    """One epoch of newly drawn scenes and captions, always the same for the same (seed, epoch)."""
 
     def __init__(self, encode: keras_hub.models.CLIPPreprocessor, epoch: int):
         super().__init__(workers=1, max_queue_size=4)
@@ -95,7 +95,7 @@ class Pairs(keras.utils.PyDataset):
 
 
 def network(vocabulary: int) -> keras_hub.models.CLIPBackbone:
-    """An image tower of five blocks on 64 patches, a text tower of two, 0.7 M parameters."""
+    """Return an image tower of five blocks (64 patches), a text tower of two; 0.7 M parameters."""
     width = {"hidden_dim": 96, "num_heads": 3, "intermediate_dim": 192}
     vision = keras_hub.models.CLIPVisionEncoder(
         patch_size=8, num_layers=5, image_shape=(SIZE, SIZE, 3), **width
@@ -107,7 +107,7 @@ def network(vocabulary: int) -> keras_hub.models.CLIPBackbone:
 
 
 def trainable(backbone: keras_hub.models.CLIPBackbone, steps: int) -> keras.Model:
-    """The network with its logits in float32, compiled."""
+    """Return the network with its logits in float32, compiled."""
     image = keras.Input((SIZE, SIZE, 3), name="images")
     token_ids = keras.Input((TOKENS,), dtype="int32", name="token_ids")
     backbone.clip_head.dtype_policy = "float32"  # bfloat16 is too coarse for logits up to 100
@@ -131,7 +131,7 @@ def trainable(backbone: keras_hub.models.CLIPBackbone, steps: int) -> keras.Mode
 
 
 def train(encode, vocabulary: int, steps: int, work: Path) -> keras_hub.models.CLIPBackbone:
-    """The network, trained for `steps`."""
+    """Return the network, trained for `steps`."""
     keras.utils.set_random_seed(SEED)
     backbone = network(vocabulary)
     model = trainable(backbone, steps)
@@ -140,7 +140,7 @@ def train(encode, vocabulary: int, steps: int, work: Path) -> keras_hub.models.C
 
 
 def zero_shot(backbone, encode, held_out: bool, n: int = 1_000) -> dict[str, float]:
-    """Accuracy (%) without training: the shape among 8 names, and the pair among all 64."""
+    """Return the zero-shot accuracy (%) for the shape among 8 names and the pair among all 64."""
     rng = np.random.default_rng([SEED, 0, held_out])
     scenes = render.sample(n, rng, held_out)
     images = np.concatenate([render.draw(scenes[i : i + 50], rng, SIZE) for i in range(0, n, 50)])

@@ -1,4 +1,4 @@
-"""What the build scripts beside this file share: training with checkpoints, and the folder."""
+"""Code shared by the build scripts in this folder: training with checkpoints, writing a preset."""
 
 import csv
 import hashlib
@@ -19,13 +19,13 @@ def train(
     work: Path,
     accuracy: str = "accuracy",
 ) -> None:
-    """Trains a compiled model, a checkpoint an epoch; goes on from the last one in `work`.
+    """Train a compiled model with a checkpoint per epoch; continue from the last one in `work`.
 
     Args:
-        model: as it starts, unless there is a checkpoint.
-        epochs: how many in all; each has the steps of its data.
-        data: what an epoch, counted from 0, is trained on.
-        work: gets `checkpoint.weights.h5`, and `log.csv`: epoch, loss, accuracy, seconds.
+        model: the model with its initial weights, which a checkpoint replaces.
+        epochs: total number of epochs; each has the steps of its data.
+        data: a function from the epoch, counted from 0, to its training data.
+        work: folder for `checkpoint.weights.h5` and `log.csv` (epoch, loss, accuracy, seconds).
         accuracy: the metric that is logged.
     """
     work.mkdir(parents=True, exist_ok=True)
@@ -51,13 +51,13 @@ def train(
 
 
 def write_preset(parts: list, out: Path, work: Path, card: dict) -> None:
-    """Writes the preset folder of a network that was trained here; `card.md` stays.
+    """Write the preset folder of a network that was trained here; `card.md` is kept.
 
     Args:
-        parts: what KerasHub saves into a preset: the network, its image converter, a tokenizer.
+        parts: objects that KerasHub saves into a preset: network, image converter, tokenizer.
         out: the preset's folder.
-        work: where training left `log.csv`, a row an epoch that ends in seconds.
-        card: what `card.json` shall say; how training ended is added.
+        work: folder with the `log.csv` of the training, one row per epoch, seconds last.
+        card: content of `card.json`; the results at the end of training are added.
     """
     new = work / "preset"
     shutil.rmtree(new, ignore_errors=True)
@@ -75,7 +75,7 @@ def write_preset(parts: list, out: Path, work: Path, card: dict) -> None:
 
 
 def publish(new: Path, out: Path, card: dict) -> None:
-    """Moves what is in the folder `new` to `out`, with the SHA-256 of every file in `card.json`."""
+    """Move the files in `new` to `out`, and list the SHA-256 of each in `card.json`."""
     files = sorted(path for path in new.rglob("*") if path.is_file())
     card |= {
         "files": {

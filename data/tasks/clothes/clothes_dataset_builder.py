@@ -1,4 +1,4 @@
-"""Real product photographs out of Fashion-MNIST, as a TFDS builder; see card.md."""
+"""Real product photographs from Fashion-MNIST, as a TFDS builder; see card.md."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from tlkeras.tasks import idx
 
 HERE = Path(__file__).parent
-SIZE = 28  # pixels a side
+SIZE = 28  # pixels per side
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -19,7 +19,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """`tfds.load("clothes")` after `import tlkeras.tasks`."""
 
     VERSION = tfds.core.Version("1.0.0")
-    code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself
+    code_path = Path(__file__)  # else TFDS 4.9 looks for it with a package it does not install
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

@@ -1,9 +1,9 @@
-"""Draws the images of `clothes` out of Fashion-MNIST and writes them beside this file.
+"""Draws the images of `clothes` from Fashion-MNIST and writes them to the folder of this file.
 
     apt-get install dataset-fashion-mnist      # Debian, Ubuntu
-    python data/tasks/clothes/make.py          # or, after it, the folder with the four IDX files
+    python data/tasks/clothes/make.py          # or add the folder with the four IDX files
 
-The same draw gives the same images.
+The seed is fixed, so every run draws the same images.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from tlkeras.tasks import idx
 
 HERE = Path(__file__).resolve().parent
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-COUNTS = {"train": {"train": 300, "validation": 100}, "test": {"test": 200}}  # images a class
+COUNTS = {"train": {"train": 300, "validation": 100}, "test": {"test": 200}}  # images per class
 SEED = 0
 
 
 def draw(labels: np.ndarray, counts: dict[str, int], rng: np.random.Generator) -> dict:
-    """For each split, places of so many examples of each class, in the order they had."""
+    """Return, for each split, the sorted indices of `counts[split]` examples of each class."""
     members = [rng.permutation(np.flatnonzero(labels == label)) for label in range(10)]
     places, start = {}, 0
     for split, count in counts.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-SIZE = 32  # pixels a side, up from 8
+SIZE = 32  # pixels per side, enlarged from 8
 SPLITS = {"train": 797, "validation": 200, "test": 800}
 SEED = 0
 
@@ -15,7 +15,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     START = "glyph_resnet"
-    code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself
+    code_path = Path(__file__)  # else TFDS 4.9 looks for it with a package it does not install
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -43,7 +43,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """The 1,797 images, uint8 (1797, SIZE, SIZE, 3), white ink on black, and their labels."""
+    """Return the images, uint8 (1797, SIZE, SIZE, 3), white ink on black, and their labels."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -54,13 +54,13 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bilinear(small: int, large: int) -> np.ndarray:
-    """The matrix that interpolates `small` points to `large`, pixel centres aligned."""
+    """Return the matrix that interpolates `small` points to `large`, pixel centres aligned."""
     position = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
     return np.maximum(1 - np.abs(position[:, None] - np.arange(small)), 0)
 
 
 def _split(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Indices of each split; every class has its share in each, and every index is used once."""
+    """Return the indices of each split, stratified by class; every index is used once."""
     from sklearn.model_selection import train_test_split
 
     everything = np.arange(len(labels))

@@ -7,10 +7,10 @@ import tensorflow_datasets as tfds
 
 SIZE = 32  # pixels
 SEED = 0
-# What render.letters() finds (a test holds the two together), kept so that loading need not look.
+# The result of render.letters(), stored so that loading does not compute it; a test compares both.
 LETTERS = "".join(Path(__file__).with_name("letters.txt").read_text(encoding="utf-8").split())
 DIGITS = "0123456789"
-STYLES = {  # which fonts have which style; each split of `styles` has letters of its own
+STYLES = {  # the fonts of each style; each split of `styles` has its own letters
     "sans": ("DejaVuSans", "cmss10"),
     "sans bold": ("DejaVuSans-Bold",),
     "serif": ("DejaVuSerif", "STIXGeneral", "cmr10"),
@@ -38,7 +38,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.1.0")
     START = "glyph_resnet"
-    code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself
+    code_path = Path(__file__)  # else TFDS 4.9 looks for it with a package it does not install
     NOTE = "Synthetic"
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name=name, description=text) for name, text in CONFIGS.items()
@@ -96,7 +96,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def _styles(source) -> np.ndarray:
-    """The style of every glyph, an index into STYLES; -1 for fonts that have none of them."""
+    """Return the style of every glyph, an index into STYLES; -1 for fonts without a style."""
     from . import render
 
     style_of = {font: label for label, fonts in enumerate(STYLES.values()) for font in fonts}

@@ -1,9 +1,9 @@
-"""Draws printed letters: fonts that ship with matplotlib in, small RGB images out.
+"""Draws printed letters as small RGB images, from the fonts that ship with matplotlib.
 
-Every glyph (one letter in one font) is kept as two distance fields on a square grid:
+Every glyph (one letter in one font) is stored as two distance fields on a square grid:
 the distance to its outline, and the distance to its centre line. Reading a warped field and
-cutting it at a random level gives any slant, wobble, stroke width and sharpness for the price
-of one interpolation, so a training image need never be drawn twice.
+cutting it at a random level gives any slant, wobble, stroke width and sharpness at the cost
+of one interpolation, so no training image has to be used twice.
 """
 
 import unicodedata
@@ -22,20 +22,20 @@ FONTS = (
     "STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol", "STIXGeneralBolIta",
     "cmr10", "cmmi10", "cmss10", "cmtt10", "cmb10",
 )  # fmt: skip
-FIELD = 48  # points along a side of a distance field
+FIELD = 48  # points per side of a distance field
 REACH = 1.25  # a field spans [-REACH, REACH]; the glyph's longer side spans [-1, 1]
 
 
 def font_path(name: str) -> Path:
-    """The file of one of matplotlib's fonts."""
+    """Return the file of one of matplotlib's fonts."""
     return Path(get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
 
 
 def drawing(character: str, font: str, points: int = 96) -> np.ndarray:
-    """The character drawn in the middle of a square, its longer side `points / REACH` (bool)."""
+    """Draw a character in the centre of a square (bool); its longer side is `points / REACH`."""
     face = FT2Font(str(font_path(font)))
     size = 64.0
-    for _ in range(2):  # once to measure, once at the size wanted
+    for _ in range(2):  # once to measure, once at the final size
         face.set_size(size, 72)
         face.set_text(character, 0, flags=LoadFlags.NO_HINTING)
         face.draw_glyphs_to_bitmap(antialiased=True)
@@ -51,7 +51,7 @@ def drawing(character: str, font: str, points: int = 96) -> np.ndarray:
 
 
 def fields(inside: np.ndarray) -> np.ndarray:
-    """Distances to the outline (negative inside) and to the centre line: (2, FIELD, FIELD)."""
+    """Return distances to the outline (negative inside) and the centre line: (2, FIELD, FIELD)."""
     unit = 2 * REACH / len(inside)
     depth = ndimage.distance_transform_edt(inside) * unit
     to_outline = ndimage.distance_transform_edt(~inside) * unit - depth
@@ -69,11 +69,12 @@ def fields(inside: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def letters() -> tuple[str, ...]:
-    """The classes: letters without accents that no digit, and no earlier letter, looks like.
+    """Return the classes: letters without accents that look like no digit and no earlier letter.
 
-    Taken from what DejaVu Sans and DejaVu Serif both draw. Two characters are alike when their
-    drawings, scaled to the same box, overlap by more than 78 % (intersection over union): this
-    keeps one `A` of the Latin, Greek and Cyrillic ones, and drops `O`, the double of `0`.
+    They are chosen from the characters that both DejaVu Sans and DejaVu Serif have. Two characters
+    look alike if their drawings, scaled to the same box, overlap by more than 78 % (intersection
+    over union). This keeps one of the Latin, Greek and Cyrillic `A`s, and drops `O`, which looks
+    like `0`.
     """
     known = set(FT2Font(str(font_path("DejaVuSans"))).get_charmap())
     known &= set(FT2Font(str(font_path("DejaVuSerif"))).get_charmap())
@@ -94,7 +95,7 @@ def letters() -> tuple[str, ...]:
 
 
 def _in_a_box(ink: np.ndarray) -> np.ndarray:
-    """The drawing cut out and stretched to 40 x 40, but a thin one (`l`) at most fourfold."""
+    """Crop a drawing and stretch it to 40 x 40, thin ones (`l`) at most fourfold."""
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     pad = [max(0, max(ink.shape) // 4 - side) for side in ink.shape]
@@ -120,7 +121,7 @@ class Glyphs:
 
 
 def glyphs(classes: tuple[str, ...] | None = None) -> Glyphs:
-    """Prepares the distance fields of all classes; about 20 seconds for all letters."""
+    """Compute the distance fields of all classes; this takes about 20 seconds for all letters."""
     classes = classes or letters()
     known = [set(FT2Font(str(font_path(font))).get_charmap()) for font in FONTS]
     pairs = [
@@ -144,14 +145,14 @@ def draw(
     as_printed: bool = False,
     bright: float = 0.5,
 ) -> np.ndarray:
-    """Draws a batch of glyphs, each warped, inked and coloured at random.
+    """Draw a batch of glyphs, each warped, inked and coloured at random.
 
     Args:
         source: the glyphs to choose from.
         chosen: int, (batch,), indices into `source.fields`.
-        rng: all randomness comes from here.
-        size: side of the images in pixels.
-        as_printed: keep slant, widths and strokes as the font has them.
+        rng: the source of all randomness.
+        size: pixels per side of the images.
+        as_printed: nearly keep the slant, widths and strokes of the font.
         bright: share of images whose ink is brighter than the paper, in [0, 1].
 
     Returns:
@@ -173,7 +174,7 @@ def draw(
 
 
 def _warp(n: int, size: int, rng: np.random.Generator, much: float = 1.0):
-    """Where (x, y) in the glyph's frame each pixel looks: an affine map plus a smooth wobble."""
+    """Return (x, y) in the glyph's frame for each pixel: an affine map plus a smooth wobble."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     u, v = (grid[None] for grid in np.meshgrid(axis, -axis))
 
@@ -195,7 +196,7 @@ def _warp(n: int, size: int, rng: np.random.Generator, much: float = 1.0):
 
 
 def _waves(n: int, size: int, rng: np.random.Generator, order: int) -> np.ndarray:
-    """Smooth random surfaces in about [-1, 1]: (n, size, size), sums of slow cosines."""
+    """Return smooth random surfaces in about [-1, 1], sums of slow cosines: (n, size, size)."""
     position = (np.arange(size) + 0.5) / size
     waves = np.cos(np.pi * np.arange(order)[:, None] * position)
     amplitude = rng.normal(0, 1 / order, (n, order, order))
@@ -205,7 +206,7 @@ def _waves(n: int, size: int, rng: np.random.Generator, order: int) -> np.ndarra
 def _interpolate(
     all_fields: np.ndarray, which: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
-    """Bilinear reading of field `which` at glyph coordinates (x, y)."""
+    """Interpolate field `which` bilinearly at glyph coordinates (x, y)."""
     flat = all_fields.reshape(-1)
     column = np.clip((x + REACH) / (2 * REACH) * FIELD - 0.5, 0, FIELD - 1.001)
     row = np.clip((REACH - y) / (2 * REACH) * FIELD - 0.5, 0, FIELD - 1.001)
@@ -219,7 +220,7 @@ def _interpolate(
 
 
 def _coarsen(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Half of the images lose resolution, as if taken from afar and enlarged again."""
+    """Reduce the resolution of half of the images, as if they were enlarged from small ones."""
     size = ink.shape[1]
     sides = range(size // 4, size // 2 + 1, 2)
     blurs = np.stack([np.eye(size)] * len(sides) + [_down_and_up(size, side) for side in sides])
@@ -228,7 +229,7 @@ def _coarsen(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _down_and_up(size: int, side: int) -> np.ndarray:
-    """The matrix that averages `size` pixels down to `side` and interpolates back up."""
+    """Return the matrix that averages `size` pixels down to `side` and interpolates back up."""
     left, cell = np.arange(size), np.arange(side)[:, None] * size / side
     overlap = np.minimum(left + 1, cell + size / side) - np.maximum(left, cell)
     down = np.maximum(overlap, 0) * side / size
@@ -238,7 +239,7 @@ def _down_and_up(size: int, side: int) -> np.ndarray:
 
 
 def _colour(ink: np.ndarray, rng: np.random.Generator, bright: float) -> np.ndarray:
-    """Ink and paper at least 0.3 apart in brightness, half of them tinted; light, noise."""
+    """Colour ink and paper (at least 0.3 apart in brightness, half tinted); add light and noise."""
     n, size = len(ink), ink.shape[1]
     gap = rng.uniform(0.3, 1.0, n)
     dark = rng.uniform(0, 1 - gap)

@@ -1,15 +1,15 @@
-"""The patients of the phantom: what their lesions are, how they are viewed, what is written."""
+"""Draws the synthetic patients: their lesions, the views of each lesion, and the reports."""
 
 import numpy as np
 
 from .reports import write_reports
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-HAM10000 = (327, 514, 1099, 115, 1113, 6705, 142)  # images of each class there, of 10,015
-HAIRS = 10  # at most, in one image
-AGE = (66, 67, 64, 50, 61, 45, 50)  # means in years, spread 13
+HAM10000 = (327, 514, 1099, 115, 1113, 6705, 142)  # images of each class in HAM10000, 10,015 in all
+HAIRS = 10  # hairs drawn for each image; at most 8 of them are visible
+AGE = (66, 67, 64, 50, 61, 45, 50)  # mean age by class in years; the spread is 13
 # Means by class, in the order of CLASSES, and the spread within each class.
-TRAITS = {  # pigments in units of render.MELANIN and BLOOD; radius in halves of the image
+TRAITS = {  # pigments in units of render.MELANIN and BLOOD; radius relative to half the image
     "melanin":     ((0.35, 0.35, 0.95, 0.70, 1.40, 1.10, 0.40), 0.40),
     "blood":       ((0.55, 0.45, 0.20, 0.30, 0.25, 0.15, 0.75), 0.22),
     "radius":      ((0.52, 0.50, 0.52, 0.46, 0.56, 0.48, 0.46), 0.08),
@@ -42,18 +42,19 @@ CRITERIA = {
 
 
 def count_images(total: int) -> list[int]:
-    """Images of each class in `total`, shared out as in HAM10000; the commonest takes the rest."""
+    """Divide `total` images among the classes as in HAM10000; nv, the largest, gets the rest."""
     counts = [round(total * part / sum(HAM10000)) for part in HAM10000]
     counts[CLASSES.index("nv")] += total - sum(counts)
     return counts
 
 
 def draw_patients(rng: np.random.Generator, images: int) -> dict[str, np.ndarray]:
-    """Who has which lesions and how often each is pictured (1 to 4 times).
+    """Draw patients, their lesions, and the number of images of each lesion (1 to 4).
 
     Returns:
-        Rows for lesions: `label`, `pictures`, `patient` (counted from 0), and what a lesion has
-        from its patient: `skin_melanin` and `skin_blood` in quantiles, `age` in years, `woman`.
+        Arrays with one row per lesion: `label`, `pictures` (number of images), `patient` (counted
+        from 0), and properties of the patient: `skin_melanin` and `skin_blood` as quantiles, `age`
+        in years, `woman`.
     """
     label, pictures = [], []
     for number, wanted in enumerate(count_images(images)):
@@ -65,7 +66,7 @@ def draw_patients(rng: np.random.Generator, images: int) -> dict[str, np.ndarray
     order = rng.permutation(len(label))
     label, n = np.array(label)[order], len(label)
     patient = np.repeat(np.arange(n), rng.choice([1, 2, 3], n, p=[0.6, 0.3, 0.1]))[:n]
-    lead = np.searchsorted(patient, patient)  # a patient's first lesion: age goes with that one
+    lead = np.searchsorted(patient, patient)  # the patient's first lesion, which decides the age
     age = np.clip(np.array(AGE)[label] + 13 * rng.standard_normal(n), 6, 95)
     return {
         "label": label,
@@ -79,7 +80,7 @@ def draw_patients(rng: np.random.Generator, images: int) -> dict[str, np.ndarray
 
 
 def draw_lesions(rng: np.random.Generator, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """What each lesion is, drawn given its class; arrays of len(labels) rows for render.draw."""
+    """Draw the properties of lesions of these classes: arrays with a row each, for render.draw."""
     n = len(labels)
     drawn = {}
     for name, (means, spread) in TRAITS.items():
@@ -100,13 +101,13 @@ def draw_lesions(rng: np.random.Generator, labels: np.ndarray) -> dict[str, np.n
 
 
 def draw_views(rng: np.random.Generator, n: int, domain: str) -> dict[str, np.ndarray]:
-    """How each image is taken; arrays of n rows for render.draw, lengths as there."""
+    """Draw how each image is taken: arrays of n rows for render.draw, in its units of length."""
     phone = domain == "phone"
     hairs = (rng.random(n) < 0.4) * rng.integers(1, 9, n)
     many = (n, HAIRS)
     hair = [
         rng.uniform(0, np.pi, n)[:, None] + rng.normal(0, 0.4, many),  # direction
-        rng.uniform(-1, 1, many),  # distance from the middle
+        rng.uniform(-1, 1, many),  # distance from the centre
         rng.normal(0, 0.25, many),  # curvature
         rng.uniform(0.009, 0.02, many),  # width
     ]
@@ -135,7 +136,7 @@ def draw_views(rng: np.random.Generator, n: int, domain: str) -> dict[str, np.nd
 def draw_cases(
     seed: list[int], domain: str, images: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, list[str]]:
-    """All of a split but the pixels: lesions, views, the lesion of each view, and the reports."""
+    """Draw a split without its pixels: lesions, views, the lesion of each view, and reports."""
     rng = np.random.default_rng(seed)
     lesions = draw_patients(rng, images)
     lesions |= draw_lesions(rng, lesions["label"])

@@ -17,7 +17,7 @@ SEED = 0
 
 @dataclass
 class LesionsConfig(tfds.core.BuilderConfig):
-    """`size`: pixels a side; `domain`: the camera, a key of `Builder.DOMAINS`."""
+    """`size`: pixels per side; `domain`: the camera, a key of `Builder.DOMAINS`."""
 
     size: int = 64
     domain: str = "dermatoscope"
@@ -27,7 +27,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """`tfds.load("lesions/64")` after `import tlkeras.tasks`."""
 
     VERSION = tfds.core.Version("1.0.0")
-    code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself
+    code_path = Path(__file__)  # else TFDS 4.9 looks for it with a package it does not install
     SLOW = "drawing 6,000 images takes up to a minute"
     NOTE = "Synthetic, no medical validity"
     GROUP = "patient"  # the feature that splits must keep together
@@ -60,12 +60,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name, images) for name, images in SPLITS.items()}
 
     def _generate_examples(self, split, images):
-        from . import cases, render  # SciPy only when there is something to draw
+        from . import cases, render  # imported here, since only drawing needs SciPy
 
         config = self.builder_config
         seed = [SEED, list(self.DOMAINS).index(config.domain), list(SPLITS).index(split)]
         lesions, views, of_view, reports = cases.draw_cases(seed, config.domain, images)
-        first = 100_000 * seed[1] + 10_000 * seed[2]  # ids that no other split or domain uses
+        first = 100_000 * seed[1] + 10_000 * seed[2]  # so that ids are unique to split and domain
 
         def draw(start):
             some = slice(start, start + CHUNK)
@@ -73,7 +73,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             view = {name: rows[some] for name, rows in views.items()}
             return render.draw(lesion, view, config.size)
 
-        with ThreadPoolExecutor(2) as pool:  # NumPy lets go of the interpreter while it computes
+        with ThreadPoolExecutor(2) as pool:  # NumPy releases the interpreter lock while it computes
             drawn = pool.map(draw, range(0, images, CHUNK))
             pairs = (pair for chunk in drawn for pair in zip(*chunk, strict=True))
             for number, (image, mask) in enumerate(pairs):

@@ -1,10 +1,10 @@
-"""Draws dermoscopy phantoms: what a lesion is and how it is viewed in, small RGB images out.
+"""Draws synthetic dermoscopy images, small and RGB, from properties of lesions and views.
 
-A lesion lives in its own frame, where its boundary is about one unit from its centre, so that it
-can be seen again turned, nearer, in other light, or with more pixels. Colour is worked out as in
-skin: melanin and haemoglobin absorb, each more in some channels (Beer-Lambert), and keratin, scars
-and deep pigment scatter white or blue light on top. All in float64, so that rounding to bytes
-does not depend on how a version of NumPy vectorises.
+Each lesion has its own coordinates, in which its boundary is about one unit from its centre, so it
+can be drawn again turned, nearer, in other light, or with more pixels. Colours are computed as in
+skin: melanin and haemoglobin absorb light, each more in some channels (Beer-Lambert), and keratin,
+scars and deep pigment scatter white or blue light on top. Everything is computed in float64, so
+that rounding to bytes does not depend on how a version of NumPy vectorises.
 """
 
 import numpy as np
@@ -12,18 +12,18 @@ from scipy import ndimage
 
 from .structures import TABLE, Arrays, Place, column, mix, pigments, scatter, step
 
-COARSE = 32  # pixels a side at which smooth noise is drawn, at any size of image
-# Optical density in red, green and blue: of bare skin, and of one unit of each pigment.
+COARSE = 32  # pixels per side of the smooth noise, at any image size
+# Optical density in red, green and blue of bare skin, and of one unit of each pigment.
 SKIN, MELANIN, BLOOD = np.array([[0.14, 0.33, 0.40], [0.34, 0.60, 0.72], [0.10, 0.70, 0.58]])
 
 
 def draw(lesions: Arrays, views: Arrays, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws lesion i as view i shows it.
+    """Draw lesion i as seen in view i.
 
     Args:
-        lesions: arrays of n rows as `cases.draw_cases` makes them.
-        views: arrays of n rows as `cases.draw_views` makes them.
-        size: pixels a side.
+        lesions: arrays of n rows from `cases.draw_cases`, one per image.
+        views: arrays of n rows from `cases.draw_views`.
+        size: pixels per side.
 
     Returns:
         Images, uint8 (n, size, size, 3), and masks, uint8 (n, size, size, 1), 1 in the lesion.
@@ -42,13 +42,13 @@ def draw(lesions: Arrays, views: Arrays, size: int) -> tuple[np.ndarray, np.ndar
 
 
 def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the pixels across and down the image, -1 to 1."""
+    """Return the coordinates of the pixels across and down the image, -1 to 1."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     return axis[None, None, :], axis[None, :, None]
 
 
 def _frame(lesions: Arrays, views: Arrays, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lesion's coordinates of each pixel: shifted, turned, scaled, stretched."""
+    """Return the lesion's coordinates of each pixel: shifted, turned, scaled, stretched."""
     across, down = _axes(size)
     across, down = across - column(views["right"]), down - column(views["down"])
     scale = 1 / column(lesions["radius"] * views["zoom"])
@@ -59,7 +59,7 @@ def _frame(lesions: Arrays, views: Arrays, size: int) -> tuple[np.ndarray, np.nd
 
 
 def _place(lesions: Arrays, views: Arrays, size: int) -> Place:
-    """Noise is read on a coarse grid and enlarged, the rest is worked out at every pixel."""
+    """Return the Place of each pixel. Noise is read on a coarse grid and enlarged."""
     u, v = _frame(lesions, views, COARSE)
     noise = np.stack(
         [
@@ -77,8 +77,8 @@ def _place(lesions: Arrays, views: Arrays, size: int) -> Place:
 
 
 def _enlarge(coarse: np.ndarray, size: int) -> np.ndarray:
-    """Interpolates (n, COARSE, COARSE) to (n, size, size), pixel centres aligned."""
-    # Not a product of matrices: BLAS would start threads, which slow down whoever shares the cores.
+    """Interpolate (n, COARSE, COARSE) to (n, size, size), pixel centres aligned."""
+    # Not a matrix product: BLAS would start threads, which slow down other work on the same cores.
     position = np.clip((np.arange(size) + 0.5) * COARSE / size - 0.5, 0, COARSE - 1)
     left = np.minimum(position.astype("int64"), COARSE - 2)
     part = position - left
@@ -88,7 +88,7 @@ def _enlarge(coarse: np.ndarray, size: int) -> np.ndarray:
 
 
 def _read(table: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Reads (n, TABLE, TABLE) numbers at (x, y), smoothly between them, repeating."""
+    """Read (n, TABLE, TABLE) numbers at (x, y), interpolating smoothly and repeating the table."""
     left, top = np.floor(x), np.floor(y)
     across, down = step(x - left), step(y - top)
     left, top = left.astype("int64"), top.astype("int64")
@@ -103,7 +103,7 @@ def _read(table: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _outline(lesions: Arrays, angle: np.ndarray, points: int = 128) -> np.ndarray:
-    """The boundary's distance from the centre at each angle: a circle with random harmonics."""
+    """Return the boundary's distance from the centre at each angle: a circle with harmonics."""
     order = np.arange(2, 2 + lesions["harmonics"].shape[-1])
     turn = np.arange(points) / points * 2 * np.pi
     waves = np.stack([np.cos(order[:, None] * turn), np.sin(order[:, None] * turn)])
@@ -118,7 +118,7 @@ def _outline(lesions: Arrays, angle: np.ndarray, points: int = 128) -> np.ndarra
 
 
 def _hair(rgb: np.ndarray, views: Arrays, size: int) -> None:
-    """Draws hairs, each a parabola in a frame of its own, dark or fair."""
+    """Draw hairs, dark or fair, each a parabola in its own coordinates."""
     across, down = _axes(size)
     for number in range(views["hair"].shape[1]):
         at = np.flatnonzero(views["hairs"] > number)
@@ -133,7 +133,7 @@ def _hair(rgb: np.ndarray, views: Arrays, size: int) -> None:
 
 
 def _camera(rgb: np.ndarray, views: Arrays, size: int) -> np.ndarray:
-    """Light, vignette, ruler, white balance, focus and grain: (n, size, size, 3)."""
+    """Apply light, vignette, ruler, white balance, blur and grain; return (n, size, size, 3)."""
     across, down = _axes(size)
     light = 1 + column(views["light"][:, 0]) * across + column(views["light"][:, 1]) * down
     far = np.hypot(across, down)

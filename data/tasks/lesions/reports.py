@@ -1,8 +1,8 @@
-"""Short reports on lesions: history that no image shows, and some of what it does show."""
+"""Short reports on lesions: a history that no image shows, and some of what the image shows."""
 
 import numpy as np
 
-# What is known of a patient or asked about a lesion: how often it is true, in percent.
+# Facts about a patient or a lesion, and how often each is true by class, in percent.
 HISTORY = {
     "It has grown over three months. | Clearly larger than last year. | Growing lately.":
         (30, 35, 15, 8, 55, 12, 12),
@@ -24,7 +24,7 @@ HISTORY = {
     "Unlike any other on this skin. | Stands out among the rest.": (10, 12, 6, 6, 50, 6, 12),
     "Several similar ones elsewhere. | One of many.": (12, 4, 35, 5, 8, 40, 20),
 }  # fmt: skip
-# What the examiner calls what is seen.
+# Words of the examiner for each structure.
 SEEN = {
     "network": "pigment network | a reticular pattern | a mesh of brown lines",
     "atypical": "irregular structure | uneven lines | disorder in the pattern",
@@ -45,7 +45,7 @@ SEEN = {
     "scale": "scale | yellow-white flakes",
     "strawberry": "a strawberry pattern | a red pseudonetwork round pale follicles",
 }  # fmt: skip
-# Where a lesion is: weights by class, in the order of cases.CLASSES.
+# Sites of the lesions: weights by class, in the order of cases.CLASSES.
 SITES = {
     "face": (40, 45, 22, 2, 12, 8, 12),
     "scalp": (14, 8, 6, 0, 6, 3, 4),
@@ -59,13 +59,13 @@ SITES = {
 
 
 def write_report(rng: np.random.Generator, facts: list[str], lesion: dict, seen: list[str]) -> str:
-    """A few words on one picture: about half of the facts, some of what is seen, some mistaken.
+    """Return a short report on one image: half of the facts, some structures, a few mistaken.
 
     Args:
-        rng: chooses what is said and how.
-        facts: keys of HISTORY that are true of the lesion.
-        lesion: its `age`, `woman` and `site`.
-        seen: the lesion's criteria, names of SEEN.
+        rng: chooses facts, structures and words.
+        facts: keys of HISTORY that are true for the lesion.
+        lesion: the `age`, `woman` and `site` of the lesion.
+        seen: structures of the lesion, keys of SEEN.
     """
 
     def phrase(options: str) -> str:
@@ -90,7 +90,7 @@ def write_report(rng: np.random.Generator, facts: list[str], lesion: dict, seen:
 
 
 def write_reports(rng: np.random.Generator, lesions: dict, of_view: np.ndarray) -> list[str]:
-    """A report for each view; those of one lesion share its facts and differ in their words."""
+    """Return a report for each view; those of one lesion share its facts but vary in wording."""
     facts, sites = [], []
     for label in lesions["label"]:
         facts.append([text for text, how in HISTORY.items() if rng.random() * 100 < how[label]])

@@ -1,10 +1,10 @@
-"""What a dermatoscope shows inside a lesion: pigment, blood, and what scatters light."""
+"""Structures that a dermatoscope shows in a lesion: pigment, blood, and scattering tissue."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-TABLE = 16  # points along a side of a lesion's table of random numbers, which repeats
+TABLE = 16  # points per side of a lesion's table of random numbers, which repeats
 BLUE, WHITE, KERATIN, CRUST = np.array(
     [[0.40, 0.46, 0.60], [0.90, 0.82, 0.80], [0.93, 0.86, 0.68], [0.42, 0.17, 0.10]]
 )
@@ -13,14 +13,14 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Place:
-    """Where each pixel is in its lesion; every array is (n, size, size).
+    """The position of each pixel in its lesion; arrays are (n, size, size) unless noted.
 
     Attributes:
-        r, angle: distance from the lesion's centre (1 is about its boundary) and radians.
-        x, y: the lesion's frame, warped by noise; textures are read here.
+        r, angle: distance from the lesion's centre (1 is about its boundary), angle in radians.
+        x, y: coordinates in the lesion, warped by noise; textures are read at these.
         inside: signed distance to the boundary, positive inside.
-        cover: how much of the lesion's body is here, 0 to 1, fading at a soft border.
-        noise: (4, n, size, size), smooth, about N(0, 0.6): two of slow patches, two of fast.
+        cover: how far the pixel is covered by the lesion, 0 to 1; it fades at a soft border.
+        noise: (4, n, size, size), smooth, about N(0, 0.6): two of large patches, two of small.
     """
 
     r: np.ndarray
@@ -33,12 +33,12 @@ class Place:
 
 
 def column(values: np.ndarray) -> np.ndarray:
-    """Numbers of n images in a shape that goes with their pixels."""
+    """Reshape n numbers, one per image, so that they broadcast over pixels."""
     return values[:, None, None]
 
 
 def step(t: np.ndarray) -> np.ndarray:
-    """0 up to 0, 1 from 1 on, smooth between."""
+    """Smooth step: 0 for t <= 0, 1 for t >= 1, smooth between."""
     t = np.clip(t, 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -52,10 +52,10 @@ def _clods(
     share: float,
     which: int,
 ) -> np.ndarray:
-    """Round spots, one to a cell of a lattice with `rate` cells a unit, in a `share` of them.
+    """Draw round spots, one per cell in a `share` of the cells of a lattice (`rate` per unit).
 
-    `radius` is in cells; each spot is displaced in its cell at random, without leaving it. `which`
-    sets the lattices of different structures apart.
+    `radius` is in cells. Each spot is displaced in its cell at random, without leaving it. `which`
+    gives each structure a different lattice.
     """
     x, y = place.x[at] * rate + 0.37 * which, place.y[at] * rate + 0.61 * which
     i, j = np.floor(x), np.floor(y)
@@ -70,19 +70,19 @@ def _clods(
 
 
 def _honeycomb(x: np.ndarray, y: np.ndarray, rate: float) -> np.ndarray:
-    """Three plane waves at 120 degrees: 3 in the middle of a hole, -1.5 where its lines meet."""
+    """Add three plane waves at 120 degrees: 3 in the centre of a hole, -1.5 where lines meet."""
     k = 2 * np.pi * rate
     return np.cos(k * x) + np.cos(k * (-0.5 * x + 0.866 * y)) + np.cos(k * (-0.5 * x - 0.866 * y))
 
 
 def _present(lesions: Arrays, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Which lesions show a structure, and how strongly."""
+    """Return the indices of the lesions that show a structure, and its strength in each."""
     at = np.flatnonzero(lesions[name])
     return at, column(lesions[name][at])
 
 
 def pigments(lesions: Arrays, place: Place) -> tuple[np.ndarray, np.ndarray]:
-    """Melanin and blood that the lesion adds to the skin: (n, size, size) each."""
+    """Return the melanin and the blood that the lesion adds to the skin: (n, size, size) each."""
     cover, noise = place.cover, place.noise
     tilt = place.x * column(np.cos(lesions["lean"])) + place.y * column(np.sin(lesions["lean"]))
     patches = column(lesions["variegation"]) * (noise[0] + 0.4 * noise[2])
@@ -96,7 +96,7 @@ def pigments(lesions: Arrays, place: Place) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _brown(melanin: np.ndarray, lesions: Arrays, place: Place) -> None:
-    """Adds what melanin draws, in place: network, globules, streaks, blotches, plugs, folds."""
+    """Add structures of melanin, in place: network, globules, streaks, blotches, plugs, folds."""
     at, strength = _present(lesions, "network")
     wide = column(0.1 + 0.7 * lesions["atypical"][at])
     lines = step((wide - _honeycomb(place.x[at], place.y[at], 3.3)) / 1.3)
@@ -123,7 +123,7 @@ def _brown(melanin: np.ndarray, lesions: Arrays, place: Place) -> None:
 
 
 def _red(blood: np.ndarray, melanin: np.ndarray, lesions: Arrays, place: Place) -> None:
-    """Adds what blood draws, in place: dots, branching vessels, lacunae, strawberry pattern."""
+    """Add structures of blood, in place: dots, branching vessels, lacunae, strawberry pattern."""
     at, strength = _present(lesions, "dots")
     blood[at] += 1.7 * strength * _clods(lesions, place, at, 4.2, 0.27, 0.7, 2) * place.cover[at]
     at, strength = _present(lesions, "vessels")
@@ -139,7 +139,7 @@ def _red(blood: np.ndarray, melanin: np.ndarray, lesions: Arrays, place: Place) 
 
 
 def _spot(lesions: Arrays, place: Place, at: np.ndarray, which: int, width: float) -> np.ndarray:
-    """A soft region off the centre, ragged by noise."""
+    """Return a soft region away from the centre, with a ragged border."""
     angle, out = lesions["spots"][at, which].T
     x = place.x[at] - column(out * np.cos(angle))
     y = place.y[at] - column(out * np.sin(angle))
@@ -147,7 +147,7 @@ def _spot(lesions: Arrays, place: Place, at: np.ndarray, which: int, width: floa
 
 
 def _tree(lesions: Arrays, place: Place, at: np.ndarray) -> np.ndarray:
-    """Branching vessels: the nearness of each pixel to seven tapered segments."""
+    """Return how near each pixel is to branching vessels, made of seven segments."""
     x, y = place.x[at], place.y[at]
     turns = lesions["cells"][at, 0].reshape(len(at), TABLE * TABLE)
     nearest = np.zeros_like(x)
@@ -169,13 +169,13 @@ def _tree(lesions: Arrays, place: Place, at: np.ndarray) -> np.ndarray:
 
 
 def mix(rgb: np.ndarray, at: np.ndarray, share: np.ndarray, colour: np.ndarray) -> None:
-    """Lays a colour over some images: `share` is (len(at), size, size), 0 to 1."""
+    """Blend a colour into some images, in place: `share` is (len(at), size, size), 0 to 1."""
     for channel in range(3):
         rgb[channel][at] += share * (colour[channel] - rgb[channel][at])
 
 
 def scatter(rgb: np.ndarray, lesions: Arrays, place: Place) -> None:
-    """Lays on what scatters: veil, nests, scars, cysts, crust and scale, white or blue."""
+    """Blend in scattering structures, in place: veil, nests, scars, cysts, crust and scale."""
     noise, cover = place.noise, place.cover
     at, strength = _present(lesions, "veil")
     mix(rgb, at, 0.8 * strength * _spot(lesions, place, at, 1, 0.45) * cover[at], BLUE)

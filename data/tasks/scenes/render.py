@@ -1,8 +1,8 @@
-"""Draws scenes: one coloured, textured shape on a blurred ground, and a caption for it.
+"""Draws scenes: one coloured, textured shape on a blurred background, and a caption for it.
 
-A shape is a signed distance to its outline in units of its radius, so any size, turn and
-sharpness costs one formula. Everything is computed in float64: the bytes of an image then do not
-depend on how a processor rounds.
+A shape is a signed distance to its outline in units of its radius, so one formula gives any size,
+rotation and sharpness. Everything is computed in float64, so the bytes of an image do not depend on
+how a processor rounds.
 """
 
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ SIZES = {"small": (0.24, 0.30), "medium": (0.38, 0.46), "large": (0.56, 0.66)}  
 POSITIONS = {"centre": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, 1), "bottom": (0, -1)}
 STYLES = ("plain", "sketch", "inverted", "noisy")
 
-# Pairs that only the split `held_out` has: every shape once and every colour once.
+# Pairs that occur only in the split `held_out`: every shape once and every colour once.
 HELD_OUT = {shape: (3 * shape + 1) % len(COLOURS) for shape in range(len(SHAPES))}
 
 WORDS = {
@@ -44,7 +44,7 @@ OPENINGS = ("", "a picture of ", "an image of ", "this is ", "here is ", "there 
 
 @dataclass(frozen=True)
 class Scenes:
-    """What is in n scenes: an int array (n,) each, indices into the tables above."""
+    """The contents of n scenes: int arrays (n,), indices into the tables above."""
 
     shape: np.ndarray
     colour: np.ndarray
@@ -60,7 +60,7 @@ class Scenes:
 
 
 def sample(n: int, rng: np.random.Generator, held_out: bool = False) -> Scenes:
-    """Scenes at random, with the held-out pairs of shape and colour alone, or without them."""
+    """Return random scenes, either without the held-out pairs of shape and colour or only those."""
     shape = rng.integers(len(SHAPES), size=n)
     forbidden = np.array([HELD_OUT[one] for one in range(len(SHAPES))])[shape]
     colour = rng.integers(len(COLOURS) - 1, size=n)
@@ -70,7 +70,7 @@ def sample(n: int, rng: np.random.Generator, held_out: bool = False) -> Scenes:
 
 
 def caption(scene: Scenes, rng: np.random.Generator) -> str:
-    """A caption for one scene: shape and colour always, each other attribute mostly."""
+    """Return a caption for one scene: shape and colour, and each other attribute 7 times in 10."""
 
     def say(table, index) -> str:
         return str(rng.choice(WORDS[list(table)[int(index)]]))
@@ -90,12 +90,12 @@ def caption(scene: Scenes, rng: np.random.Generator) -> str:
 def draw(
     scenes: Scenes, rng: np.random.Generator, size: int = 64, style: str = "plain"
 ) -> np.ndarray:
-    """Draws scenes.
+    """Draw scenes.
 
     Args:
-        scenes: what is in them.
-        rng: all other randomness (turn, exact place and colour, ground, light) comes from here.
-        size: side of the images in pixels.
+        scenes: the contents of the scenes.
+        rng: source of all other randomness (rotation, exact place and colour, background, light).
+        size: pixels per side of the images.
         style: one of STYLES, or "exotic": a third each of sketch, inverted and noisy.
 
     Returns:
@@ -136,7 +136,7 @@ def _triangle(u, v):
 
 
 def _star(u, v):
-    """Fivefold: the plane folded into a wedge, and the distance to the line of one edge."""
+    """Star with five points: fold the plane into a wedge and take the distance to one edge."""
     sector = 2 * np.pi / 5
     turn = np.abs((np.arctan2(u, v) + sector / 2) % sector - sector / 2)
     r = np.hypot(u, v)
@@ -151,7 +151,7 @@ def _cross(u, v):
 
 
 def _heart(u, v):
-    """A square on its corner, and a disc on each of its two upper edges."""
+    """Heart: a square standing on its corner, with a disc on each of its two upper edges."""
     a, b = (v + u + 0.25) * 0.707, (v - u + 0.25) * 0.707
     square = np.maximum(np.abs(a), np.abs(b)) - 0.56
     discs = np.minimum(np.hypot(a - 0.56, b), np.hypot(a, b - 0.56)) - 0.56
@@ -171,9 +171,9 @@ _DISTANCES = {
 
 
 def _pattern(texture, u, v, rng) -> np.ndarray:
-    """How much of the second colour each pixel has, 0..1: (n, size, size)."""
+    """Return the share of the second colour in each pixel, 0..1: (n, size, size)."""
     n = len(texture)
-    pitch = _image(rng.uniform(6.0, 8.0, n))  # radians a radius: about two periods across
+    pitch = _image(rng.uniform(6.0, 8.0, n))  # radians per radius: about two periods across
     a, b = np.cos(u * pitch), np.cos(v * pitch)
     level = np.stack([np.full_like(a, -1.0), b, a + b - 0.9, a * b])
     level = np.take_along_axis(level, texture[None, :, None, None], axis=0)[0]
@@ -181,13 +181,13 @@ def _pattern(texture, u, v, rng) -> np.ndarray:
 
 
 def _second(colour: np.ndarray) -> np.ndarray:
-    """The second colour of a texture: the first, much lighter if it is dark, else darker."""
+    """Return the second colour of a texture: a lighter tone if the first is dark, else a darker."""
     dark = (colour.mean(axis=-1, keepdims=True) < 0.4).astype(float)
     return dark * (0.5 * colour + 0.5) + (1 - dark) * 0.45 * colour
 
 
 def _ground(n: int, x, y, rng) -> np.ndarray:
-    """Two muted colours that run into each other, and a few faint strokes."""
+    """Draw a background of two muted colours that blend into each other, with a few faint lines."""
     size = x.shape[-1]
     first, second = (rng.uniform(0.25, 0.75, (n, 1, 1, 1)) + rng.normal(0, 0.06, (n, 1, 1, 3))
                      for _ in range(2))  # fmt: skip
@@ -202,14 +202,14 @@ def _ground(n: int, x, y, rng) -> np.ndarray:
 
 
 def _waves(n: int, size: int, rng: np.random.Generator, order: int = 3) -> np.ndarray:
-    """Smooth random surfaces, mostly in [-1, 1]: (n, size, size), sums of slow cosines."""
+    """Return smooth random surfaces, mostly in [-1, 1], sums of slow cosines: (n, size, size)."""
     waves = np.cos(np.pi * np.arange(order)[:, None] * (np.arange(size) + 0.5) / size)
     amplitude = rng.normal(0, 1 / order, (n, order, order))
     return waves.T @ amplitude @ waves
 
 
 def _styled(image, distance, radius, style: str, rng) -> np.ndarray:
-    """The finished scene in a style, as bytes."""
+    """Return the finished scenes in a style, as uint8."""
     n, size = image.shape[:2]
     styles = np.full(n, STYLES.index(style)) if style != "exotic" else rng.integers(1, 4, n)
     sketch, inverted, noisy = (styles == STYLES.index(name) for name in STYLES[1:])

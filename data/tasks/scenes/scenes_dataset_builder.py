@@ -21,7 +21,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """`tfds.load("scenes/plain")` after `import tlkeras.tasks`."""
 
     VERSION = tfds.core.Version("1.0.0")
-    code_path = Path(__file__)  # TFDS 4.9 needs a package it does not require to find it itself
+    code_path = Path(__file__)  # else TFDS 4.9 looks for it with a package it does not install
     NOTE = "Synthetic"
     DOMAINS = {style: style for style in STYLES}
     BUILDER_CONFIGS = [
