@@ -138,9 +138,7 @@ class Discriminative(Mixed):
         for variable, average, share in zip(
             trainable_variables, averages, self.shares, strict=True
         ):
-            if (
-                average is not None
-            ):  # Keras's own restarts at step 0, even if an average was carried
+            if average is not None:  # Keras's own restarts at step 0, losing a carried average
                 begun = keras.ops.not_equal(self.iterations + share.age, 0)
                 keep = keras.ops.cast(begun, variable.dtype) * self.ema_momentum
                 average.assign(keep * average + (1 - keep) * variable)
