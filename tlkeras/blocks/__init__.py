@@ -1,6 +1,6 @@
-"""A network as an ordered list of blocks, bottom to head: the one notion of depth.
+"""Split a network into an ordered list of blocks, from bottom to head.
 
-The only package that knows how Keras stores a graph.
+This list is how the whole library measures depth. Only this package knows how Keras stores a graph.
 """
 
-import keras  # noqa: F401 - now, so that the optimizers, which it brings in, find this room whole
+import keras  # noqa: F401 - first, as it imports tlkeras.optimizers, which import this package

@@ -1,4 +1,4 @@
-"""What a model puts out, found through its graph: class scores (logits) or probabilities."""
+"""Find out from a model's graph whether its outputs are class scores (logits) or probabilities."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from tlkeras.blocks.internals import functional, nodes
 LOGITS, SOFTMAX, SIGMOID = "logits", "softmax", "sigmoid"
 FUNCTIONS = {
     "linear": LOGITS,
-    "log_softmax": LOGITS,  # its softmax is that of what went in
+    "log_softmax": LOGITS,  # its softmax equals the softmax of its input
     "softmax": SOFTMAX,
     "sigmoid": SIGMOID,
 }
 OPERATIONS = {"Softmax": SOFTMAX, "Sigmoid": SIGMOID, "LogSoftmax": LOGITS}
-# These move numbers about, average them or change their type: what goes in comes out.
+# These only move, average or cast values: scores stay scores, probabilities stay probabilities.
 PASSING = {
     *("Reshape", "Flatten", "Permute", "Identity", "Dropout", "SpatialDropout1D", "Squeeze"),
     *("ExpandDims", "Cast", "Transpose", "UpSampling1D", "UpSampling2D", "Cropping2D", "Resizing"),
     *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D", "Mean"),
     *("AveragePooling1D", "AveragePooling2D", "Average", "GetItem", "RepeatVector"),
 }
-# Of scores they make other scores; of probabilities something else.
+# These turn scores into other scores, but probabilities into something else.
 AFFINE = {
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Rescaling"),
     *("BatchNormalization",),
@@ -29,14 +29,16 @@ AFFINE = {
 
 
 def output_shapes(model: keras.Model) -> list[tuple[int | None, ...]] | None:
-    """Of every output; None where there is no graph that says (a subclassed model)."""
+    """Return the shape of every output; None for a model without a graph (a subclassed model)."""
     net = functional(model)
     return None if net is None else [tuple(tensor.shape) for tensor in net.outputs]
 
 
 def endings(model: keras.Model) -> list[str | None] | None:
-    """For every output LOGITS, SOFTMAX or SIGMOID, or None where it cannot be told; None for all
-    where there is no graph (a subclassed model)."""
+    """Return LOGITS, SOFTMAX, SIGMOID or None (not known) for every output.
+
+    Returns None instead of a list for a model without a graph (a subclassed model).
+    """
     net = functional(model)
     return None if net is None else [_ending(net, tensor) for tensor in net.outputs]
 
@@ -74,7 +76,7 @@ def _of_call(net: keras.Model, node: Any) -> str | None:
 
 
 def _named(activation: Any) -> str | None:
-    """By what Keras's own activations are, not by a name that a function of one's own has."""
+    """Compare with Keras's own activations, not by name: a user's function can have any name."""
     if activation is None:
         return LOGITS
     if isinstance(activation, keras.layers.Softmax):

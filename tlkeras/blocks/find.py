@@ -1,14 +1,15 @@
-"""A network as an ordered list of blocks, bottom to head.
+"""`find_blocks`: split a network into an ordered list of blocks, from bottom to head.
 
-The one notion of depth that unfreezing, learning rates per block, caching and probing share
+Unfreezing, learning rates per block, caching and probing all share this notion of depth
 (sections 1.5 and 1.6). Blocks come from the graph of the model, not from a list of architectures:
 
-1. Nested models are unrolled, and the calls are laid out in the order data flows.
-2. Wherever a single tensor is live, the network could be cut in two: these are the joints.
-3. Joints are kept where a new stage begins: where the image or the sequence changes size, or
-   where the next transformer layer begins.
-4. The head is what follows the backbone (a nested model), or the encoder of a U-Net, or a pooling,
-   or is the last Dense.
+1. Nested models are unrolled, and the calls are put in the order in which data flows.
+2. The network can be cut in two wherever later calls need only a single tensor.
+3. Of these places, those are kept where a new stage begins: where the image or the sequence
+   changes size, or where the next transformer layer begins. A backbone that would have fewer than
+   four blocks is cut more finely.
+4. The head is everything after the backbone (a nested model), after the encoder of a U-Net or
+   from the pooling on; otherwise it is the last Dense layer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,25 +30,27 @@ FEW = 4  # a backbone with fewer blocks than this is cut more finely
 
 @dataclass(eq=False)
 class Block:
-    """A part of a network that is frozen, trained and cached as one.
+    """A part of a network that is frozen, trained and cached as a whole.
 
     - `name`: readable, unique in the model, the same each time the model is built.
     - `role`: "bottom", "middle", "top" or "head" (section 1.5).
-    - `layers`: the layers that hold the block's weights themselves, in the order data flows. A
-      composite layer is listed only for what it holds directly (a class token, say).
-    - `weights`: all its variables, moving statistics included. To freeze exactly a block, set
-      `weight.trainable` on these: `layer.trainable` on a composite layer reaches into its
-      children, which may be in other blocks. Containers must stay trainable, up to the model.
-    - `params`: how many numbers these are.
-    - `cut`: the `KerasTensor` through which all data leaves the block, or None where there is no
-      such tensor: inside one layer, beside a second live tensor (a padding mask, the other tower
-      of CLIP), or in a model without a graph. In a flat model `keras.Model(model.input, cut)` and
-      `keras.Model(cut, model.output)` compose to the model, if the layer at the cut is called once.
-      In a nested backbone `cut` belongs to the inner graph; `Blocks.split` makes the two halves
-      in any case.
-    - `outputs`: what the block computes for what comes after it: its cut; or, where that is None,
-      one `KerasTensor` for each tower (of a model called twice, that of every call), of an inner
-      graph as `cut` is; none inside one layer, or in a model without a graph.
+    - `layers`: the layers that directly hold the block's weights, in data-flow order. A composite
+      layer is listed only if it holds weights itself (a class token, say).
+    - `weights`: all its variables, including moving statistics. To freeze exactly this block, set
+      `weight.trainable` on these: `layer.trainable` on a composite layer also reaches its
+      children, which can be in other blocks. All layers and models around them must stay
+      trainable.
+    - `params`: the number of parameters in `weights`.
+    - `cut`: the `KerasTensor` through which all data leaves the block. None if there is no such
+      tensor: inside one layer, next to a second tensor that is still needed (a padding mask, the
+      other tower of CLIP), or in a model without a graph. In a flat model
+      `keras.Model(model.input, cut)` and `keras.Model(cut, model.output)` compose to the model, if
+      the layer at the cut is called once. In a nested backbone `cut` belongs to the inner graph.
+      `Blocks.split` makes the two halves in every case.
+    - `outputs`: the tensors that the block computes for later blocks: its cut or, where that is
+      None, one `KerasTensor` per tower (for a model that is called twice, one per call). Like
+      `cut`, they can belong to an inner graph. Empty inside one layer and in a model without a
+      graph.
     """
 
     name: str
@@ -60,7 +63,7 @@ class Block:
 
 
 class Blocks(list[Block]):
-    """The blocks of one model: a list that can also be asked by name, and shown as a table."""
+    """The blocks of one model: a list that also takes names as keys and displays as a table."""
 
     def __init__(self, model: keras.Model, blocks: Iterable[Block]):
         super().__init__(blocks)
@@ -86,9 +89,10 @@ class Blocks(list[Block]):
     def split(self, name: str) -> tuple[keras.Model, keras.Model]:
         """Cut the model after the block `name`; return two models that share its layers.
 
-        `below` maps the model's input to the block's `cut`, `above` maps that to the model's
-        output: `above(below(x))` equals `model(x)` exactly. A nested backbone becomes one nested
-        part in each. Raises KeyError for an unknown name, ValueError if the block has no cut.
+        `below` maps the model's input to the block's `cut`, and `above` maps the cut to the
+        model's output: `above(below(x))` equals `model(x)` exactly. If the cut is inside a nested
+        backbone, each half contains one part of it as a nested model. Raises KeyError for an
+        unknown name, ValueError if the block has no cut.
 
         >>> backbone = tlk.load_backbone("glyph_resnet_small", image_size=32)
         >>> model = tlk.add_head(backbone, classes=3)
@@ -129,19 +133,20 @@ def find_blocks(model: keras.Model) -> Blocks:
 
     Args:
         model: any built `keras.Model`: functional, Sequential, with nested backbones, a KerasHub
-            or KerasCV backbone or task, or subclassed (then by its tracked layers, in the order
-            they were created, and no block has a cut).
+            or KerasCV backbone or task, or subclassed. A subclassed model is split by its tracked
+            layers, in the order they were created, and its blocks have no cut.
 
-    Every weight belongs to exactly one block: that of the first layer to use it. A weight that
-    no call reaches belongs to the last block. Layers without weights, and layers whose weights
-    never learn (`Normalization`), go with their neighbours.
+    Every weight belongs to exactly one block: the block of the first layer that uses it. A weight
+    that no call uses belongs to the last block. Layers without weights, and layers whose weights
+    are never trained (`Normalization`), belong to the block of their neighbours.
 
-    Roles: the first third of the backbone's blocks is "bottom", the next "middle", the last
-    "top"; what follows the backbone is "head", absent when the model is a bare backbone. Of a U-Net
-    the encoder is the backbone, also in one graph with the rest; the decoder's blocks and the last
-    layer, named "head", are head.
+    Roles: the first third of the backbone's blocks is "bottom", the next "middle" and the last
+    "top". Everything after the backbone is "head"; a bare backbone has none. The backbone of a
+    U-Net is its encoder, even if encoder and decoder are in one flat graph. The decoder's blocks
+    and the last layer (a block named "head") have the role "head".
 
-    Raises TypeError if `model` is no Keras model, ValueError if it is not built or has no weights.
+    Raises TypeError if `model` is not a Keras model, ValueError if it is not built or has no
+    weights.
 
     Source: sections 1.5 (the roles) and 1.6 (what is frozen and unfrozen, block by block).
 
@@ -187,14 +192,17 @@ def find_blocks(model: keras.Model) -> Blocks:
 
 
 def _head(parts: Sequence[Part]) -> int:
-    """Where the head of a flat model begins: its pooling, or its last Dense (one for each output),
-    or its end."""
+    """Return where the head of a flat model begins, as an index into `parts`.
+
+    That is its pooling, else its last Dense layer (with several outputs, the Dense layer of each),
+    else the end of the model.
+    """
     learning = [i for i, part in enumerate(parts) if part.learns]
     if not learning:
         return len(parts)
     for i, part in reversed(list(enumerate(parts))):
         if part.positions > 1:
-            break  # what is still an image or a sequence is no head
+            break  # a head does not output an image or a sequence
         if part.pools and learning[0] < i < learning[-1]:
             return i
     head = len(parts)
@@ -210,7 +218,7 @@ def _head(parts: Sequence[Part]) -> int:
 
 
 def _decoder(parts: Sequence[Part], head: int) -> tuple[list[Sequence[Part]], Sequence[Part]]:
-    """What follows the backbone: blocks that make the image larger again, and the head proper."""
+    """Return the decoder's blocks (they enlarge the image again), and the actual head."""
     rest = parts[head:]
     small = parts[head - 1].positions if head else 1
     last = max((i for i, part in enumerate(rest) if part.learns), default=0)
@@ -237,8 +245,10 @@ def _cut(parts: Sequence[Part], joints: list[int]) -> list[Sequence[Part]]:
 
 
 def _joints(parts: Sequence[Part], fineness: int) -> list[int]:
-    """Where blocks begin: at a change of size and at the next transformer layer. With fineness 1
-    also after the first layer (the stem), with 2 at every layer with a kernel."""
+    """Return where blocks begin: at a change of size and at the next transformer layer.
+
+    With fineness 1 also after the first layer (the stem), with 2 at every layer with a kernel.
+    """
     joints, previous = [0], None
     for i, part in enumerate(parts):
         if not part.learns:
@@ -256,11 +266,14 @@ def _joints(parts: Sequence[Part], fineness: int) -> list[int]:
 
 
 def _joint(parts: Sequence[Part], start: int, previous: int, following: int, resized: bool) -> int:
-    """The best place to cut between two parts with weights: the smallest tensor, the later one
-    among equals, never behind a Dropout, because what is random cannot be cached.
+    """Return the best place to cut between two parts with weights.
 
-    The expansion of an inverted bottleneck goes with the stride that it feeds: up to four calls
-    (convolution, normalisation, activation, padding) before it, if that halves the tensor.
+    That is at the smallest tensor, the last one among equals, and never after a Dropout, because
+    random outputs cannot be cached.
+
+    If the image changes size here, the cut can also come up to four calls earlier (convolution,
+    normalisation, activation, padding) if the tensor there is less than half as large: the
+    expansion of an inverted bottleneck then stays with the strided convolution that follows it.
     """
 
     def cost(end: int) -> tuple[float, int]:

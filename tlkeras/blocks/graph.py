@@ -1,6 +1,7 @@
-"""A Keras model as one list of calls, and the narrow places between them.
+"""A Keras model as one list of calls, and the places where it can be cut in two.
 
-`parts.py` and `find.py` build on this.
+`parts.py` and `find.py` build on this. A tensor is called live after a call if later calls still
+read it; a place is narrow if few tensors are live there.
 """
 
 import math
@@ -21,10 +22,10 @@ from tlkeras.blocks.internals import (
     trainable_kind,
 )
 
-IMAGE_SIDE = 256  # stands in for a height or width that the model leaves open
-WIDEST = 8  # tensors that may be live where a large part is cut again
+IMAGE_SIDE = 256  # assumed for a height or width that the model leaves open
+WIDEST = 8  # a large part is not cut where more tensors than this are live
 
-Owner = tuple[keras.Layer, list[keras.Variable]]  # a layer, and the weights it holds itself
+Owner = tuple[keras.Layer, list[keras.Variable]]  # a layer, and the weights it holds directly
 Shape = tuple[int | None, ...]
 
 
@@ -37,7 +38,7 @@ class Step(NamedTuple):
 
 
 def owners(layer: Any) -> list[Owner]:
-    """Every layer in `layer` that holds weights itself, with those weights, in tracked order."""
+    """Return every layer in `layer` that directly holds weights, with them, in tracked order."""
     if not isinstance(layer, keras.Layer):
         return []
     held = [*trainable_kind(layer), *fixed_kind(layer)]
@@ -46,7 +47,7 @@ def owners(layer: Any) -> list[Owner]:
 
 
 def own(layer: Any) -> list[Owner]:
-    """What `layer` holds itself, as a list of at most one owner."""
+    """Return the weights that `layer` directly holds, as a list of at most one owner."""
     return [owner for owner in owners(layer)[:1] if owner[0] is layer]
 
 
@@ -55,7 +56,7 @@ def params(weights: Sequence[keras.Variable]) -> int:
 
 
 def learns(layer: keras.Layer) -> bool:
-    """Whether `layer` holds weights that were made to be trained, frozen now or not."""
+    """True if `layer` directly holds weights of the trainable kind, whether frozen now or not."""
     return bool(trainable_kind(layer))
 
 
@@ -68,27 +69,30 @@ def attends(layer: Any) -> bool:
 
 
 def positions(shape: Shape) -> int:
-    """Pixels of an image, tokens of a sequence, 1 for a vector; open sides do not count."""
+    """Return the pixels of an image, the tokens of a sequence, or 1 for a vector.
+
+    Dimensions that the model leaves open do not count.
+    """
     last = len(shape) == 3 or keras.config.image_data_format() == "channels_last"
     return math.prod(side for side in (shape[1:-1] if last else shape[2:]) if side)
 
 
 class Graph:
-    """The calls of a functional model in data-flow order, nested models unrolled.
+    """The calls of a functional model in data-flow order, with nested models unrolled.
 
-    Tensors have numbers. A tensor that enters or leaves a nested model keeps its number; where it
-    is all that leaves, `tensors` has its outermost KerasTensor. `spans` lists the nested models
-    with their first and last step, outermost first.
+    Tensors are numbered. A tensor keeps its number when it enters or leaves a nested model. If it
+    is the only output of that model, `tensors` holds its outermost KerasTensor. `spans` lists the
+    nested models with their first and last step, outermost first.
     """
 
     def __init__(self, net: keras.Model):
         self.steps: list[Step] = []
         self.tensors: list[keras.KerasTensor] = []
         self.shapes: list[Shape] = []
-        self.homes: list[int] = []  # of each tensor, the id of the nested model it is in
-        self.made: list[int] = []  # of each tensor, the step that writes it
+        self.homes: list[int] = []  # per tensor: the id of the nested model it is in
+        self.made: list[int] = []  # per tensor: the step that writes it
         self.spans: list[tuple[keras.Model, int, int]] = []
-        self.uses: Counter[int] = Counter()  # of each nested model, by its id
+        self.uses: Counter[int] = Counter()  # calls of each nested model, by its id
         self.masked: set[int] = set()  # tensors that carry a mask when the model runs
         inputs = []
         for tensor in net.inputs:
@@ -102,24 +106,24 @@ class Graph:
         self._look()
 
     def _look(self) -> None:
-        """All that depends on the order of the steps."""
+        """Compute everything that depends on the order of the steps."""
         self.spans.sort(key=lambda span: (span[1], -span[2]))
         self.owners = [owners(step.op) for step in self.steps]
         self.attends = [attends(step.op) for step in self.steps]
         self.live = self._live()
-        self.needs: list[set[int]] = []  # of each step: itself, and all whose outputs it needs
+        self.needs: list[set[int]] = []  # per step: itself and all steps whose outputs it needs
         for i, step in enumerate(self.steps):
             made = [self.needs[self.made[key]] for key in step.reads if key not in self.inputs]
             self.needs.append({i}.union(*made))
         learning = (i for i in range(len(self.steps)) if self.learns([i]))
         self.learned_from = set[int]().union(*(self.needs[i] - {i} for i in learning))
-        # What runs beside the network and does not make it wide: inputs read later, masks, skips.
+        # Tensors that do not count when live tensors are counted: inputs, masks, U-Net skips.
         masks = {id(mask_of(tensor)) for tensor in self.tensors}
         self.beside = {k for k, tensor in enumerate(self.tensors) if id(tensor) in masks}
         self.beside |= self.inputs | self._skips()
 
     def enlarged(self, i: int) -> int:
-        """How many positions step `i` makes twice as many of, or more; 0 if it does not."""
+        """Return how many positions step `i` reads if it at least doubles them; else 0."""
         op, reads, writes = self.steps[i]
         size = sum(self.sizes[key] for key in reads)
         ranks = {len(self.shapes[key]) for key in [*reads, *writes]}
@@ -129,7 +133,11 @@ class Graph:
         )
 
     def _skips(self) -> set[int]:
-        """Tensors that join, larger, what was made of them by shrinking and enlarging (U-Net)."""
+        """Return the skip connections of a U-Net.
+
+        These are tensors that lead to a step that enlarges the image, are larger than its input,
+        and are read again by a step on which it does not depend.
+        """
         skips = set[int]()
         for up in filter(self.enlarged, range(len(self.steps))):
             made = {key for i in self.needs[up] for key in self.steps[i].writes}
@@ -139,19 +147,19 @@ class Graph:
         return skips
 
     def before(self, steps: Collection[int]) -> set[int]:
-        """These steps, and all whose outputs they need."""
+        """Return these steps and all steps whose outputs they need."""
         return set[int]().union(*(self.needs[i] for i in steps))
 
     def after(self, steps: Collection[int]) -> set[int]:
-        """All steps that need the outputs of these, but for these themselves."""
+        """Return all steps that need the outputs of these, except these steps themselves."""
         return {i for i, needed in enumerate(self.needs) if needed.intersection(steps)} - {*steps}
 
     def learns(self, steps: Collection[int]) -> bool:
-        """Whether any of these steps holds weights that were made to be trained."""
+        """True if any of these steps holds weights of the trainable kind."""
         return any(learns(layer) for i in steps for layer, _ in self.owners[i])
 
     def put_first(self, chosen: set[int]) -> None:
-        """Moves the steps `chosen`, and all that they need, before the others."""
+        """Move the steps `chosen` before the others; they must include all that they need."""
         order = sorted(range(len(self.steps)), key=lambda i: i not in chosen)
         place = {old: new for new, old in enumerate(order)}
         self.steps = [self.steps[i] for i in order]
@@ -195,8 +203,11 @@ class Graph:
         return [keys[id(tensor)] for tensor in net.outputs]
 
     def _passes_mask(self, node: Any, keys: dict[int, int]) -> bool:
-        """Whether what `node` writes has a mask. Keras says so of a call on tensors that have one;
-        in a nested model tensors have none, and get one when the model runs."""
+        """True if the outputs of `node` carry a mask when the model runs.
+
+        Keras stores a mask with the outputs of a call on masked tensors. But tensors inside a
+        nested model get their masks only when the model runs, so this works them out.
+        """
         if any(mask_of(tensor) is not None for tensor in node.outputs):
             return True
         given = {id(t): t for t in node.input_tensors if keys[id(t)] in self.masked}
@@ -209,25 +220,25 @@ class Graph:
         )
         try:
             left = keras.tree.flatten(node.operation.compute_mask(x, masks))
-        except Exception:  # a layer of the user's own
+        except Exception:  # from a layer of the user's own
             return True
         return any(mask is not None for mask in left)
 
     def _shapes(self, node: Any, keys: dict[int, int]) -> list[Shape]:
-        """The shapes `node` writes; worked out anew where an open image side was filled in."""
+        """Return the output shapes of `node`, recomputed if an open image side was filled in."""
         read = {id(t): (t, self.shapes[keys[id(t)]]) for t in node.input_tensors}
         op, written = node.operation, [tuple(tensor.shape) for tensor in node.outputs]
         if all(tuple(tensor.shape) == shape for tensor, shape in read.values()):
             return written
         stride = getattr(op, "strides", getattr(op, "stride", None))
         traced = is_as_keras_has_it(getattr(op, "compute_output_shape", None))
-        if not (traced and isinstance(stride, int)):  # else Keras runs its `call`: 0.1 s a layer
+        if not (traced and isinstance(stride, int)):  # else Keras runs its `call`: 0.1 s per layer
             filled = {i: keras.KerasTensor(shape, t.dtype) for i, (t, shape) in read.items()}
             args, kwargs = node.arguments.fill_in(filled)
             try:
                 spec = op.compute_output_spec(*args, **kwargs)
                 return [tensor.shape for tensor in keras.tree.flatten(spec)]
-            except Exception:  # a layer may refuse any size; an estimate will do for grouping
+            except Exception:  # a layer can refuse any size; an estimate is enough for grouping
                 stride = None
         [(_, shape), *_] = read.values()
         return [
@@ -241,7 +252,7 @@ class Graph:
         ]
 
     def _live(self) -> list[set[int]]:
-        """After each step, the tensors that later steps still read."""
+        """Return, for each step, the tensors that later steps still read."""
         last = {key: i for i, step in enumerate(self.steps) for key in step.reads}
         live, after = set(self.inputs), list[set[int]]()
         for i, step in enumerate(self.steps):
@@ -250,13 +261,13 @@ class Graph:
         return after
 
     def leaving(self, i: int) -> set[int]:
-        """All tensors that carry data past step `i`: read later, or already an output."""
+        """Return all tensors that carry data past step `i`: those read later, and outputs."""
         return self.live[i] | {key for key in self.outputs if self.made[key] <= i}
 
     def narrow(self, first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
-        """Runs (first, last) of steps between places where at most `width` tensors are live.
+        """Yield runs (first, last) of steps between places where at most `width` tensors are live.
 
-        A run that is still too much for one block is cut again where one more tensor is live.
+        A run that is still too large for one block is cut again where one more tensor is live.
         """
         ends = [i for i in range(first, last) if len(self.live[i] - self.beside) <= width]
         start = first
@@ -270,14 +281,17 @@ class Graph:
             start = end + 1
 
     def cut(self, key: int) -> keras.KerasTensor | None:
-        """The KerasTensor with that number; None where it does not say it all: it has a mask, or
-        is inside a model that is called twice (it stands for two tensors)."""
+        """Return the KerasTensor with that number, or None if it does not carry all the data.
+
+        It does not if it has a mask, or if it stands for two tensors because it is inside a model
+        that is called twice.
+        """
         twice = self.uses[self.homes[key]] > 1
         return None if twice or key in self.masked else self.tensors[key]
 
 
 def split(model: keras.Model, cut: keras.KerasTensor) -> tuple[keras.Model, keras.Model]:
-    """Two models that share the layers of `model`: its inputs to `cut`, `cut` to its outputs.
+    """Return two models that share the layers of `model`: inputs to `cut`, and `cut` to outputs.
 
     Raises ValueError if `cut` is not in the graph of `model`.
     """
@@ -289,8 +303,10 @@ def split(model: keras.Model, cut: keras.KerasTensor) -> tuple[keras.Model, kera
 
 
 def first_vector(model: keras.Model, cut: keras.KerasTensor) -> keras.KerasTensor | None:
-    """The first tensor (batch, channels) from `cut` on through which all data goes, if no layer
-    with weights comes before it; else None."""
+    """Return the first tensor (batch, channels) at or after `cut` through which all data goes.
+
+    None if there is no such tensor, or if a layer with weights comes between the two.
+    """
     flow = Graph(functional(model) or model)
     seen = False
     for i, step in enumerate(flow.steps):
@@ -306,10 +322,10 @@ def first_vector(model: keras.Model, cut: keras.KerasTensor) -> keras.KerasTenso
 def halves(
     net: keras.Model, cut: keras.KerasTensor, inputs: Any, outputs: Any
 ) -> tuple[keras.Model, keras.Model] | None:
-    """Two models that share the layers of `net`: `inputs` to `cut`, and `cut` to `outputs`.
+    """Return two models that share the layers of `net`: `inputs` to `cut`, `cut` to `outputs`.
 
-    Where `cut` is inside a nested model, each half has a half of that model in it, so names of
-    layers need be unique only where they were before. None where `cut` is not in `net`.
+    If `cut` is inside a nested model, each half contains one half of that model, so layer names
+    need to be unique only where they had to be before. Returns None if `cut` is not in `net`.
     """
     calls = nodes(net)
     if any(cut is tensor for node in calls for tensor in node.outputs):
@@ -337,10 +353,11 @@ def halves(
 
 
 def _from(cut: keras.KerasTensor, calls: Sequence[Any], outputs: Any) -> keras.Model:
-    """From `cut` to `outputs`, through `calls`.
+    """Return the model from `cut` to `outputs`, through `calls`.
 
-    Keras puts an input in the place of the layer that makes `cut`, for all its calls: where there
-    are more of them above (a shared layer, one ReLU used everywhere), they are made anew.
+    For `keras.Model(cut, ...)` Keras replaces the layer that makes `cut` by an input, in all its
+    calls. If that layer is called more than once (a shared layer, one ReLU used everywhere), the
+    calls above the cut are made again on a new input instead.
     """
     maker = next(n.operation for n in calls if any(cut is tensor for tensor in n.outputs))
     if sum(node.operation is maker for node in calls) == 1:

@@ -1,6 +1,6 @@
-"""What tlkeras reads of a Keras layer or model that Keras does not promise to keep.
+"""Access to private parts of Keras layers and models, which can change in any Keras release.
 
-Everything of that kind is here, but for an optimizer's parts (`optimizers/`) and what stands in
+All such access is here, except to the parts of an optimizer (`optimizers/`) and in the replacement
 for `fit` (`features/cached_fit.py`). tests/test_keras_contract.py has a test for each.
 """
 
@@ -11,7 +11,7 @@ import keras
 
 
 def functional(layer: Any) -> keras.Model | None:
-    """The graph of `layer`, a functional model or a built Sequential; None for anything else."""
+    """Return the graph of a functional model or a built Sequential; None for anything else."""
     net = getattr(layer, "_functional", None) or layer
     if isinstance(net, keras.Model) and hasattr(net, "_nodes_by_depth"):
         return net if type(net).call.__qualname__ == "Functional.call" else None
@@ -19,13 +19,16 @@ def functional(layer: Any) -> keras.Model | None:
 
 
 def nodes(net: keras.Model) -> list[Any]:
-    """The calls in `net`, inputs first."""
+    """Return the calls in `net`, those nearest to the inputs first."""
     depths = sorted(net._nodes_by_depth, reverse=True)
     return [node for depth in depths for node in net._nodes_by_depth[depth] if not node.is_input]
 
 
 def fed(node: Any, net: keras.Model) -> list[keras.KerasTensor] | None:
-    """The tensors that the call `node` of the nested `net` feeds to its inputs; None if unclear."""
+    """Return the tensors that `node`, a call of the nested `net`, feeds to its inputs.
+
+    None if that cannot be told.
+    """
     names = [tensor.name for tensor in net.inputs]
     for given in [*node.arguments.args, *node.arguments.kwargs.values()]:
         if isinstance(given, dict) and set(names) <= set(given):
@@ -37,80 +40,81 @@ def fed(node: Any, net: keras.Model) -> list[keras.KerasTensor] | None:
 
 
 def children(layer: Any) -> list[keras.Layer]:
-    """The layers directly in `layer`, in the order they were created."""
+    """Return the layers directly in `layer`, in the order they were created."""
     return getattr(layer, "_layers", [])
 
 
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:
-    """`layer` and every layer in it, however deeply nested."""
+    """Return `layer` and every layer in it, however deeply nested."""
     return list(layer._flatten_layers())
 
 
 def trainable_kind(layer: keras.Layer) -> list[keras.Variable]:
-    """The variables that `layer` holds itself and that are made to be trained, frozen or not."""
+    """Return the variables of the trainable kind that `layer` directly holds, frozen or not."""
     return layer._trainable_variables
 
 
 def fixed_kind(layer: keras.Layer) -> list[keras.Variable]:
-    """The variables that `layer` holds itself and that no optimizer ever trains."""
+    """Return the variables that `layer` directly holds and that no optimizer ever trains."""
     return layer._non_trainable_variables
 
 
 def untrack(layer: keras.Layer, variable: keras.Variable) -> None:
-    """Takes a variable out of those that `layer` holds."""
+    """Remove a variable from those that `layer` holds."""
     layer._untrack_variable(variable)
 
 
 def flag(layer: keras.Layer) -> bool:
-    """Whether `layer` itself is set to learn, whatever its surroundings are."""
+    """Return the `trainable` flag of `layer` itself, whatever the layers around it are set to."""
     return layer._trainable
 
 
 def set_flag(layer: keras.Layer, value: bool) -> None:
-    """Sets that flag alone: `layer.trainable = value` would reach into the layer's children."""
+    """Set only that flag: `layer.trainable = value` would also set it in the layer's children."""
     layer._trainable = value
 
 
 def seed_generators(layer: keras.Layer) -> Sequence[keras.random.SeedGenerator]:
-    """What `layer` itself draws random numbers from."""
+    """Return the generators from which `layer` itself draws random numbers."""
     return getattr(layer, "_seed_generators", ())
 
 
 def forget_calls(layer: keras.Layer) -> None:
-    """Its next call counts as its first: `layer.input` and `layer.output` are of that one.
+    """Forget all calls of `layer`: `layer.input` and `layer.output` then refer to the next one.
 
-    A graph that it was called in before can still be run, but no longer be traced back.
+    A graph in which it was called before can still be run, but no longer be traced back.
     """
     layer._inbound_nodes.clear()
 
 
 def mask_of(tensor: keras.KerasTensor) -> keras.KerasTensor | None:
-    """The mask that travels with a tensor of the graph; None if it has none."""
+    """Return the mask of a tensor of the graph; None if it has none."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def is_as_keras_has_it(method: Callable | None) -> bool:
-    """Whether a method is the empty or general one that Keras gives every class."""
+    """True if a method is the empty or general one that Keras gives every class."""
     return getattr(method, "_is_default", False)
 
 
 def compiled_with(model: keras.Model) -> dict[str, Any]:
-    """What a compiled model was compiled with, the objects themselves: public calls give copies."""
+    """Return the loss and metrics objects given to `compile`; public calls return only copies."""
     names = ("loss", "loss_weights", "metrics", "weighted_metrics")
     config = model._compile_config.config if model.compiled else {}
     return {name: config.get(name) for name in names}
 
 
 def settings(op: keras.Operation) -> dict[str, Any]:
-    """What a call of `op` may depend on beside its arguments: all it was given and has set."""
+    """Return the attributes of `op`: everything besides its arguments that a call can depend on."""
     ours = ("name", "_inbound_nodes", "_outbound_nodes", "_auto_config", "_lock")
     return {name: value for name, value in vars(op).items() if name not in ours}
 
 
 class Traces:
-    """Takes back what cutting a model leaves on its layers: every call made of them since.
+    """Context manager: on exit, the layers of `net` forget the calls recorded inside it.
 
-    As long as the layers live, they would keep each model that was ever cut out of theirs.
+    Cutting a model records new calls on its layers. Without this, every part that was ever cut out
+    would stay in memory as long as the layers do.
     """
 
     def __init__(self, net: keras.Model | None):
@@ -128,7 +132,7 @@ class Traces:
 
 
 def _operations(net: keras.Model) -> list[keras.Operation]:
-    """All that is called in `net` and in the models nested in it, themselves included."""
+    """Return `net`, everything that is called in it, and the same for the models nested in it."""
     found = [net, *net.operations]
     for op in net.operations:
         inner = functional(op)

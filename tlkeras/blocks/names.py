@@ -14,14 +14,14 @@ from tlkeras.blocks.parts import Part, kernels
 def block_names(
     backbone: Sequence[Sequence[Part]], decoder: Sequence[Sequence[Part]], head: bool
 ) -> list[str]:
-    """Names for the blocks of a backbone and a decoder, and for the head where there is one."""
+    """Return names for the blocks of a backbone and a decoder, and for the head if there is one."""
     runs = [*backbone, *decoder]
     votes, anew = [_votes(run) for run in runs], {""}
     for (word, mine), (other, theirs) in pairwise(votes):
         common = set(mine) & set(theirs) if word == other else ()
         if len(common) > 1:
-            anew.add(word)  # numbered anew in every stage
-        for number in common:  # the end of a stage is in the next block: that with more has it
+            anew.add(word)  # its numbers start again in every stage, so they are of no use
+        for number in common:  # a stage's end is in the next block: the one with more gets its name
             fewer, more = sorted((mine, theirs), key=lambda numbers: numbers[number])
             if len(fewer) > 1 or 2 * fewer[number] < more[number]:
                 del fewer[number]
@@ -39,7 +39,7 @@ def block_names(
         or any("stem" in op.name for part in runs[0] for op in part.ops)
     ):
         names[0] = "stem"
-    # The same name twice: two towers (CLIP), or numbered anew.
+    # A name can come twice: in two towers (CLIP), or because its numbers start again.
     towers = [
         f"{re.sub('_[0-9]+$', '', run[0].home or '')}/{name}"
         for run, name in zip(runs, names, strict=True)
@@ -57,12 +57,14 @@ def block_names(
 
 
 def _votes(run: Sequence[Part]) -> tuple[str, Counter[int]]:
-    """What most layer names of a block begin with, and a Counter of the numbers that follow it:
-    ("conv", {3: 12}), ("block", {4: 9, 5: 15}), or ("", {}) where they agree on nothing.
+    """Return the word that most layer names of a block begin with, and its numbers as a Counter.
 
-    Layers count by their kernels; where no layer with a kernel has a name of its own, all count
-    alike. Names that Keras makes up (`conv2d_17`) never count: they change when the model is
-    built a second time.
+    For example ("conv", {3: 12}) or ("block", {4: 9, 5: 15}); ("", {}) if no word is in at least
+    half of them.
+
+    Each layer counts as often as it has kernels. If no layer with a kernel has a name of its own,
+    all layers count once. Names that Keras makes up (`conv2d_17`) never count, because they change
+    when the model is built a second time.
     """
     counts = {
         op.name: kernels(graph.owners(op)) for part in run for op in part.ops if not _made_up(op)

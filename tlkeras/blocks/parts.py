@@ -1,6 +1,7 @@
-"""The smallest parts of a model that blocks are put together from, in data-flow order.
+"""The smallest parts of a model, from which blocks are assembled, in data-flow order.
 
-From its graph where there is one, else, and inside composite layers, from tracked layers.
+They come from the model's graph. In a model without a graph, and inside composite layers, they
+come from the tracked layers.
 """
 
 import math
@@ -15,20 +16,21 @@ from tlkeras.blocks import graph, internals
 
 @dataclass
 class Part:
-    """What lies between two neighbouring narrow places of the graph, or one layer of a stack."""
+    """The calls between two neighbouring narrow places of the graph, or one layer of a stack."""
 
     owners: list[graph.Owner]
-    ops: list[keras.Operation] = field(default_factory=list)  # called, for naming the block
+    ops: list[keras.Operation] = field(default_factory=list)  # what it calls, to name the block
     cut: keras.KerasTensor | None = None  # the one KerasTensor that leaves it, or None
     home: str | None = None  # name of the nested model it is in
-    positions: int = 1  # of the newest tensor that leaves it: pixels or tokens
-    cost: float = math.inf  # numbers per example in the tensors that leave it
-    vector: bool = True  # may end in one vector per example
-    ends: bool = False  # its layers make outputs that are vectors, and nothing for other layers
-    pools: bool = False  # makes that vector from an image or a sequence, without weights
+    positions: int = 1  # pixels or tokens of the last-made tensor that leaves it
+    cost: float = math.inf  # values per example in the tensors that leave it
+    vector: bool = True  # its output is, or could be, one vector per example
+    ends: bool = False  # its layers lead to outputs that are vectors, and to no other layer
+    pools: bool = False  # pools an image or a sequence to that vector, without weights
     attends: bool = False  # has attention somewhere inside
     first: int = 0  # number of its first step in the graph
-    leaving: list[tuple[int, keras.KerasTensor]] = field(default_factory=list)  # learned, made at
+    # the tensors that leave it and depend on trained layers, each with the step that makes it
+    leaving: list[tuple[int, keras.KerasTensor]] = field(default_factory=list)
 
     @property
     def learns(self) -> bool:
@@ -36,7 +38,7 @@ class Part:
 
     @property
     def kernels(self) -> int:
-        """How many layers hold a kernel or a table, not only a normalisation's vectors."""
+        """The number of layers that hold a kernel or a table, not only vectors."""
         return kernels(self.owners)
 
 
@@ -45,8 +47,11 @@ def kernels(owners: Iterable[graph.Owner]) -> int:
 
 
 def find_parts(model: keras.Model) -> tuple[list[Part], int | None]:
-    """The parts of `model`, every weight in one of them, and the number of the part after its
-    nested backbone or its encoder (None where there is neither, or no head after it)."""
+    """Return the parts of `model`, and the number of the first part of its head.
+
+    Every weight is in exactly one part. The number is None if the model has neither a nested
+    backbone nor an encoder, or if nothing with weights follows it.
+    """
     whole, net = len(graph.owners(model)), internals.functional(model)
     parts, head = [], None
     if net:
@@ -60,7 +65,7 @@ def find_parts(model: keras.Model) -> tuple[list[Part], int | None]:
         big = [x for x in layers if isinstance(x, keras.Model) and 2 * len(graph.owners(x)) > whole]
         for child in big:
             parts += _from_layer(child, whole)
-        head = len(parts) or None  # the rest lies outside, whenever it was made
+        head = len(parts) or None  # all other layers are head, even those created earlier
         parts += [Part([owner]) for owner in graph.own(model)]
         for child in layers:
             parts += [] if child in big else _from_layer(child, whole)
@@ -69,12 +74,13 @@ def find_parts(model: keras.Model) -> tuple[list[Part], int | None]:
 
 
 def _backbone_first(flow: graph.Graph) -> int:
-    """Puts the steps of the nested backbone first, with all that they read; how many these are, 0
-    where there is no such backbone, or nothing that learns after it.
+    """Move the steps of the nested backbone, and all they need, to the front; return their number.
 
-    That is a nested model with most of the layers or most of the parameters. A branch that joins
-    it later (a table beside an image) is none of it; another nested model beside it is a tower, and
-    no head, if it takes images, sequences or tokens.
+    Returns 0 if there is no nested backbone, or if no layer after it can be trained.
+
+    The backbone is a nested model with most of the layers or most of the parameters. A branch that
+    joins later (a table next to an image) does not belong to it. Another nested model next to it is
+    a second tower, not part of the head, if it takes images, sequences or tokens.
     """
     held = [{id(layer): graph.params(ws) for layer, ws in step} for step in flow.owners]
     sizes = {key: size for step in held for key, size in step.items()}
@@ -99,8 +105,11 @@ def _backbone_first(flow: graph.Graph) -> int:
 
 
 def _encoder_first(flow: graph.Graph) -> int:
-    """The same for the encoder of a flat U-Net or autoencoder: all that is needed by the step that
-    begins to make the image larger again, where it is smallest."""
+    """Do the same for the encoder of a flat U-Net or autoencoder.
+
+    The encoder is everything that is needed by the step that first enlarges the image again, where
+    it is smallest.
+    """
     steps = range(len(flow.steps))
     ups = [i for i in steps if flow.enlarged(i) and flow.learns(flow.needs[i] - {i})]
     first = min(ups, key=flow.enlarged, default=0)
@@ -114,7 +123,7 @@ def _encoder_first(flow: graph.Graph) -> int:
 
 
 def _is_tower(flow: graph.Graph, first: int, last: int) -> bool:
-    """Whether these steps look at images, sequences or tokens, not at a vector of numbers."""
+    """True if these steps take images, sequences or tokens rather than vectors of numbers."""
     layers = [layer for held in flow.owners[first : last + 1] for layer, _ in held]
     return any(
         isinstance(layer, keras.layers.Embedding)
@@ -130,7 +139,7 @@ def _from_graph(flow: graph.Graph, whole: int, first: int, end: int) -> list[Par
 
 
 def _part(flow: graph.Graph, first: int, last: int) -> Part:
-    """The steps `first` to `last` as one part."""
+    """Return the steps `first` to `last` as one part."""
     steps, leaving = flow.steps[first : last + 1], flow.leaving(last)
     live = flow.live[last] - flow.beside or steps[-1].writes
     homes = [op.name for op, a, b in flow.spans if a <= last <= b]
@@ -159,15 +168,17 @@ def _part(flow: graph.Graph, first: int, last: int) -> Part:
 
 
 def _ends(flow: graph.Graph, first: int, last: int) -> bool:
-    """Whether the layers of these steps make outputs, and nothing for another layer, in a model
-    that puts out nothing but vectors."""
+    """True if no other layer with weights uses the results of these steps, as in output layers.
+
+    Only in a model whose outputs are all vectors.
+    """
     held = {i for i in range(first, last + 1) if flow.learns([i])}
     vectors = all(len(flow.shapes[key]) == 2 for key in flow.outputs)
     return vectors and held.isdisjoint(flow.learned_from)
 
 
 def _from_layer(layer: keras.Layer, whole: int) -> list[Part]:
-    """The parts of `layer` by its tracked layers: one, unless it is a stack. None has a cut."""
+    """Return the parts of `layer`, without cuts: those of its graph or of a stack; else one."""
     net = internals.functional(layer)
     if net:
         flow = graph.Graph(net)
@@ -185,8 +196,10 @@ def _from_layer(layer: keras.Layer, whole: int) -> list[Part]:
 
 
 def _is_stack(layer: Any, whole: int) -> bool:
-    """Whether `layer` holds several layers of the network (a ViT's encoder) and is not one itself:
-    several that attend, or most of all layers with weights."""
+    """True if `layer` is a container of several layers of the network (a ViT's encoder).
+
+    That is: it holds several layers with attention, or most of all layers with weights.
+    """
     inside = [child for child in internals.children(layer) if graph.owners(child)]
     most = len(inside) > 1 and 2 * len(graph.owners(layer)) > whole
     if graph.attends(layer):
@@ -196,7 +209,7 @@ def _is_stack(layer: Any, whole: int) -> bool:
 
 
 def _opened(part: Part, whole: int) -> list[Part]:
-    """`part`, or the parts of the stack in it; the last of these keeps the cut."""
+    """Return `part`, or the parts of the stack inside it; the last of these keeps the cut."""
     stack = next((op for op in part.ops if internals.children(op) and _is_stack(op, whole)), None)
     if stack is None or internals.functional(stack):
         return [part]
@@ -213,7 +226,7 @@ def _opened(part: Part, whole: int) -> list[Part]:
 
 
 def _share(model: keras.Model, parts: Sequence[Part]) -> None:
-    """Leave every weight to the first part that uses it; give the last part what none uses."""
+    """Keep every weight only in the first part that uses it; give unused ones to the last part."""
     seen: set[int] = set()
 
     def first_use(owners: Iterable[graph.Owner]) -> Iterator[graph.Owner]:

@@ -1,4 +1,4 @@
-"""A model that gives what is inside another: the mean of every tensor asked for, in one pass."""
+"""`tapped`: a model that outputs the means of tensors inside another model, in one pass."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,15 +16,15 @@ POOLING = {
 
 
 def tapped(model: keras.Model, wanted: Sequence[keras.KerasTensor]) -> tuple[keras.Model, Tensors]:
-    """A model of the same inputs that gives the means of tensors over all their positions.
+    """Build a model with the same inputs that outputs the means of tensors over all positions.
 
     Args:
-        wanted: of the graph of `model`, or of those nested in it.
+        wanted: tensors of the graph of `model`, or of models nested in it.
 
     Returns:
-        The model, whose outputs are a list of vectors (batch, channels) in float32, and of which
-        tensor each is the mean: of one in a nested model, once for every call of that. Where a
-        tensor has a mask, what it hides does not count.
+        The model, whose outputs are a list of vectors (batch, channels) in float32; and the tensors
+        these are the means of, in the same order. A tensor in a nested model appears once for
+        every call of that model. Positions that a mask hides do not count.
 
     Raises ValueError if the model has no graph.
     """
@@ -38,7 +38,10 @@ def tapped(model: keras.Model, wanted: Sequence[keras.KerasTensor]) -> tuple[ker
 def _taps(
     net: keras.Model, wanted: Sequence[keras.KerasTensor], made: dict[int, Any]
 ) -> tuple[Tensors, Tensors]:
-    """Means in the graph of `net`, and of which tensors. made: the same of nested models."""
+    """Return the means in the graph of `net`, and their tensors.
+
+    `made` collects the same for nested models, by their ids.
+    """
     means, found = Tensors(), Tensors()
     for node in nodes(net):
         mine = [tensor for tensor in node.outputs if any(tensor is one for one in wanted)]
