@@ -1,12 +1,12 @@
 # %% [markdown]
-# # 8.10 · Cross-modal transfer: a picture and what is written about it
+# # 8.10 · Cross-modal transfer: an image and what is written about it
 #
 # **The question.** You have an image of a lesion and a short report. What do the two tell together
 # that neither tells alone, and what if one is missing?
 #
-# **The promise.** In about a minute on two cores you build, in plain Keras, a network with two
-# inputs, in the two usual ways; you see it fail when a picture is missing, and mend that with a
-# layer you know. *(Section 1.8 of the course, number 10; no internet needed.)*
+# **The promise.** In about a minute on two cores you build a network with two inputs in plain
+# Keras, in the two usual ways. You see it fail when an image is missing, and fix that with a layer
+# you know. *(Section 1.8 of the course, number 10; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -23,14 +23,16 @@ tlk.accelerate(quiet=True)
 # ## The idea
 #
 # One witness saw it through a window, another heard it through a wall. Ask both, and you know more
-# than either. But whoever has only ever listened to both at once may not follow one alone.
+# than from either. But if you have only ever listened to both at once, you may not understand one
+# alone.
 #
-# A **[modality](glossary.md#modality)** is a kind of data: images, text, sound. Where a case has
-# two, join them ([fusion](glossary.md#fusion)): EfficientNet's [features](glossary.md#feature) of a
-# scan beside BioBERT's of the report, or MedCLIP's ([named systems](named_systems.md) has both).
-# Here ImageNet's network reads the image, and the report's words are counted. The lesions are
-# **synthetic, of no medical validity**, and so are the reports: of their stock phrases some point
-# to a kind, many do not, and some are wrong. 30 cases of each kind have a label.
+# A **[modality](glossary.md#modality)** is a kind of data: images, text, sound. If a case has two,
+# you can combine them ([fusion](glossary.md#fusion)): EfficientNet's
+# [features](glossary.md#feature) of a scan with BioBERT's features of the report, or MedCLIP's
+# ([named systems](named_systems.md) has both). Here an ImageNet network processes the image, and
+# the words of the report are counted. The lesions are **synthetic, of no medical validity**, and so
+# are the reports: some of their stock phrases point to a class, many do not, and some are wrong.
+# There are 30 labelled cases per class.
 
 # %% alt="A row of seven synthetic skin lesions, one of each class, with the class's short name above."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -44,11 +46,11 @@ tlk.plots.samples(images[first], labels[first], task.classes, columns=7, title=t
 tlk.table([[task.classes[labels[i]], str(reports[i])] for i in first], ["kind", "its report"])
 
 # %% [markdown]
-# ## By hand 1: each becomes a row of numbers
+# ## By hand 1: each becomes a vector
 #
-# **The image.** What the [frozen](glossary.md#freeze) network puts out after its middle blocks,
-# averaged over all places: 112 numbers. `Normalization` brings each to mean 0 and spread 1, so that
-# a row of zeros is the average picture.
+# **The image.** The output of the [frozen](glossary.md#freeze) network after its middle blocks,
+# averaged over all positions: 112 numbers. `Normalization` scales each to mean 0 and spread 1, so
+# that a vector of zeros is the average image.
 
 # %%
 backbone = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -63,9 +65,9 @@ pictures = np.asarray(normal(raw))
 test_pictures = np.asarray(normal(network.predict(test_images, verbose=0)))
 
 # %% [markdown]
-# **The report.** `TextVectorization` collects the words. With `multi_hot` a report becomes a row of
-# ones and zeros: which of the known words are in it, in no order. That is a **[bag of
-# words](glossary.md#bag-of-words)**; an empty report is a row of zeros.
+# **The report.** `TextVectorization` collects the words. With `multi_hot` a report becomes a vector
+# of ones and zeros, which says which of the known words occur in it, regardless of order. That is a
+# **[bag of words](glossary.md#bag-of-words)**; an empty report is a vector of zeros.
 
 # %%
 bag = keras.layers.TextVectorization(output_mode="multi_hot")
@@ -74,9 +76,9 @@ words, test_words = (np.asarray(bag(part), "float32") for part in (reports, test
 pictures.shape, words.shape
 
 # %% [markdown]
-# ## By hand 2: alone, side by side, and one after the other
+# ## By hand 2: alone, early fusion, late fusion
 #
-# All get the same small [head](glossary.md#head) and the same number of steps.
+# All models get the same small [head](glossary.md#head) and the same number of steps.
 
 
 # %%
@@ -100,16 +102,16 @@ image_alone = trained(keras.Model(picture, head(picture)), pictures)
 report_alone = trained(keras.Model(report, head(report)), words)
 
 # %% [markdown]
-# **Early fusion**: both rows side by side, and one head for the long row. A model with two inputs
-# is fed a list of two arrays.
+# **Early fusion**: concatenate the two vectors and train one head on the result. A model with two
+# inputs takes a list of two arrays.
 
 # %%
 together = keras.layers.Concatenate()([picture, report])
 early = trained(keras.Model([picture, report], head(together)), [pictures, words])
 
 # %% [markdown]
-# **Late fusion**: two networks of their own, and the mean of what they say, as logarithms of
-# probabilities. Nothing is trained together.
+# **Late fusion**: two separate networks, and the mean of their outputs as log-probabilities.
+# Nothing is trained together.
 
 
 # %% tags=["plumbing"]
@@ -133,14 +135,14 @@ found = {
 tlk.table(list(found.items()), ["one draw", "balanced accuracy, %"])
 
 # %% [markdown]
-# In this draw both ways of joining are better than either input. (The score is [balanced
+# In this draw both kinds of fusion are better than either input. (The score is [balanced
 # accuracy](glossary.md#balanced-accuracy).)
 #
-# ## By hand 3: a missing picture
+# ## By hand 3: a missing image
 #
-# The camera is broken today. Late fusion leaves out one summand. Early fusion wants a picture: give
-# it a black one, as many programs do where a file is missing; or a row of zeros, the average
-# picture:
+# The camera is broken today. Late fusion simply leaves out one of its two terms. Early fusion needs
+# an image. Give it a black one, as many programs do when a file is missing, or a vector of zeros,
+# the average image:
 
 # %%
 dark = network.predict(np.zeros_like(images[:1]), verbose=0)
@@ -157,14 +159,14 @@ tlk.table(rows, ["no image; one draw", "balanced accuracy, %"], digits=0)
 print("Zeros are better by more than 10 points:", rows[2][1] > rows[1][1] + 10)
 
 # %% [markdown]
-# A black picture is not *no* picture: its features are far from all that the head has seen. Zeros
-# cost nothing in this draw; over five, below, they cost eight points against the report alone, for
-# the head misses what was always there in training.
+# A black image is not the same as *no* image: its features are far from anything the head has seen.
+# Zeros cost nothing in this draw. Over the five stored trainings below they cost eight points
+# compared with the report alone, because the head was trained with an image in every case.
 #
 # **[Modality dropout](glossary.md#modality-dropout)** ([Neverova and others
-# 2014](https://arxiv.org/abs/1501.00102)) sets the whole row of a modality to zero for a random
+# 2014](https://arxiv.org/abs/1501.00102)) sets the whole vector of a modality to zero for a random
 # part of the examples, in training only. Keras has the layer: `Dropout` with `noise_shape=(None,
-# 1)` makes one draw an example, for its whole row.
+# 1)` makes one random choice per example, for its whole vector.
 
 # %% tags=["plumbing", "nbval-check-output"]
 drop = keras.layers.Dropout(0.5, noise_shape=(None, 1))
@@ -174,9 +176,9 @@ values = ", ".join(str(value) for value in np.unique(rows))
 tlk.table([[f"{whole:,} of 1,000", values]], ["rows of one value only", "the values"])
 
 # %% [markdown]
-# At a share of 0.5, what is kept is doubled, as by every Dropout. (A layer that does not double was
-# better by 3 ± 2 points with 30 labels a kind, and a tie with all.) Each modality gets a layer of
-# its own:
+# With a rate of 0.5, the values that are kept are doubled, as in every Dropout. (A layer that does
+# not double was better by 3 ± 2 points with 30 labels per class, and a tie with all labels.) Each
+# modality gets its own layer:
 
 # %%
 kept = [keras.layers.Dropout(0.3, noise_shape=(None, 1))(x) for x in (picture, report)]
@@ -196,9 +198,9 @@ tlk.table(rows, ["one draw, balanced accuracy, %", *cases], digits=0)
 #
 # ## The same with tlkeras: fine-tuning with two inputs
 #
-# A model can also take images and words as they are, and be fine-tuned in two stages ([chapter
-# 6](06_unfreezing.ipynb)). `tlk.find_blocks` finds the network inside and its blocks; the branch of
-# the report belongs to the **head**, so it learns from the first stage on.
+# A model can also take images and words directly and be fine-tuned in two stages ([chapter
+# 6](06_unfreezing.ipynb)). `tlk.find_blocks` finds the network inside and its blocks. The report
+# branch belongs to the **head**, so it is trained from the first stage on.
 
 # %% tags=["nbval-check-output"]
 pixels = keras.Input(images.shape[1:], name="image")
@@ -219,16 +221,16 @@ run = tlk.fit_stages(model, plan, (data, labels[::3]), verbose=0, seed=SEED)
 run
 
 # %% [markdown]
-# The column *cache* says what two inputs cost: outputs of frozen blocks are not stored, since the
-# report passes by beside them, and each epoch of the head reads all images anew. For many epochs,
-# compute features first.
+# The column *cache* shows what two inputs cost: the outputs of frozen blocks are not stored,
+# because the report bypasses them, and each epoch of the head processes all images again. For many
+# epochs, compute the features first.
 #
 # ## A network for the text as well
 #
-# A bag knows no order and no meaning. **BERT** ([Devlin and others
+# A bag of words knows neither order nor meaning. **BERT** ([Devlin and others
 # 2018](https://arxiv.org/abs/1810.04805)) reads words in their order; **BioBERT** ([Lee and others
-# 2019](https://arxiv.org/abs/1901.08746)) is one that has read medical papers. Online you would
-# load it; here is a tiny one of the same class with random weights:
+# 2019](https://arxiv.org/abs/1901.08746)) is a BERT trained on medical papers. Online you would
+# load it. Here is a tiny one of the same class with random weights:
 
 # %%
 import keras_hub
@@ -239,10 +241,10 @@ bert = keras_hub.models.BertBackbone(
 )
 
 # %% [markdown]
-# A pretrained BERT knows words only by *its own* numbers: feed it with the tokenizer of the same
-# preset (`BertTokenizer.from_preset`), not with a vocabulary of your own, as we do for the tiny
-# one. (BioBERT itself was not run here. KerasHub reads Hugging Face's files as `model.safetensors`;
-# where a repository has none, convert it once with `transformers`.)
+# A pretrained BERT knows words only by *its own* token numbers. Use the tokenizer of the same
+# preset (`BertTokenizer.from_preset`), not a vocabulary of your own, as we do for the tiny one.
+# (BioBERT itself was not run here. KerasHub reads Hugging Face's files as `model.safetensors`; if a
+# repository has none, convert it once with `transformers`.)
 
 # %%
 numbers = keras.layers.TextVectorization(output_sequence_length=40)
@@ -254,15 +256,15 @@ text = keras.Model(tokens, bert(given)["pooled_output"])
 text.predict(np.asarray(numbers(reports[:2])), verbose=0).shape
 
 # %% [markdown]
-# Again a row of numbers a report, in place of the bag.
+# The result is again one vector per report, in place of the bag.
 #
 # ## The experiment: five draws
 #
-# Stored are five [draws](glossary.md#draw) of 30 labels a kind, and five trainings with all 3,600
-# labels. All methods have 400 steps and a rate of their own, chosen on validation with other draws;
-# the image's features are those of two blocks. The **[control](glossary.md#control)** is early
-# fusion trained *and* tested with other patients' reports: as many inputs, as many numbers to
-# learn.
+# The stored results are five [draws](glossary.md#draw) of 30 labels per class, and five trainings
+# with all 3,600 labels. All methods have 400 steps and their own learning rate, chosen on
+# validation with other draws. The image features come from two blocks. The
+# **[control](glossary.md#control)** is early fusion trained *and* tested with other patients'
+# reports: the same number of inputs and of parameters.
 
 # %% tags=["plumbing"]
 stored = tlk.results("modalities", part="test")
@@ -291,22 +293,22 @@ for name in gained:
 tlk.table(gained, "points above the image alone", note=stored.note)
 
 # %% [markdown]
-# With 30 labels a kind the right patient's report is worth nine to eleven points, and with all
-# labels six to eight, in every draw. Somebody else's is worth nothing: it is the knowledge that
-# counts, not the longer row. The three ways are nearly ties (late fusion is ahead, by a point or
-# two), so the simplest way, two networks and a mean, is not the worse one.
+# With 30 labels per class the right patient's report is worth nine to eleven points, and with all
+# labels six to eight, in every draw. Somebody else's report is worth nothing: what counts is the
+# information, not the longer vector. The three kinds of fusion nearly tie (late fusion is ahead by
+# a point or two), so the simplest one, two networks and a mean, is no worse.
 #
-# **Which reader of the report?** (0: all labels; three draws of BERT.)
+# **Which features of the report?** (0: all labels; three draws of BERT.)
 
 # %% tags=["plumbing", "nbval-check-output"]
 readers = ["report, multi-hot", "report, tf-idf", "report, bert"]
 stored.where(method=readers).mean_by("method", "labels_per_class", scale=100)
 
 # %% [markdown]
-# The bag is ahead of the tiny BERT by nine points with 30 labels and by six with all: a likely
-# reason is that random weights first have to learn what a word is. What a *pretrained* BERT reads
-# in real reports was not measured. Weights by rarity (tf-idf) lose four points with 30 labels.
-# Begin with the bag: it is the control for every text network.
+# The bag of words is ahead of the tiny BERT by nine points with 30 labels and by six with all. A
+# likely reason is that BERT's random weights first have to learn what a word is. How good a
+# *pretrained* BERT is on real reports was not measured. Weighting by rarity (tf-idf) loses four
+# points with 30 labels. Start with the bag: it is the control for every text network.
 #
 # ## What each knows that the other does not
 
@@ -327,10 +329,10 @@ for count, name in ((30, "30 labels"), (0, "all labels")):
 tlk.table(shares, "right, all kinds weighing the same (%)", digits=0)
 
 # %% [markdown]
-# Of dermatofibroma (df, 18 test cases) the report finds 70 % and the image 48; of actinic keratosis
-# (akiec) the image finds 88 % and the report 60. With all labels 89 % of the cases are right with
-# at least one of the two: early fusion's 81 % is about half of the way from the image's 74 to an
-# **oracle** that always knew which to believe.
+# Of dermatofibroma (df, 18 test cases) the report finds 70 % and the image 48 %; of actinic
+# keratosis (akiec) the image finds 88 % and the report 60 %. With all labels, at least one of the
+# two is right in 89 % of the cases. Early fusion reaches 81 %, about half of the way from the
+# image's 74 to an **oracle** that always knew which one to believe.
 #
 # ## Where it fails
 #
@@ -364,15 +366,15 @@ for name, method, share in (
 tlk.table(rows, ["all labels, %", "both", "no report", "no image", "a black image"])
 
 # %% [markdown]
-# Fed with a black picture, early fusion is near chance (14 %), and modality dropout not far above.
-# Fed with zeros, early fusion is eight points below the report alone (62 %). **Modality dropout**
-# wins back seven of them, and is a tie where both are there. **Plain dropout** is its control: it
-# leaves out as many numbers, but never a whole row, and wins back nothing (1 ± 4 points). Late
-# fusion needs none of it. Without the *report*, early fusion is a tie with the image alone (74 %).
+# With a black image, early fusion is near chance (14 %), and modality dropout is not far above.
+# With zeros, early fusion is eight points below the report alone (62 %). **Modality dropout**
+# recovers seven of them, and ties when both inputs are present. **Plain dropout** is its control:
+# it drops as many numbers, but never a whole vector, and recovers nothing (1 ± 4 points). Late
+# fusion needs none of this. Without the *report*, early fusion ties with the image alone (74 %).
 #
-# **One is of somebody else, or says too much.** Reports get mixed up, and some are written after
-# the diagnosis is known. For the **leak** the kind was written into every report for training and
-# validation, but not for the test, as with new patients:
+# **One belongs to somebody else, or says too much.** Reports get mixed up, and some are written
+# after the diagnosis is known. For the **leak**, the class was written into every report for
+# training and validation, but not for the test, as with new patients:
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
@@ -393,48 +395,48 @@ tlk.table(rows, ["balanced accuracy, %", "30 labels", "all labels"])
 
 # %% [markdown]
 # With mixed-up reports and all labels, early fusion is ten points *worse* than the image alone: it
-# believes what it reads. Modality dropout is no cure, and late fusion loses most.
+# believes what it reads. Modality dropout does not help, and late fusion loses most.
 #
-# The leak hardly harms the network: on test it is a tie with early fusion without one (after 400
-# steps). But **validation lies**, by 11 points with 30 labels and by 18 with all. (Compare
-# validation with validation: here it is lower than test anyway.) Ask of every text when it was
-# written.
+# The leak hardly harms the network: on test it ties with early fusion without a leak (after 400
+# steps). But **validation is misleading**, by 11 points with 30 labels and by 18 with all. (Compare
+# validation with validation, because here it is lower than test anyway.) For every text, ask when
+# it was written.
 #
 # ## What it costs
 #
-# The features of the frozen network take most of the time, once. A head then trains in about a
-# second of one core, with 36,000 numbers for early fusion and 37,000 in two for late. The tiny BERT
-# takes twenty times as long as the bag's head.
+# Computing the features of the frozen network takes most of the time, but is done once. A head then
+# trains in about a second of one core, with 36,000 parameters for early fusion, and for late fusion
+# 37,000 in two heads. The tiny BERT takes twenty times as long as the head on the bag.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: whom to believe more
 #
-# Weigh the report by 0, 0.25, 0.5, 0.75 and 1 in late fusion, and the image by the rest. Is the
+# In late fusion, weight the report by 0, 0.25, 0.5, 0.75 and 1, and the image by the rest. Is the
 # middle the best? How would you choose without the test?
 
 # %% [markdown] tags=["hint"]
-# `says_image` and `says_report` are all that is needed.
+# `says_image` and `says_report` are all you need.
 
 # %% tags=["answer"]
 rows = [[w, score((1 - w) * says_image + w * says_report)] for w in (0.0, 0.25, 0.5, 0.75, 1.0)]
 tlk.table(rows, ["weight of the report", "one draw, %"], digits=2)
 
 # %% [markdown] tags=["answer"]
-# The middle is best or close to it. A quarter for the report costs little, three quarters cost
-# much: it is the weaker of the two. Choose the weight on validation cases that have both; with few
-# of them the middle is the safe choice.
+# The middle is best or close to it. Weighting the report by a quarter costs little, and by three
+# quarters a lot, because it is the weaker of the two. Choose the weight on validation cases that
+# have both; if you have few of them, the middle is the safe choice.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: the leak
 #
-# Write the diagnosis into every training report, train the early fusion again, and test it twice:
-# on reports with the diagnosis, and without it, as a new patient's would be.
+# Write the diagnosis into every training report, train early fusion again, and test it twice: on
+# reports with the diagnosis, and without it, as a new patient's would be.
 
 # %% [markdown] tags=["hint"]
-# `np.char.add` joins texts, one by one. The bag has to collect the new words first: make a new one.
-# A new model has a longer input.
+# `np.char.add` joins texts element by element. The bag has to collect the new words first, so make
+# a new one. The input of the new model is longer.
 
 # %% tags=["answer"]
 note = np.array([f" code{name}" for name in task.classes])
@@ -451,17 +453,18 @@ rows = [[name, score(log_chances(leaky, [test_pictures, x]))] for name, x in cas
 tlk.table(rows, ["one draw", "balanced accuracy, %"])
 
 # %% [markdown] tags=["answer"]
-# It looks far better than it is for a new patient. There it is about as good as the early fusion of
-# before: the leak has not ruined the network, but the only means of seeing how good it is. The
-# remedy is in the data, not in the model.
+# It looks far better than it is for a new patient. For new patients it is about as good as early
+# fusion before: the leak has not ruined the network, but it has ruined the only way to see how good
+# it is. The remedy is in the data, not in the model.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Make each input a row of numbers, side by side, with one head. Or average the log-probabilities
-#   of two networks, which was at least as good and does not mind a missing one.
-# - Fill a missing modality with the average, never with black, and let early fusion learn to do
-#   without: `Dropout(share, noise_shape=(None, 1))`.
-# - Ask where a text comes from: a wrong report is believed, and a leak makes validation lie.
+# - Turn each input into a vector, concatenate them, and train one head. Or average the
+#   log-probabilities of two networks, which was at least as good and still works when one input is
+#   missing.
+# - Fill in a missing modality with the average, never with black, and let early fusion learn to
+#   work without it: `Dropout(share, noise_shape=(None, 1))`.
+# - Ask where a text comes from: a wrong report is believed, and a leak makes validation misleading.
 #
 # **Then:** which way for which data, [chapter 11](11_decision_guide.ipynb).
