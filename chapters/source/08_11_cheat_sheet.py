@@ -1,13 +1,14 @@
 # %% [markdown]
 # # 8.11 · The cheat sheet: every flavour, its price and its gain
 #
-# **The question.** Ten ways to transfer, and one afternoon. Which one first?
+# **The question.** There are ten ways to transfer, and you have one afternoon. Which one do you try
+# first?
 #
 # **The promise.** You leave with one table: what each flavour needs, what it costs, and what it
-# gained here over the plain way, with its spread. You filter it by what you have, you measure one
-# of its rows again, and for each row you get the lines that run its well-known medical example. In
-# about half a minute on two cores. *(Section 1.8 of the course, its cheat sheet; no internet
-# needed.)*
+# gained here over the plain way, with its spread. You filter the table by what you have, and you
+# measure one of its rows again. For each row you get the code for its well-known medical example.
+# All of this takes about half a minute on two cores. *(Section 1.8 of the course, its cheat sheet;
+# no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -23,31 +24,31 @@ tlk.accelerate(quiet=True)
 # %% [markdown]
 # ## The menu
 #
-# A menu says what a dish is and when to order it; the price stands beside it. The dishes first:
+# A menu says what a dish is and when to order it, with the price next to it. The dishes first:
 #
 # | flavour | what it does | order it when you have | well-known medical example | in a word |
 # |---|---|---|---|---|
-# | [Feature extraction](08_01_feature_extraction.ipynb) | the network stays frozen; a small classifier reads what it puts out | few images, little compute | [EfficientNet B0 on HAM10000](named_systems.md) | quick and safe |
-# | [Fine-tuning a part](08_02_fine_tuning.ipynb) | the upper layers learn on | a medium number of images, a slight shift | [ResNet on chest X-rays](named_systems.md) | the middle way |
-# | [Full fine-tuning](08_02_fine_tuning.ipynb) | every layer learns on | many images, a large shift | [ViT on diabetic retinopathy](named_systems.md) | flexible, and dear |
-# | [Domain adaptation](08_04_domain_adaptive.ipynb) | the source's look is fitted to the target's, without labels there | another camera, another clinic | [BioViT to HAM10000](named_systems.md) | the same things in another dialect |
-# | [Adapters](10_1_adapters.ipynb) | small new modules learn inside a frozen network | little memory, many tasks | [LoRA in a ViT](named_systems.md) | a task in a few kilobytes |
-# | [Prompts](08_09_zero_and_few_shot.ipynb) | the question is chosen or learned, the network is not | a large model of words and pictures | [BioGPT](named_systems.md) | ask, do not train |
-# | [Self-supervision](08_08_self_supervised.ipynb) | learns from pictures without labels, then from a few with | many pictures, few labels | [DINO on radiographs](named_systems.md) | look first, name later |
+# | [Feature extraction](08_01_feature_extraction.ipynb) | the network stays frozen; a small classifier is trained on its outputs | few images, little compute | [EfficientNet B0 on HAM10000](named_systems.md) | quick and safe |
+# | [Fine-tuning a part](08_02_fine_tuning.ipynb) | the upper layers continue training | a medium number of images, a slight shift | [ResNet on chest X-rays](named_systems.md) | the middle way |
+# | [Full fine-tuning](08_02_fine_tuning.ipynb) | every layer continues training | many images, a large shift | [ViT on diabetic retinopathy](named_systems.md) | flexible, and expensive |
+# | [Domain adaptation](08_04_domain_adaptive.ipynb) | source and target are made to look alike to the network, without target labels | another camera, another clinic | [BioViT to HAM10000](named_systems.md) | the same things in another dialect |
+# | [Adapters](10_1_adapters.ipynb) | small new modules are trained inside a frozen network | little memory, many tasks | [LoRA in a ViT](named_systems.md) | a task in a few kilobytes |
+# | [Prompts](08_09_zero_and_few_shot.ipynb) | the prompt is chosen or learned; the network stays as it is | a large model of words and images | [BioGPT](named_systems.md) | ask, do not train |
+# | [Self-supervision](08_08_self_supervised.ipynb) | learns from images without labels, then from a few with labels | many images, few labels | [DINO on radiographs](named_systems.md) | look first, name later |
 # | [Zero and few shots](08_09_zero_and_few_shot.ipynb) | names or a handful of examples are enough | next to nothing | [GPT-4V](named_systems.md) | for what nobody has labelled |
-# | [Cross-modal](08_10_cross_modal.ipynb) | pictures and texts are read together | two kinds of evidence | [MedCLIP](named_systems.md) | two witnesses |
-# | [Several tasks](08_07_multi_task.ipynb) | one network answers several questions | several labels for each picture | [lesion and its outline](08_07_multi_task.ipynb) | one pass for all |
+# | [Cross-modal](08_10_cross_modal.ipynb) | images and texts are combined | two kinds of evidence | [MedCLIP](named_systems.md) | two witnesses |
+# | [Several tasks](08_07_multi_task.ipynb) | one network answers several questions | several labels for each image | [lesion and its outline](08_07_multi_task.ipynb) | one pass for all |
 #
 # Not on the course's sheet, but flavours as well: [other heads](08_03_head_swapping.ipynb),
 # [step-by-step unfreezing](08_05_progressive_unfreezing.ipynb),
 # [distillation](08_06_distillation.ipynb), and [pretraining on your own
-# pictures](10_3_domain_adaptive_pretraining.ipynb).
+# images](10_3_domain_adaptive_pretraining.ipynb).
 #
 # ## The prices
 #
-# What follows was measured by the chapters and stored, each time beside a control, which is named
-# below the table. `clothes` are real photographs and `digits` real handwriting; `lesions`, `scenes`
-# and the blinds before digits are synthetic, and nothing here is medical advice.
+# All results below were measured by the chapters and stored, each together with a control, which is
+# named below the table. `clothes` are real photographs and `digits` real handwriting. `lesions`,
+# `scenes` and the blinds over the digits are synthetic, and nothing here is medical advice.
 
 # %% tags=["plumbing"]
 sheet = []
@@ -145,18 +146,23 @@ table = tlk.table([[row[name] for name in names] for row in sheet], list(names.v
 tlk.filtered(table, "you need", "labels a class")
 
 # %% [markdown]
-# How to read a line. *You need*: the data for it. *Control*: feature extraction against the same
-# network untrained; fine-tuning, adapters and prompts against the head alone; domain adaptation
-# against none; self-supervision against the untrained network; zero-shot against a linear
-# classifier with **four** labels of each pair; cross-modal against the image alone; several tasks
-# (type, and benign or malignant) against the type alone; distillation against the same student
-# taught by the 30 labels; the head, a convolution, against a perceptron of its size. Spreads are
-# standard deviations over draws. *Seconds* are those of one core, of training alone, on a machine
-# that was busy: orders of magnitude.
+# How to read a row:
 #
-# **What the table cannot do** is rank the flavours: each line has data of its own, and they were
-# chosen so that the flavour *can* win. What it can say is how large a gain was here, where its
-# condition held.
+# - *you need*: the data that the flavour requires.
+# - *control, %*: what the flavour is compared with. Feature extraction: the same network untrained.
+#   Fine-tuning, adapters and prompts: the head alone. Domain adaptation: no adaptation.
+#   Self-supervision: the untrained network. Zero-shot: a linear classifier with **four** labels per
+#   pair. Cross-modal: the image alone. Several tasks (type, and benign or malignant): the type
+#   alone. Distillation: the same student trained on the 30 labels. Another head (a convolution): an
+#   MLP of the same size.
+# - *seconds*: training time alone, on one core of a busy machine, so only the order of magnitude
+#   counts.
+#
+# Spreads are standard deviations over draws.
+#
+# **What the table cannot do** is rank the flavours: each row has its own data, chosen so that the
+# flavour *can* win. It does show how large the gain was here, where the condition for the flavour
+# held.
 
 # %% alt="Bars of points gained, with spreads: feature extraction 26, fine-tuning a part 12, full fine-tuning 16, domain adaptation 17, adapters 17, prompts 11, self-supervision 15, zero-shot 12, cross-modal 9, several tasks 3, distillation 4, another head 6."
 gains = {row["flavour"]: row["gain"] for row in sheet}
@@ -165,11 +171,11 @@ tlk.plots.bars({"": gains}, "points gained", "What each flavour gained over its 
 # %% [markdown]
 # ## Order by what you have
 #
-# In JupyterLab the table above has two lists to choose from, once its cell is run: what you have,
-# and how many labels. (They need ipywidgets, which `make lab` installs.) For any other question the
-# plain way: the sheet is a list of dictionaries, so one line of Python filters it. Change the
-# condition and run the cell again. A gain counts here as one when it is more than twice its
-# standard error.
+# In JupyterLab, once its cell is run, the table above has two lists to choose from: the data you
+# have, and the number of labels. (They need ipywidgets, which `make lab` installs.) For any other
+# question there is the plain way: the sheet is a list of dictionaries, so one line of Python
+# filters it. Change the condition and run the cell again. The second cell counts the gains that are
+# more than twice their standard error.
 
 # %%
 quick = [row for row in sheet if row["seconds"] != "-" and row["seconds"] < 10]
@@ -187,10 +193,11 @@ counts = [row["flavour"] for row in sheet if sure(row["gain"])]
 print(len(counts), "of", len(sheet), "gains are more than twice their standard error.")
 
 # %% [markdown]
-# ## By hand: measure one line again
+# ## By hand: measure one row again
 #
-# Trust no table, this one included. The first line, feature extraction, by hand in plain Keras: the
-# frozen network's features, once pretrained and once untrained, and one Dense layer on either.
+# Trust no table, including this one. Here is the first row, feature extraction, by hand in plain
+# Keras: the features of the frozen network, once pretrained and once untrained, and one Dense layer
+# on each.
 
 # %%
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
@@ -224,14 +231,14 @@ tlk.table(list(mine.items()), ["one draw, validation", "balanced accuracy, %"], 
 print("More than 15 points gained:", mine["ImageNet"] > mine["untrained"] + 15)
 
 # %% [markdown]
-# Another head, another depth, a single draw on validation; and as in the stored line the pretrained
-# network is far ahead. With `TLKERAS_PROFILE=online` the same cells run the cheat sheet's own
-# example: EfficientNet B0 on HAM10000 (as DermaMNIST). For the lines of all the other examples see
-# [named systems](named_systems.md).
+# The head and the depth are different here, and this is a single draw on validation, but as in the
+# stored row the pretrained network is far ahead. With `TLKERAS_PROFILE=online` the same cells run
+# the cheat sheet's own example: EfficientNet B0 on HAM10000 (as DermaMNIST). For the code of all
+# the other examples see [named systems](named_systems.md).
 #
 # ## Where each of them fails
 #
-# The same flavours where they did not pay, from the same stored results:
+# The same flavours in cases where they did not pay, from the same stored results:
 
 # %% tags=["plumbing"]
 won, sheet = sheet, []
@@ -272,20 +279,20 @@ rows = [[row["flavour"], row["data"], row["control"], row["score"], row["gain"]]
 tlk.table(rows, ["flavour", "data", "control, %", "with it, %", "gain"])
 
 # %% [markdown]
-# The last block of `lesions` with all 3,600 labels is a tie with the head, or somewhat behind it:
-# the middle of the road was no road there. Self-training took seven points from lesions seen by
-# phone, since it believed wrong answers. A name is worth less than four labels once the pictures
-# look unlike those of pretraining. Early fusion leans on the picture, and is worse than the report
-# alone when it is missing. A network that names the type as well draws a slightly worse outline
-# than one that does nothing else. And a teacher that is asked about the same 300 pictures only adds
-# nothing to their labels. Each chapter says why.
+# Training the last block on `lesions` with all 3,600 labels ties with the head alone or is somewhat
+# behind it: the middle way did not pay here. Self-training lost seven points on lesions seen by
+# phone, because it believed wrong answers. A name is worth less than four labels once the images
+# look unlike those of the pretraining. Early fusion relies on the image, and without it is worse
+# than the report alone. A network that also predicts the type draws a slightly worse outline than
+# one that does nothing else. And a teacher that only sees the same 300 images adds nothing to their
+# labels. Each chapter says why.
 #
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
 # ### Exercise 1: the smallest that gains
 #
-# Which line of the sheet gained ten points or more with the fewest numbers that learn?
+# Which row of the sheet gained ten points or more with the fewest trainable parameters?
 
 # %% [markdown] tags=["hint"]
 # Keep the rows whose mean gain is at least 10 and whose `"numbers"` are not `"-"`; sort by them.
@@ -297,15 +304,16 @@ rows = [[row["flavour"], row["numbers"], row["gain"]] for row in able]
 tlk.table(rows, ["flavour", "numbers that learn", "gain, points"])
 
 # %% [markdown] tags=["answer"]
-# Zero-shot, with none at all: the words were learned by others. Of those that train, the prompts.
-# That the list is not sorted by gain is the point: between five thousand numbers and a million lie
-# a few points here, and an optimizer's memory, and a file for each task.
+# Zero-shot, with none at all, because others have trained the words. Among the flavours that train
+# something, prompts. The point is that the list is not sorted by gain: between five thousand
+# parameters and a million there is a difference of a few points here, and also the optimizer's
+# memory and the size of the file for each task.
 
 # %% [markdown] tags=["question"]
-# ### Exercise 2: a line of your own
+# ### Exercise 2: a row of your own
 #
-# Enter a line for distillation with a poor teacher, one that knows five labels a class (`"method":
-# "poor teacher"`), against the student alone. Does a poor teacher help?
+# Add a row for distillation with a poor teacher, one trained on five labels per class (`"method":
+# "poor teacher"`), compared with the student alone. Does a poor teacher help?
 
 # %% [markdown] tags=["hint"]
 # Copy the call that entered distillation, and change one word.
@@ -317,14 +325,15 @@ line = sheet.pop()
 tlk.table([[line["control"], line["score"], line["gain"]]], ["alone, %", "taught, %", "gain"])
 
 # %% [markdown] tags=["answer"]
-# No: it takes about two points. The student cannot know which of its teacher's answers are wrong,
-# and with 30 labels a class it knew better than this teacher. Ask of a teacher what it scores, on
-# the same validation, before you let it teach.
+# No: it costs about two points. The student cannot know which of its teacher's answers are wrong,
+# and with 30 labels per class it does better without this teacher. Before you let a teacher teach,
+# measure its score on the same validation images.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Every flavour has a condition; where it does not hold, it gains nothing or takes something away.
+# - Every flavour has a condition; where it does not hold, the flavour gains nothing or makes things
+#   worse.
 # - Most cost seconds to try once the features are stored. So try two, on validation, with several
 #   draws.
 # - A gain without its spread and its control is an anecdote.
