@@ -83,7 +83,7 @@ def fit_auto(
     There are at most three steps:
 
     1. Train the head. It sits on the last block, unless the probe finds that an earlier block is
-       significantly better; then the blocks above that one are removed.
+       significantly better; then the blocks above that one are removed, if the model can be cut.
     2. Unfreeze the last block, at a learning rate about 30 times smaller.
     3. Unfreeze all blocks, at the same rate.
 

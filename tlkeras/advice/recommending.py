@@ -12,8 +12,8 @@ from tlkeras.plans.plan import Plan
 from tlkeras.utils.tables import Table
 
 COMPUTE = ("low", "medium", "high")  # a laptop, one GPU for an hour or two, several for days
-# Data sets of up to so many images are small, or medium. The limits are geometric means between
-# the sizes of the recipes in course section 1.7 (about 10,000, about 50,000, more).
+# The largest number of images in a small and in a medium data set. The limits are geometric means
+# between the sizes of the recipes in course section 1.7 (about 10,000, about 50,000, more).
 SMALL, MEDIUM = 22_000, 70_000
 FEW = 0.1  # below this share of labelled images, the unlabelled ones are worth learning from
 

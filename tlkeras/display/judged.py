@@ -10,8 +10,8 @@ from PIL import Image
 
 from tlkeras.display.canvas import BLUE, DARK, PALE, canvas
 
-NAMED = 30  # up to so many classes, the axes show names
-NUMBERED = 15  # up to so many classes, the cells show numbers
+NAMED = 30  # the axes show names only for up to this many classes
+NUMBERED = 15  # the cells show numbers only for up to this many classes
 
 
 def confusion(matrix: Any, classes: Sequence[str]) -> Figure:

@@ -19,7 +19,7 @@ from PIL import Image
 from tlkeras.utils.tables import html_table
 
 PIXELS = 90  # pixels per inch of a figure
-SMALL = 160  # small images are enlarged, by a whole factor, up to so many pixels per side
+SMALL = 160  # smaller images are enlarged, by a whole factor, to at most this many pixels per side
 
 
 @dataclass

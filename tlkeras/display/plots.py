@@ -83,7 +83,7 @@ def _shade_stages(axis: Axes, stages: Sequence[str]) -> None:
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(stages)], strict=True)):
         if number % 2:
             axis.axvspan(start + 0.5, end + 0.5, color=PALE, alpha=0.35, linewidth=0)
-        room = 40 * (end - start) / len(stages)  # about so many letters fit above the band
+        room = 40 * (end - start) / len(stages)  # roughly how many letters fit above the band
         axis.text((start + end + 1) / 2, 1.01, stages[start], ha="center", va="bottom",
                   transform=axis.get_xaxis_transform(), parse_math=False,
                   fontsize=9 if len(stages[start]) < room else 7)  # fmt: skip
