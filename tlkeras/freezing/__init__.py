@@ -1,3 +1,3 @@
-"""Which blocks learn, and how BatchNorm behaves meanwhile."""
+"""Choose which blocks learn, and how BatchNorm behaves while they do."""
 
-import keras  # noqa: F401 - now, so that the optimizers, which it brings in, find this room whole
+import keras  # noqa: F401 - first, as it imports tlkeras.optimizers, which import this package

@@ -1,6 +1,6 @@
-"""Factors of LoRA in the layers of a model: how they come in and go out, and what lies under them.
+"""LoRA factors in the layers of a model: add, remove, merge and describe them.
 
-Keras adds them (`enable_lora`) and has no way to take them out or to keep them in a file.
+Keras can add them (`enable_lora`), but cannot remove them or save them to a file.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ Shapes = dict[str, tuple[int, ...]]  # by name
 
 
 class Base(NamedTuple):
-    """What a model was before it was given factors."""
+    """The state of a model before it was given factors."""
 
     layers: list[keras.Layer]  # of the backbone
     weights: list[keras.Variable]  # of the backbone
-    sums: list[str]  # of each of these
-    small: dict[int, np.ndarray]  # copies of those that are no kernels, by their numbers
+    sums: list[str]  # a digest of each of these weights
+    small: dict[int, np.ndarray]  # copies of the weights that are not kernels, by their numbers
     head: list[keras.Variable]
     theirs: list[keras.Variable]  # closed by the user
 
 
 def base_of(model: keras.Model) -> Base:
-    """What `model` is now. Raises ValueError if there are factors in it."""
+    """Record the current state of `model`. Raises ValueError if it already has factors."""
     if any(getattr(layer, "lora_enabled", False) for layer in internals.all_layers(model)):
         raise ValueError(
             "Expected a model without adapters; found some. Take them out first: lora.merge(model) "
@@ -53,13 +53,15 @@ def base_of(model: keras.Model) -> Base:
 
 
 def fingerprint(base: Base) -> str:
-    """Of all weights of the backbone, as they were."""
+    """Return a digest of all recorded weights of the backbone."""
     return hashlib.sha256("".join(base.sums).encode()).hexdigest()
 
 
 def changed(base: Base) -> list[int]:
-    """Numbers of the weights that are not what they were. Raises ValueError if kernels are among
-    them, of which there is no copy."""
+    """Return the numbers of the weights that have changed since they were recorded.
+
+    Raises ValueError if a kernel is among them, because there is no copy of it.
+    """
     pairs = zip(base.weights, base.sums, strict=True)
     found = [number for number, (weight, was) in enumerate(pairs) if _sum(weight) != was]
     lost = [base.weights[number].path for number in found if number not in base.small]
@@ -73,7 +75,7 @@ def changed(base: Base) -> list[int]:
 
 
 def restore(base: Base) -> None:
-    """Makes all that is no kernel what it was."""
+    """Set all weights that are not kernels back to their recorded values."""
     for number, value in base.small.items():
         base.weights[number].assign(value)
 
@@ -81,7 +83,10 @@ def restore(base: Base) -> None:
 def chosen(
     model: keras.Model, where: str | Policy | Callable[[keras.Layer], bool] | None
 ) -> list[keras.Layer]:
-    """The layers of the backbone that `lora.add` gives factors. Raises ValueError if none."""
+    """Return the layers of the backbone that `lora.add` gives factors.
+
+    Raises ValueError if there are none.
+    """
     blocks = find_blocks(model)
     where = named(where) if isinstance(where, str) else where
     picked = where(blocks) if isinstance(where, Policy) else blocks
@@ -103,22 +108,22 @@ def _is_no_table(layer: keras.Layer) -> bool:
 
 
 def able(layer: keras.Layer) -> bool:
-    """Whether `layer` can have factors: a kernel that Keras knows how to add to, and that is
-    neither bound nor quantized."""
+    """True if Keras can add factors to `layer`: it has a method for it, and its kernel is neither
+    constrained nor quantized."""
     bounds = ("kernel_constraint", "embeddings_constraint")
     bound = [getattr(layer, name, None) for name in bounds]
     return hasattr(layer, "lora_enabled") and not any(bound) and not layer.quantization_mode
 
 
 def enable(given: Sequence[Given], seed: int | None) -> None:
-    """Puts factors into layers."""
+    """Add factors to layers."""
     for number, (layer, rank, alpha) in enumerate(given):
         values = keras.initializers.HeUniform(None if seed is None else seed + number)
         layer.enable_lora(rank, lora_alpha=alpha, a_initializer=values)
 
 
 def strip(base: Base) -> None:
-    """Takes the factors out."""
+    """Remove the factors."""
     for layer, _, _ in adapted(base):
         for factor in factors(layer):
             internals.untrack(layer, factor)
@@ -127,30 +132,30 @@ def strip(base: Base) -> None:
 
 
 def adapted(base: Base) -> list[Given]:
-    """The layers that have factors."""
+    """Return the layers that have factors, each with its rank and alpha."""
     held = [layer for layer in base.layers if getattr(layer, "lora_enabled", False)]
     return [(layer, layer.lora_rank, layer.lora_alpha) for layer in held]
 
 
 def kernel(layer: keras.Layer) -> keras.Variable:
-    """What Keras adds the factors to."""
+    """Return the weight to which Keras adds the product of the factors."""
     return (lora_bases(layer) or internals.trainable_kind(layer))[0]
 
 
 def factors(layer: keras.Layer) -> list[keras.Variable]:
-    """A and B."""
+    """Return the factors of a layer: A and B."""
     return [v for v in internals.trainable_kind(layer) if v.name.startswith("lora_")]
 
 
 def merge(layer: keras.Layer, rank: int, alpha: float) -> None:
-    """Adds the factors into the kernel; they stay."""
+    """Add the product of the factors to the kernel. The factors themselves stay."""
     a, b = (numbers(factor).astype("float32") for factor in factors(layer))
     base = kernel(layer)
     base.assign(numbers(base) + alpha / rank * (a @ b))
 
 
 def state(base: Base, learned: Sequence[int]) -> dict[str, keras.Variable]:
-    """What is kept: factors, weights of the base that learned, and the head; by name."""
+    """Return what is saved, by name: factors, backbone weights that learned, and the head."""
     found = {}
     for layer, _, _ in adapted(base):
         for end, factor in zip("ab", factors(layer), strict=True):
@@ -160,7 +165,7 @@ def state(base: Base, learned: Sequence[int]) -> dict[str, keras.Variable]:
 
 
 def described(base: Base, learned: Sequence[int]) -> dict[str, Any]:
-    """The same in JSON: which layers, and on which base."""
+    """Describe the `state` for JSON: the base, and which of its layers have adapters."""
     rows = [(base.layers.index(x), x.path, rank, alpha) for x, rank, alpha in adapted(base)]
     return {
         "base": fingerprint(base),
@@ -171,10 +176,14 @@ def described(base: Base, learned: Sequence[int]) -> dict[str, Any]:
 
 
 def read(base: Base, record: dict[str, Any], path: str) -> tuple[list[Given], list[int], Shapes]:
-    """What `described` made again: factors, numbers of weights that learned, shapes of the `state`.
+    """Read a record that `described` made.
+
+    Returns:
+        The layers to give factors, the numbers of the weights that learned, and the shapes of all
+        arrays in the `state`.
 
     Raises:
-        ValueError: it is of another base or head, or of nothing.
+        ValueError: the record belongs to another base or head, or is damaged.
     """
     shapes = [list(v.shape) for v in base.head]
     if record.get("base") != fingerprint(base):

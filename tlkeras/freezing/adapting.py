@@ -1,4 +1,4 @@
-"""BatchNormalization's statistics taken anew from other images, without labels or gradients."""
+"""Recompute BatchNormalization statistics on other images, without labels or gradients."""
 
 from typing import Any
 
@@ -10,17 +10,19 @@ from tlkeras.freezing.batchnorm import batchnorm_layers
 
 
 def adapt_batchnorm(model: keras.Model, images: np.ndarray, batch_size: int = 100) -> int:
-    """Gives every BatchNormalization of `model` the statistics of these images (AdaBN), in place.
+    """Give every BatchNormalization of `model` the statistics of these images (AdaBN), in place.
 
-    Each batch is normalised by its own mean and variance on its way up; kept is the mean and the
-    variance over all batches. Dropout is off, no other weight moves, and it does not matter what is
-    frozen. `model.get_weights()` beforehand is the way back.
+    Each batch passes through the model normalised by its own mean and variance. Every layer then
+    stores the mean and variance over all batches. Dropout is off, no other weight changes, and
+    frozen layers are updated as well. To undo it, save `model.get_weights()` before.
 
     Args:
-        images: (n, ...), as the model takes them; no labels. batch_size: images that are normalised
-            together, drawn in a fixed random order.
+        images: (n, ...), as the model takes them; no labels.
+        batch_size: the maximum number of images that are normalised together, in a fixed random
+            order.
 
-    Returns the number of layers. Raises ValueError for a model without one, and without images.
+    Returns the number of BatchNormalization layers. Raises ValueError if the model has none, or if
+    there are no images.
     Source: Li et al. 2016, "Revisiting Batch Normalization For Practical Domain Adaptation".
 
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])

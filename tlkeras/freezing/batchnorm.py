@@ -1,8 +1,8 @@
-"""How BatchNormalization behaves while a model trains: three modes, the same on every Keras 3.
+"""How BatchNormalization behaves during training: three modes, the same in every Keras 3 release.
 
-`backbone(x, training=False)`, the usual advice, does not survive `fit()` on released Keras 3:
-the outer model hands its own `training=True` down and the moving statistics move. The modes
-here hold whatever `training` a layer is called with.
+`backbone(x, training=False)`, the usual advice, has no effect in `fit()` on released Keras 3: the
+outer model passes its own `training=True` down, and the moving statistics change. The modes here
+apply whatever value of `training` a layer is called with.
 """
 
 import math
@@ -18,27 +18,29 @@ MODES = ("frozen", "affine", "train")
 
 
 def batchnorm_layers(model: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
-    """All BatchNormalization layers of a model or layer, however deeply nested, that are built:
-    one that a subclassed model holds and never calls has no weights."""
+    """Return all built BatchNormalization layers of a model or layer, however deeply nested.
+
+    A layer that a subclassed model holds but never calls is not built and has no weights.
+    """
     kind = keras.layers.BatchNormalization
     return [x for x in all_layers(model) if isinstance(x, kind) and x.built]
 
 
 def set_batchnorm(layers: Iterable[keras.layers.BatchNormalization], mode: str) -> None:
-    """Puts BatchNormalization layers into one of three modes.
+    """Put BatchNormalization layers into one of three modes.
 
     Setting `trainable` on any layer around them undoes "frozen", so call this after every
     change of trainable flags (`tlkeras.freeze` does). Compile the model afterwards.
 
     Args:
         layers: the layers to set.
-        mode: "frozen": moving mean and variance, gamma and beta stay bit-identical, inputs are
-            normalised with the stored statistics.
-            "affine": the same statistics are used and stay, gamma and beta may learn.
-            "train": ordinary training: batch statistics, moving averages updated.
+        mode: "frozen": inputs are normalised with the stored statistics; moving mean and variance,
+            gamma and beta all stay bit-identical.
+            "affine": the stored statistics are used and stay as they are; gamma and beta can learn.
+            "train": ordinary training with batch statistics; moving averages are updated.
 
     Raises:
-        ValueError: for any other mode.
+        ValueError: the mode is none of these.
 
     Source: Ioffe & Szegedy 2015, "Batch Normalization", algorithms 1 (batch statistics) and 2
     (stored statistics).
@@ -54,19 +56,21 @@ def set_batchnorm(layers: Iterable[keras.layers.BatchNormalization], mode: str) 
 
 
 def to_groupnorm(model: keras.Model, groups: int = 8) -> keras.Model:
-    """A copy in which every BatchNormalization is a GroupNormalization; all other weights are kept.
+    """Copy a model with GroupNormalization in place of every BatchNormalization.
 
-    Groups of channels are normalised within each example, so batches may be as small as one, and
-    training and use are the same. The copy has to learn again: pretrained weights expect the
-    statistics that are gone, and the swap alone makes a pretrained network worse.
+    All weights are kept except the moving statistics. Groups of channels are normalised within
+    each example, so a batch can be as small as one example, and the layers do the same in training
+    and in inference. The copy has to be trained again: pretrained weights expect the statistics
+    that are gone, so the swap alone makes a pretrained network worse.
 
     Args:
-        model: functional or Sequential, models inside models included. It is not changed.
-        groups: at most so many; as many as divide a layer's channels.
+        model: functional or Sequential, also with nested models. It is not changed.
+        groups: the maximum number of groups. Each layer gets the greatest common divisor of this
+            and its number of channels.
 
     Raises:
-        ValueError: no BatchNormalization, one inside a layer that cannot be opened, or a model
-            without a graph.
+        ValueError: the model has no BatchNormalization, or has one inside a layer of another type;
+            or it has no graph.
 
     Source: Wu & He 2018, "Group Normalization"; section 1.9.
 

@@ -1,8 +1,9 @@
-"""Whose a closed flag is: the user's, which stays closed, or tlkeras's, which the next plan opens.
+"""Keep track of who closed a variable (`trainable = False`): the user or tlkeras.
 
-A flag does not say who set it, so `freeze` leaves a mark on every variable that it closes. What is
-closed without a mark was closed by the user, with one exception: guides set
-`backbone.trainable = False` on a whole backbone, and there the plan decides.
+What the user closed stays closed; what tlkeras closed can be opened by the next plan. The flag
+itself does not say who set it, so `freeze` marks every variable that it closes. Variables that are
+closed without a mark were closed by the user, with one exception: many guides set
+`backbone.trainable = False` on a whole backbone, and in that case the plan decides.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,11 +17,12 @@ OURS, THEIRS, REOPENED = "tlkeras", "user", "reopened"
 
 
 def closed_by_user(blocks: Blocks) -> list[keras.Variable]:
-    """The variables that no policy may open.
+    """Return the variables that a policy must not open.
 
-    Those that enable_lora closed, and those closed by hand, in a layer's constructor, or in the
-    file that the model is from. Not: a backbone or a model that is closed as a whole, and
-    BatchNorm that is closed in all of the backbone, for that is a mode.
+    These are the variables that enable_lora closed, and those closed by hand, in a layer's
+    constructor, or in the file from which the model was loaded. Not included are a backbone or a
+    model that is closed as a whole, and BatchNorm that is closed in the entire backbone, because
+    that is a mode.
     """
     layers, shut = internals.all_layers(blocks.model), _shut(blocks.model)
     bases = {id(v): v for layer in layers for v in lora_bases(layer)}
@@ -45,8 +47,11 @@ def closed_by_user(blocks: Blocks) -> list[keras.Variable]:
 
 
 def _shut(model: keras.Model) -> set[int]:
-    """Ids of the variables that are closed, by their own flag or by that of a layer around them:
-    where all inside it is open, that is what loading leaves of a layer that was closed."""
+    """Return the ids of the variables that are closed, by their own flag or by a layer's.
+
+    Loading a model restores the flag of a closed composite layer, but leaves everything inside it
+    open. So if a layer is closed and everything inside it is open, all of it counts as closed.
+    """
     shut = set[int]()
     for layer in internals.all_layers(model):
         shut |= {id(v) for v in internals.trainable_kind(layer) if not v.trainable}
@@ -59,14 +64,14 @@ def _shut(model: keras.Model) -> set[int]:
 
 
 def lora_bases(layer: keras.Layer) -> list[keras.Variable]:
-    """The weights of `layer` that enable_lora closed, to train two small factors instead."""
+    """Return the weights of `layer` that enable_lora closed to train two small factors instead."""
     held = internals.trainable_kind(layer) if getattr(layer, "lora_enabled", False) else []
     names = {variable.name for variable in held}
     return [variable for variable in held if f"lora_{variable.name}_a" in names]
 
 
 def _new_factors(layer: keras.Layer) -> list[keras.Variable]:
-    """The factors of LoRA that were made closed, because tlkeras had closed the layer before."""
+    """Return LoRA factors that were created closed because tlkeras had closed their layer."""
     if not any(_mark(base) == OURS for base in lora_bases(layer)):
         return []
     held = internals.trainable_kind(layer)
@@ -76,7 +81,10 @@ def _new_factors(layer: keras.Layer) -> list[keras.Variable]:
 def remember(
     model: keras.Model, kept: Iterable[keras.Variable] = (), reopened: bool = False
 ) -> None:
-    """Marks whose the closed flags of `model` are now: the user's if in `kept`, else tlkeras's."""
+    """Mark who closed the closed variables of `model`: the user those in `kept`, tlkeras the rest.
+
+    With `reopened`, closed LoRA bases are marked as free to be opened from now on.
+    """
     theirs = {id(variable) for variable in kept}
     for layer in internals.all_layers(model):
         bases = {id(variable) for variable in lora_bases(layer)}
@@ -90,7 +98,7 @@ def remember(
 
 
 def forget_open(model: keras.Model) -> None:
-    """Takes the marks off what is open: for whoever puts flags back by hand."""
+    """Remove the marks from open variables; for code that restores trainable flags itself."""
     for layer in internals.all_layers(model):
         for variable in internals.trainable_kind(layer):
             if variable.trainable and _mark(variable) != REOPENED:
@@ -98,7 +106,10 @@ def forget_open(model: keras.Model) -> None:
 
 
 def closed_in(layer: keras.Layer) -> list[keras.Variable]:
-    """What `freeze` found closed by the user of what `layer` itself holds; no bases of LoRA."""
+    """Return the variables that `layer` directly holds and that `freeze` found closed by the user.
+
+    LoRA bases are left out.
+    """
     bases = {id(variable) for variable in lora_bases(layer)}
     held = internals.trainable_kind(layer)
     return [v for v in held if _mark(v) == THEIRS and id(v) not in bases]
@@ -109,8 +120,12 @@ def _mark(variable: keras.Variable) -> str:
 
 
 def _closed_whole(model: keras.Model, blocks: Sequence[Block], closed: set[int]) -> bool:
-    """Whether all of `blocks` was closed at once: by one flag of a model around them, or layer
-    after layer: two or more, or some that have no weights (which tlkeras leaves alone)."""
+    """True if all of `blocks` were closed together.
+
+    Either by the flag of one model around them, or layer by layer. The latter is assumed if two or
+    more layers have variables without a mark, or if a layer without weights is closed, too
+    (tlkeras never closes those).
+    """
     held = [(layer, v) for b in blocks for layer in b.layers for v in _learnable(b, layer)]
     wanted = {id(variable) for _, variable in held}
     if not held or not wanted <= closed:
@@ -124,14 +139,17 @@ def _closed_whole(model: keras.Model, blocks: Sequence[Block], closed: set[int])
 
 
 def _learnable(block: Block, layer: keras.Layer) -> list[keras.Variable]:
-    """What `layer` holds of `block` that is made to learn, but for the bases of LoRA."""
+    """Return the trainable kind of variables that `layer` holds of `block`, without LoRA bases."""
     mine = {id(weight) for weight in block.weights}
     mine -= {id(variable) for variable in lora_bases(layer)}
     return [v for v in internals.trainable_kind(layer) if id(v) in mine]
 
 
 def _closed_norms(blocks: Sequence[Block]) -> list[keras.Variable]:
-    """Gammas and betas, if the user closed those of two layers or more, and none is open."""
+    """Return all gammas and betas if none is open and the user closed those of two or more layers.
+
+    Otherwise return an empty list.
+    """
     layers = [layer for block in blocks for layer in block.layers]
     norms = [x for x in layers if isinstance(x, keras.layers.BatchNormalization)]
     held = [(norm, v) for norm in norms for v in internals.trainable_kind(norm)]

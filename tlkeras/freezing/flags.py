@@ -1,4 +1,4 @@
-"""`freeze`: sets which weights learn, and returns the table that says so."""
+"""`freeze`: set which weights learn, and return a table of them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,16 +15,15 @@ from tlkeras.utils.tables import html_table, text_table
 
 
 class Learning:
-    """What learns, block by block: the table that `freeze` returns.
+    """What learns in each block: the table that `freeze` returns.
 
     Attributes:
-        rows: a tuple a block: name, role, "learns" or "frozen", trainable weights,
-            all weights, trainable parameters, all parameters, BatchNorm mode ("" where the
-            block has none).
+        rows: one tuple per block: name, role, "learns" or "frozen", trainable weights,
+            all weights, trainable parameters, all parameters, BatchNorm mode ("" if the block has
+            no BatchNorm).
         blocks: names of the blocks that learn.
-        trainable_params, params: parameters that learn, and all of them.
-        kept: of each block that learns in part or not at all because the user closed weights of
-            it, how many these are.
+        trainable_params, params: the number of parameters that learn, and of all parameters.
+        kept: for each chosen block in which the user closed weights, how many.
         held: the weights that training must leave bit-identical.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
@@ -73,33 +72,35 @@ def freeze(
     batchnorm: str = "frozen",
     reopen: bool = False,
 ) -> Learning:
-    """Lets the blocks a policy chooses learn, and freezes every other weight.
+    """Let the blocks that a policy chooses learn, and freeze every other weight.
 
-    `model.compile(...)` must follow before the next `fit`: Keras keeps the old set until then.
+    Call `model.compile(...)` before the next `fit`: until then Keras trains the old set of weights.
 
-    What the user closed stays closed, and the table says so: the weights that `enable_lora`
-    closed, layers made with `trainable=False`, layers and variables closed by hand. Where all of
-    the backbone is closed (`backbone.trainable = False`, as guides have it), and with BatchNorm
-    that is closed in all of it, policy and mode decide. A model read from a file does not know who
-    closed what: if its backbone is closed in part, this stays so.
+    Weights that the user closed stay closed, and the table reports them: those that `enable_lora`
+    closed, layers made with `trainable=False`, and layers and variables closed by hand. If the
+    whole backbone is closed (`backbone.trainable = False`, as in many guides), the policy decides;
+    if all BatchNorm in it is closed, the policy and `batchnorm` decide. A model loaded from a file
+    does not know who closed what: a backbone that is closed in part stays so.
 
-    Layers of frozen blocks that update a state of their own in training (SpectralNormalization)
+    Layers in frozen blocks that update a state of their own in training (SpectralNormalization)
     run as in inference.
 
     Args:
         model: any built Keras model with weights.
         policy: one of `tlk.policies`, or a function from blocks to the blocks that learn.
-        batchnorm: "frozen", "affine" or "train" (see `tlkeras.freezing.batchnorm`), for the
-            BatchNorm layers of learning backbone blocks. Those of frozen blocks are frozen
-            whatever is asked for; those of the head are new and train in the ordinary way.
-        reopen: opens what the user closed, too, where the policy chooses it, now and from now on.
+        batchnorm: "frozen", "affine" or "train" (see `tlkeras.freezing.batchnorm`): the mode of
+            BatchNorm layers in backbone blocks that learn. In frozen blocks they are always
+            "frozen", and in a head that learns, where they are new, always "train". Layers that
+            the user closed stay "frozen".
+        reopen: also open what the user closed, if the policy chooses it. Later calls of `freeze`
+            then treat it as closed by tlkeras.
 
     Returns:
         A table of what learns.
 
     Raises:
-        ValueError: the policy fits none of the model's blocks, the mode is unknown, or the user
-            closed all that the policy chooses.
+        ValueError: the policy chooses no block or does not fit the model, the mode is unknown, or
+            the user closed everything that the policy chooses.
 
     Source: section 1.6; section 1.9 on BatchNorm with small batches.
 
@@ -126,7 +127,7 @@ def freeze(
     learning = may_learn(blocks, chosen, kept)
     set_trainable(model, learning)
 
-    modes = {}  # of each BatchNorm layer, by the id of one of its weights
+    modes = {}  # the mode of each BatchNorm layer, by the id of its moving mean
     home = {id(weight): block for block in blocks for weight in block.weights}
     held = [w for block in blocks if block.name not in chosen for w in block.weights]
     held += [variable for variable in kept if home[id(variable)].name in chosen]
@@ -148,7 +149,7 @@ def freeze(
 
 
 def may_learn(blocks: Blocks, chosen: set[str], kept: Sequence[keras.Variable]) -> set[int]:
-    """The ids of the weights of the chosen blocks, but for those that the user closed (`kept`).
+    """Return the ids of the weights of the chosen blocks, except those the user closed (`kept`).
 
     Raises:
         ValueError: the user closed all of them.
@@ -169,14 +170,14 @@ def _made_to_learn(model: keras.Model) -> list[keras.Variable]:
 
 
 def set_trainable(model: keras.Model, learning: set[int]) -> None:
-    """Lets exactly the weights with these ids learn.
+    """Let exactly the weights with these ids learn.
 
-    Models stay open, because one whose flag is False hides its children. A layer of which nothing
-    learns is closed, as only that is saved. What a composite layer holds itself (a class token)
-    is set variable by variable, for its own flag would reach into its children.
+    Models stay open, because a model whose flag is False hides its children. A layer in which
+    nothing learns gets a closed flag, because Keras saves only the flags of layers. Flags are set
+    variable by variable, because setting a layer's flag would also set those of its children.
     """
     layers = internals.all_layers(model)
-    for layer in layers:  # one by one: setting a flag to what it is reaches no child (TensorFlow)
+    for layer in layers:  # each one: a flag that does not change is not passed on (TensorFlow)
         layer.trainable = True
     for layer in layers:
         for variable in internals.trainable_kind(layer):

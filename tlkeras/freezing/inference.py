@@ -1,6 +1,6 @@
-"""Layers that run as in inference whatever they are told: they use their state and leave it.
+"""Make layers run as in inference even during training: they use their state but do not update it.
 
-The call is put on the instance rather than in a subclass, so that a saved model needs only Keras.
+The new `call` is set on the instance instead of in a subclass, so a saved model needs only Keras.
 """
 
 import inspect
@@ -10,17 +10,19 @@ import keras
 
 from tlkeras.blocks import internals
 
-KNOWN = (keras.layers.BatchNormalization, keras.layers.Normalization)  # they need no help
+KNOWN = (keras.layers.BatchNormalization, keras.layers.Normalization)  # not handled here
 
 
 def hold_state(model: keras.Model, learning: set[int]) -> list[keras.Variable]:
-    """Holds the layers of which nothing learns and that could update a state in training.
+    """Make layers whose state training could change run as in inference if nothing in them learns.
+
+    Those in which something learns run normally again.
 
     Args:
-        learning: ids of the weights of the blocks that learn, but for what the user closed.
+        learning: ids of the weights of the blocks that learn, except those that the user closed.
 
     Returns:
-        The weights of these layers.
+        The weights of the layers that now run as in inference.
     """
     held = []
     for layer in internals.all_layers(model):
@@ -36,9 +38,9 @@ def hold_state(model: keras.Model, learning: set[int]) -> list[keras.Variable]:
 
 
 def as_in_inference(layer: keras.Layer) -> None:
-    """Gives `layer` a `call` that is not training whatever it is told.
+    """Give `layer` a `call` that always runs as in inference.
 
-    A layer whose call does not ask whether it is training has its state put back after the call.
+    If the layer's `call` has no `training` argument, its state is restored after each call.
     """
     signature = inspect.signature(type(layer).call)
     asks = "training" in signature.parameters
@@ -60,11 +62,11 @@ def as_in_inference(layer: keras.Layer) -> None:
 
 
 def as_always(layer: keras.Layer) -> None:
-    """Takes that `call` away again."""
+    """Remove that `call` again."""
     if is_held(layer):
         del layer.call
 
 
 def is_held(layer: keras.Layer) -> bool:
-    """Whether `layer` runs as in inference whatever it is told."""
+    """True if `layer` has been made to run as in inference."""
     return hasattr(vars(layer).get("call"), "holds")

@@ -1,7 +1,7 @@
-"""Which blocks learn: the options of section 1.6 as policies.
+"""Policies choose which blocks learn: the options of section 1.6.
 
-A policy is data: a kind and its arguments, so that a Plan can be printed and stored. Wherever
-a policy is expected, any function from the list of blocks to the blocks that learn will do too.
+A policy is data (its kind and arguments), so a Plan can be printed and stored. Wherever a policy
+is expected, any function from the list of blocks to the blocks that learn can be used instead.
 
 >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
 >>> tlk.freeze(model, lambda blocks: [block for block in blocks if block.params < 100_000]).blocks
@@ -17,10 +17,11 @@ from tlkeras.blocks.find import Block
 
 @dataclass(frozen=True)
 class Policy:
-    """A named choice of blocks. Made by the functions of this module.
+    """A named choice of blocks, made by the functions of this module.
 
     Attributes:
-        kind: name of the function; arguments: what it was given.
+        kind: the name of the function.
+        arguments: the arguments it was given.
 
     >>> tlk.policies.last_blocks(2)
     Policy(kind='last_blocks', arguments=(2,))
@@ -32,7 +33,7 @@ class Policy:
     arguments: tuple = ()
 
     def __call__(self, blocks: Sequence[Block]) -> list[Block]:
-        """The blocks that learn, of all blocks in data-flow order."""
+        """Return the blocks that learn, given all blocks in data-flow order."""
         return _KINDS[self.kind](blocks, *self.arguments)
 
     def __str__(self) -> str:
@@ -40,14 +41,14 @@ class Policy:
 
     @classmethod
     def of(cls, kind: str, arguments: Sequence = ()) -> "Policy":
-        """The policy of that name, as a stored Plan names it. Raises ValueError if unknown."""
+        """Return the policy of that kind, as stored in a Plan. Raises ValueError if unknown."""
         if kind not in _KINDS:
             raise ValueError(f"Expected a policy of {', '.join(_KINDS)}; found {kind!r}.")
         return cls(kind, tuple(arguments))
 
 
 def head_only() -> Policy:
-    """Option 1, feature extraction: the backbone stays, the head learns.
+    """Option 1, feature extraction: the backbone stays frozen and the head learns.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> tlk.freeze(model, tlk.policies.head_only()).blocks
@@ -57,7 +58,7 @@ def head_only() -> Policy:
 
 
 def last_blocks(n: int = 1) -> Policy:
-    """Option 2, partial fine-tuning: the head and the `n` backbone blocks nearest to it.
+    """Option 2, partial fine-tuning: the head and the `n` backbone blocks nearest to it learn.
 
     Raises ValueError if `n` is below 1, and, when applied, if the backbone has fewer blocks.
 
@@ -71,7 +72,7 @@ def last_blocks(n: int = 1) -> Policy:
 
 
 def middle_blocks() -> Policy:
-    """Option 4: the middle blocks and the head learn; bottom (and top) stay.
+    """Option 4: the middle blocks and the head learn; bottom and top stay frozen.
 
     Raises ValueError, when applied, if the backbone has no middle blocks.
 
@@ -93,9 +94,9 @@ def all_blocks() -> Policy:
 
 
 def named(*names: str) -> Policy:
-    """Exactly the blocks of these names; `*` and `?` match as in file names ("stack*").
+    """Exactly the blocks with these names learn; `*` and `?` match as in file names ("stack*").
 
-    Raises ValueError if no name is given, and, when applied, if one matches no block.
+    Raises ValueError if no name is given, and, when applied, if a name matches no block.
 
     >>> model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes=3)
     >>> tlk.freeze(model, tlk.policies.named("stem", "stack*")).blocks

@@ -1,8 +1,8 @@
-"""What of a freeze a saved model forgets, and the one call that puts it back after loading.
+"""Find out which frozen layers a saved model forgets, and which call restores them after loading.
 
-Keras writes down one flag a layer, and only of layers that it writes down one by one: those in a
-functional or Sequential model, and in a wrapper. What is inside other layers and models (a
-transformer layer, a KerasHub backbone) is made anew when they are loaded, and open.
+Keras saves one flag per layer, and only for layers that it saves one by one: those in a functional
+or Sequential model, and in a wrapper. Layers inside other layers and models (a transformer layer,
+a KerasHub backbone) are created again when the model is loaded, and are then open.
 """
 
 import inspect
@@ -20,18 +20,19 @@ HANDING_ON = (keras.layers.RNN, keras.layers.Wrapper, keras.layers.Bidirectional
 
 
 def forgotten(model: keras.Model) -> list[keras.Layer]:
-    """The layers that would learn, or update their state, otherwise than they do now once `model`
-    has been saved and loaded; of layers inside one that hides them, that one."""
+    """Return the layers that would learn, or update their state, differently after saving and
+    loading `model`. For layers that Keras does not save one by one, the layer around them."""
     found = _forgotten(model, _written_in(model), None)
     return list({id(layer): layer for layer in found}.values())
 
 
 def remark(model: keras.Model, policy: object, learning: Sequence[str], batchnorm: str) -> str:
-    """What to say of it after training, or "".
+    """Return a remark that says how to restore forgotten layers after loading, or "".
 
     Args:
-        policy: of the last stage. learning: names of the blocks that learned in it.
-        batchnorm: its mode.
+        policy: the policy of the last stage.
+        learning: names of the blocks that learned in it.
+        batchnorm: its BatchNorm mode.
     """
     layers = forgotten(model)
     if not layers:
@@ -62,8 +63,12 @@ def _some(names: Sequence[str]) -> str:
 def _forgotten(
     layer: keras.Layer, written: bool, hidden_by: keras.Layer | None
 ) -> Iterator[keras.Layer]:
-    """Args: written: whether the layers in `layer` are written down one by one. hidden_by: the
-    layer around it in which they are not, or None."""
+    """Yield the forgotten layers in `layer`.
+
+    Args:
+        written: whether Keras saves the layers in `layer` one by one.
+        hidden_by: the layer around `layer` whose layers it does not save, or None.
+    """
     made = internals.trainable_kind(layer)
     closes = bool(made) and not hidden_by and _writes_closed(layer)
     if is_held(layer) or any(v.trainable == closes for v in made):
@@ -75,12 +80,12 @@ def _forgotten(
 def _writes_closed(layer: keras.Layer) -> bool:
     try:
         return not layer.get_config().get("trainable", True)
-    except Exception:  # whatever a class of one's own raises: its model cannot be saved at all
+    except Exception:  # from a user's class: a model with such a layer cannot be saved at all
         return not internals.flag(layer)
 
 
 def _written_in(layer: keras.Layer) -> bool:
-    """Whether Keras writes down, or hands on, the flags of the layers directly in `layer`."""
+    """True if Keras saves the flags of the layers directly in `layer`, or passes its own on."""
     if isinstance(layer, HANDING_ON):
         return not type(layer).__name__.startswith("ConvLSTM")
     if internals.functional(layer) is None:
