@@ -266,8 +266,8 @@ tlk.table(list(found.items()), ["one draw, ten labels a class; two epochs", "val
 # The stored results cover three trainings of each kind. Each is probed with five
 # [draws](glossary.md#draw) of 5, 10 and 30 labels per class and tested on 1,600 other images. All
 # trainings use the same network, the same 3,600 unlabelled images, and 19 to 32 seconds of one
-# core. *Random pairs* are the [control](glossary.md#control) for *lesion pairs*: the lesion numbers
-# are shuffled, so that partners show different lesions.
+# core. *Random pairs* are the [control](glossary.md#control) for *lesion pairs*: the lesion IDs are
+# shuffled, so that partners show different lesions.
 #
 # *From scratch* trains the whole network on augmented views of the labelled images alone. **It is
 # not a matched control**: it had 200 steps, four seconds, while the others had about five times as
@@ -306,7 +306,7 @@ tlk.table(gained, "points over untrained")
 # gains nothing either. (MAE's networks are a thousand times larger and see a million images,
 # hundreds of times: with more time than ours the result may be different.)
 #
-# **A caveat.** Two images of one lesion have the same class, so the lesion numbers carry some
+# **A caveat.** Two images of one lesion have the same class, so the lesion IDs carry some
 # information about classes, although nobody has named one. Views do not.
 #
 # ## How much is an image without a label worth?
