@@ -1,1 +1,1 @@
-"""What is fed: is it what the model expects, and in which order does it come."""
+"""The data a model is fed: check it, bring it into order, and augment it."""

@@ -1,7 +1,7 @@
-"""Augmentation of a batch in training: of the inputs, and of labels that must go with them.
+"""Augment a training batch: its inputs, and labels that have to change with them.
 
-A mask moves with its picture, and MixUp and CutMix mix labels as they mix pictures. Layers of Keras
-do both where they are given all that they change, as {"images": ..., "segmentation_masks": ...}.
+A mask moves with its image, and MixUp and CutMix mix labels as they mix images. Keras layers do
+both if they are called on a dictionary, {"images": ..., "segmentation_masks": ...}.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from tlkeras.blocks.internals import all_layers
 from tlkeras.inputs.reading import as_numpy, example_of, shape_of, without_none
 
 MIXING = {"MixUp", "CutMix"}
-# Layers of Keras that leave every pixel where it is, and what they are put together with.
+# Keras layers that leave every pixel in its place, and the models and pipelines that hold them.
 COLOURS = set(
     """AutoContrast ContrastLimitedAdaptiveHistogramEqualization Equalization Functional
     GaussianNoise Identity InputLayer Pipeline RandomBrightness RandomColorDegeneration
@@ -22,16 +22,16 @@ COLOURS = set(
     RandomPosterization RandomSaturation RandomSharpness Rescaling Sequential
     Solarization""".split()  # noqa: SIM905
 )
-LOST = {"MixUp", "AugMix", "MaxNumBoundingBoxes"}  # do not take masks along, in Keras 3.15
+LOST = {"MixUp", "AugMix", "MaxNumBoundingBoxes"}  # leave masks as they are, in Keras 3.15
 
 
 def augmented(augment: Callable | None, x: Any) -> Any:
-    """`x` after `augment` in training mode, as NumPy."""
+    """Return `x` after `augment` in training mode, as NumPy; `x` itself if `augment` is None."""
     return x if augment is None else keras.tree.map_structure(as_numpy, _called(augment, x))
 
 
 def augmented_batch(augment: Callable, batch: tuple) -> tuple:
-    """A batch (x, y) or (x, y, sample_weight) after `augment` in training mode."""
+    """Return a batch (x, y) or (x, y, sample_weight) after `augment` in training mode."""
     x, *rest = batch
     along = goes_along(augment, batch)
     if not along:
@@ -50,16 +50,17 @@ def augmented_batch(augment: Callable, batch: tuple) -> tuple:
             data = data | {"images": layer(data["images"], training=True)}
     moved = data[along]
     if along == "segmentation_masks" and "float" not in str(y.dtype):
-        moved = moved + 0.5  # Keras 3.12 moves masks as pictures: to whole numbers, in tf.data, too
+        moved = moved + 0.5  # Keras 3.12 interpolates masks: round them, in a way tf.data can trace
         moved = moved - moved % 1
     return (data["images"], moved[..., 0] if flat else moved, *weights)
 
 
 def goes_along(augment: Callable | None, batch: Any) -> str:
-    """What of a batch, or of what has its shapes, goes through `augment` with the inputs.
+    """Say which part of a batch goes through `augment` together with the inputs.
 
-    "labels" that are mixed, "segmentation_masks" that are moved, "pair" for a function of (x, y),
-    and "" where it is given the inputs alone.
+    Returns "labels" if labels are mixed, "segmentation_masks" if masks are moved, "pair" for a
+    function of (x, y), and "" if `augment` is given only the inputs. `batch` can be anything with
+    the shapes of a batch.
     """
     if augment is None:
         return ""
@@ -70,7 +71,7 @@ def goes_along(augment: Callable | None, batch: Any) -> str:
 
 
 def check(augment: Callable, data: Any) -> None:
-    """Raises ValueError where augmented inputs would no longer go with their labels."""
+    """Raise ValueError if augmented inputs would no longer match their labels."""
     example = example_of(data)
     batch = without_none(example) if isinstance(example, tuple | list) else ()
     if len(batch) < 2:
@@ -102,7 +103,7 @@ def check(augment: Callable, data: Any) -> None:
 
 
 def _called(augment: Callable, *given: Any) -> Any:
-    """In training mode, where it knows one."""
+    """Call `augment`, in training mode if it has one."""
     if isinstance(augment, keras.Layer) or "training" in _parameters(augment):
         return augment(*given, training=True)
     return augment(*given)
@@ -116,7 +117,7 @@ def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
 
 
 def _asked(function: Callable) -> list[str]:
-    """The arguments without which a function cannot be called, but for `training`."""
+    """Return the positional arguments that a function requires, except `training`."""
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [
         name
@@ -126,7 +127,7 @@ def _asked(function: Callable) -> list[str]:
 
 
 def _one_by_one(augment: keras.Layer) -> list[keras.Layer]:
-    """The layers that are called one after the other."""
+    """Return the layers that are called one after the other."""
     if not isinstance(augment, keras.Sequential | keras.layers.Pipeline):
         return [augment]
     return [layer for inner in augment.layers for layer in _one_by_one(inner)]
@@ -140,7 +141,7 @@ def _takes_along(layer: keras.Layer, along: str) -> bool:
 
 
 def _has_masks(batch: tuple) -> bool:
-    """Whether the labels are one mask for each picture, as large as it is."""
+    """True if the labels are one mask per image, of the same size as the image."""
     if len(batch) < 2 or keras.tree.is_nested(batch[1]) or not _is_mask(*batch[:2]):
         return False
     return bool(batch[0].shape[1:3] == batch[1].shape[1:3])

@@ -1,6 +1,6 @@
-"""Looks at the first batches before training starts: do they fit the model and the loss?
+"""Check before training that the first batches fit the model and the loss.
 
-The mistakes caught here train without an error and only show as a bad result.
+The mistakes caught here raise no error during training; they only show as a bad result.
 """
 
 import functools
@@ -20,12 +20,12 @@ from tlkeras.inputs.reading import first_batches
 
 
 def check(model: keras.Model, data: Any, loss: Any, validation: Any = None) -> None:
-    """Raises ValueError if the first batches cannot be what the model should be trained on.
+    """Raise ValueError if the first batches do not fit the model.
 
-    Looked for: NaN or infinite inputs; class labels outside the model's outputs; pixels in
-    0..1 for a model that divides by 255 itself, and pixels far from the scale that the model
-    was pretrained on; validation data of which that holds, or whose pixels are on another scale
-    than those of the training data. Only one input and one output are looked into.
+    Checks for NaN or infinite inputs, class labels outside the model's outputs, pixels in 0..1 for
+    a model that divides by 255 itself, and pixels far from the scale the model was pretrained on.
+    Validation data are checked in the same way, and must have pixels on the scale of the training
+    data. Only data with a single input are checked, and only labels in a single array.
     """
     spread = other = _check(model, data, loss)
     if validation is not None:
@@ -42,7 +42,11 @@ def check(model: keras.Model, data: Any, loss: Any, validation: Any = None) -> N
 
 
 def _check(model: keras.Model, data: Any, loss: Any) -> float:
-    """Looks at one kind of data: how much their pixels vary, or 0 where there are none."""
+    """Check training or validation data; return the standard deviation of their pixels.
+
+    Returns 0 if there are no pixels to compare: other inputs than images, or images that the
+    model preprocesses itself.
+    """
     batches = first_batches(data)
     if not batches or not isinstance(batches[0][0], np.ndarray):
         return 0.0
@@ -107,9 +111,10 @@ def _check_pixels(model: keras.Model, images: np.ndarray) -> None:
 
 
 def _scale_against_pretraining(model: keras.Model, images: np.ndarray) -> float:
-    """How much more these images vary than those of the pretraining did; 1 if it cannot be told.
+    """Return how much more these images vary than the pretraining images; 1 if it is not known.
 
-    Compares standard deviations before the first BatchNormalization layer that has learned any.
+    Compares the standard deviations at the input of the first BatchNormalization layer with those
+    stored in it.
     """
     layers = batchnorm_layers(model)
     seen: list[tuple[keras.layers.Layer, np.ndarray]] = []

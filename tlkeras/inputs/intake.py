@@ -1,6 +1,6 @@
-"""What `fit` takes, made ready: lists of numbers become arrays, and mistakes are named.
+"""Prepare data for `fit`: turn lists of numbers into arrays, and report mistakes.
 
-Everything is looked at before training starts, and nothing that shuffles itself is opened.
+All data are checked before training starts. Data that shuffle themselves are not opened for it.
 """
 
 import math
@@ -20,7 +20,7 @@ NO_ARRAY = (
     "Give labels as {name of the output: labels}, of those outputs that have a loss.",
     "Put ragged or sparse ones into a tf.data.Dataset: from_tensor_slices((x, y)).batch(32).",
 )
-INFINITE = -1  # what tf.data says of its cardinality
+INFINITE = -1  # the cardinality of a tf.data.Dataset without end
 
 
 def taken(
@@ -31,17 +31,19 @@ def taken(
     passes: int = 1,
     names: bool = False,
 ) -> Any:
-    """`data`, with lists of numbers and tables as arrays.
+    """Return `data` with lists of numbers and tables as arrays, after checking that they fit.
 
     Args:
-        model: that shall be fed.
-        data: as for `fit_stages`. what: they are, for messages.
-        steps: batches that shall be taken of it in an epoch, if that is said.
-        passes: how many epochs there will be.
-        names: whether labels may be names.
+        model: the model that will be fed.
+        data: as for `fit_stages`.
+        what: what the data are for, named in messages.
+        steps: the number of batches per epoch, if the user gave it.
+        passes: the number of epochs that will use the data.
+        names: whether labels can be names.
 
     Raises:
-        ValueError: it cannot be trained on; says what was expected, found, and what to do.
+        ValueError: the data cannot be used; the message says what was expected, what was found,
+            and what to do.
     """
     data = as_arrays(data)
     _check_kind(data, what)
@@ -62,8 +64,10 @@ def taken(
 
 
 def as_arrays(data: Any) -> Any:
-    """Of lists, arrays, tables and None a tuple of arrays, of an array alone a tuple of it; other
-    data as they are."""
+    """Convert a tuple or list of arrays, lists, tables and None to a tuple of arrays, without None.
+
+    A single array becomes a tuple of one. Other data are returned unchanged.
+    """
     if hasattr(data, "__array__"):
         data = (data,)
     if not isinstance(data, tuple | list):
@@ -84,7 +88,7 @@ def _as_array(part: Any) -> Any:
 
 
 def divided(data: Any, validation: Any, part: float) -> tuple[Any, Any]:
-    """Arrays for training and, the last ones, for validation, as `fit(validation_split=)` does."""
+    """Split off the last examples of arrays for validation, as `fit(validation_split=)` does."""
     if validation is not None or not isinstance(data, tuple | list):
         found = "validation data as well" if validation is not None else type(data).__name__
         raise ValueError(
@@ -106,24 +110,24 @@ def divided(data: Any, validation: Any, part: float) -> tuple[Any, Any]:
 
 
 def indexed(data: Any) -> bool:
-    """Whether a batch can be asked for by its number."""
+    """True if a batch of the data can be read by its number."""
     return isinstance(data, tuple | list | keras.utils.PyDataset)
 
 
 def preprocesses(model: keras.Model) -> bool:
-    """Whether `fit` of the model itself prepares what it is given, as a KerasHub task does."""
+    """True if the model's own `fit` preprocesses its data, as that of a KerasHub task does."""
     own = callable(getattr(model, "preprocess_samples", None))
     return own and getattr(model, "preprocessor", None) is not None
 
 
 def learns_alone(model: keras.Model) -> bool:
-    """Whether the model has a step or a loss of its own, and may learn without labels."""
+    """True if the model has its own `train_step` or `compute_loss`: it may not need labels."""
     kind, plain = type(model), keras.Model
     return kind.train_step is not plain.train_step or kind.compute_loss is not plain.compute_loss
 
 
 def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None:
-    """Raises ValueError where `fit` would refuse weights of classes, or cannot apply them."""
+    """Raise ValueError if `fit` would refuse `class_weight`, or could not apply it."""
     numbers = isinstance(class_weight, dict) and all(isinstance(k, Real) for k in class_weight)
     if class_weight is not None and not numbers:
         raise ValueError(
@@ -143,7 +147,7 @@ def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None
 
 
 def _check_kind(data: Any, what: str) -> None:
-    """Raises ValueError for what can be neither begun nor, being arrays, taken in any order."""
+    """Raise ValueError if data are neither proper arrays nor something that yields batches."""
     if isinstance(data, tuple | list):
         for part, advice in zip(data, NO_ARRAY, strict=False):
             for leaf in keras.tree.flatten(part):
@@ -179,7 +183,7 @@ def _check_end(data: Any, what: str, steps: int | None, passes: int) -> None:
 
 
 def endless(data: Any) -> bool:
-    """Whether data say that they have no end."""
+    """True if the data report that they have no end."""
     if isinstance(data, keras.utils.PyDataset):
         return reading.length(data) is None
     count = getattr(data, "cardinality", None)
@@ -187,7 +191,7 @@ def endless(data: Any) -> bool:
 
 
 def _parts(model: keras.Model, example: Any, what: str) -> tuple:
-    """(x, y) or (x, y, sample_weight); (x,) for a model that needs no labels."""
+    """Return (x, y) or (x, y, sample_weight); (x,) for a model that needs no labels."""
     if isinstance(example, dict):
         x, y = [*example, "label"][:2]
         raise ValueError(
@@ -234,7 +238,7 @@ def _check_labels(labels: Any, what: str) -> None:
 
 
 def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
-    """As many arrays as inputs; of one input the shape, too."""
+    """Check that there are as many arrays as inputs; for a single input, also check its shape."""
     net, leaves = functional(model), keras.tree.flatten(x)
     if net is not None and isinstance(x, tuple | list) and len(leaves) != len(net.inputs):
         raise ValueError(
@@ -260,7 +264,7 @@ def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
 
 
 def _fits(found: tuple[int | None, ...], expected: tuple[int | None, ...]) -> bool:
-    """Whether Keras feeds the one to the other; it adds and drops a last axis of 1."""
+    """True if Keras accepts the shape `found` for `expected`; it adds or drops a last axis of 1."""
     if len(found) == len(expected) - 1 and expected[-1] == 1:
         found = (*found, 1)
     if len(found) == len(expected) + 1 and found[-1] == 1:

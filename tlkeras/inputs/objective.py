@@ -1,4 +1,7 @@
-"""The loss and the metric that fit the labels and the model's last activation, where it is sure."""
+"""Choose a loss and metrics that fit the labels and the model's last activation, if they are clear.
+
+Also check that a given loss fits that activation.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,11 +16,13 @@ SPARSE, ONE_HOT, SEVERAL, TWO = "class numbers", "one-hot rows", "rows of 0 and 
 
 
 class CrossEntropy(NamedTuple):
-    """What is known of a cross-entropy of Keras.
+    """One of Keras's cross-entropies.
 
     Attributes:
-        family: "sparse", "categorical" or "binary". from_logits: what it takes.
-        ignore: the label that it leaves out, or None. name: of its class in Keras.
+        family: "sparse", "categorical" or "binary".
+        from_logits: True if it takes scores, False if it takes probabilities.
+        ignore: the label that it leaves out, or None.
+        name: the name of its class in Keras.
     """
 
     family: str
@@ -27,7 +32,7 @@ class CrossEntropy(NamedTuple):
 
 
 def cross_entropy(loss: Any) -> CrossEntropy | None:
-    """What `loss` is, if it is one of Keras's own cross-entropies by name, function or object."""
+    """Describe `loss` if it is a Keras cross-entropy (name, function or object); else None."""
     settings: dict[str, Any] = {}
     if isinstance(loss, keras.losses.Loss):
         settings, name = loss.get_config(), type(loss).__name__
@@ -46,10 +51,11 @@ def cross_entropy(loss: Any) -> CrossEntropy | None:
 
 
 def check_loss(model: keras.Model, loss: Any) -> None:
-    """Raises ValueError if a loss takes the outputs for what they are not.
+    """Raise ValueError if a loss does not fit the model's last activation.
 
-    Only Keras's own cross-entropies are looked at, and only outputs whose last activation the
-    graph shows.
+    For example, a loss for probabilities on a model that outputs scores. Only Keras's own
+    cross-entropies are checked. Outputs whose last activation the graph does not show are checked
+    only for their number.
     """
     outputs = list(zip(endings(model) or [], output_shapes(model) or [], strict=True))
     for position, one in _by_output(model, loss).items():
@@ -76,7 +82,7 @@ def _check_one(known: CrossEntropy, ending: str | None, shape: tuple[int | None,
 
 
 def _by_output(model: keras.Model, loss: Any) -> dict[int, Any]:
-    """The loss of each output, by the number of the output."""
+    """Return the loss of each output, by the number of the output."""
     if isinstance(loss, dict):
         names = list(getattr(model, "output_names", None) or [])
         return {names.index(name): one for name, one in loss.items() if name in names}
@@ -84,14 +90,15 @@ def _by_output(model: keras.Model, loss: Any) -> dict[int, Any]:
 
 
 def default_objective(model: keras.Model, data: Any) -> tuple[keras.losses.Loss, list[Any]]:
-    """The cross-entropy that fits the labels and the model's last activation, and its metrics.
+    """Return the cross-entropy that fits the labels and the last activation, and its metrics.
 
-    Whole numbers against several outputs are classes; rows of 0 and 1 that all sum to 1 are
-    classes, too; other rows of 0 and 1 are several labels at once; 0 and 1 against one output are
-    two classes.
+    Whole numbers for a model with several outputs are class numbers. Rows of 0 and 1 that all sum
+    to 1 are classes, too; other rows of 0 and 1 are several labels per example. 0 and 1 for a model
+    with one output are two classes.
 
     Raises:
-        ValueError: anything else (measurements, boxes, probabilities); says what to pass.
+        ValueError: the labels are anything else (measurements, boxes, probabilities), or the last
+            activation does not fit or is not known; the message says what to pass.
     """
     labels = [batch[1] for batch in first_batches(data) if len(batch) > 1]
     shapes, found = output_shapes(model), endings(model)
@@ -129,7 +136,7 @@ def _binary_accuracy(name: str, logits: bool) -> keras.metrics.Metric:
 
 
 def _kind(labels: Sequence[np.ndarray], output: tuple[int | None, ...]) -> str:
-    """What the labels are."""
+    """Return which kind of labels these are: SPARSE, ONE_HOT, SEVERAL or TWO."""
     shape, classes = labels[0].shape, output[-1]
     single = len(shape) == len(output) - 1 or (len(shape) == len(output) and shape[-1] == 1)
     values = np.concatenate([part.reshape(-1) for part in labels])
@@ -155,9 +162,9 @@ def _kind(labels: Sequence[np.ndarray], output: tuple[int | None, ...]) -> str:
 
 
 def counted(model: keras.Model, loss: Any, metrics: Any) -> Any:
-    """`metrics` in which an accuracy given by name is counted at 0, where the loss takes scores.
+    """Replace a binary accuracy given by name by one with threshold 0, if the loss takes scores.
 
-    Keras counts it at 0.5, which of a score means nothing.
+    Keras uses 0.5, which is a threshold for probabilities and has no meaning for scores.
     """
     known, shapes = cross_entropy(loss), output_shapes(model)
     scores = known is not None and known.family == "binary" and known.from_logits

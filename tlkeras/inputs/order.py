@@ -1,9 +1,9 @@
-"""The batches of an epoch, in an order that can be repeated: for resuming, and for the cache.
+"""The batches of an epoch in a repeatable order, for resuming and for the cache.
 
-Arrays are shuffled here, by a seed, so that epoch 7 has the same order whether or not the process
-was killed in epoch 5, and whether images or cached features are trained on. Data that bring
-their own order keep it; what is counted is how often they were opened, because a shuffled
-`tf.data.Dataset` takes a new order each time.
+Arrays are shuffled here, with a seed. Epoch 7 has the same order whether or not the process was
+killed in epoch 5, and whether it trains on images or on cached features. Data with an order of
+their own keep it. To resume these, it is enough to count how often they were opened, because a
+shuffled `tf.data.Dataset` takes a new order each time.
 """
 
 import functools
@@ -22,15 +22,17 @@ from tlkeras.inputs.reading import as_numpy, without_none
 class Ordered(keras.utils.PyDataset):
     """Arrays, or the batches of a PyDataset, in a new order each epoch.
 
+    The code that runs the epochs must call `begin` with the number of each epoch.
+
     Args:
         data: (x, y) or (x, y, sample_weight), each an array or a structure of arrays; or a
-            PyDataset. The batches of one without end stay in their order.
-        batch_size: of arrays; the last batch of an epoch may be smaller.
-        seed: numbers that, with the epoch, fix the order; None: as the data have it.
-        augment: called on each batch, as in training.
-        steps: batches in an epoch, whatever the data have: one epoch goes on where the last ended.
-
-    Whoever runs the epochs calls `begin` with the number of each.
+            PyDataset. The batches of a PyDataset without end stay in their own order.
+        batch_size: for arrays; the last batch of a pass over the data can be smaller.
+        seed: numbers that fix the order together with the number of the pass. None: the order of
+            the data.
+        augment: called on each batch in training mode.
+        steps: batches per epoch, however many the data have; each epoch continues where the last
+            one ended. None: one pass over the data.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class Ordered(keras.utils.PyDataset):
     ):
         self.arrays: tuple | None = None
         if isinstance(data, keras.utils.PyDataset):
-            forked = data.use_multiprocessing and augment is None  # what Keras computes is not
+            forked = data.use_multiprocessing and augment is None  # Keras cannot run in a fork
             super().__init__(_workers(data), forked, data.max_queue_size)
             self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
             self.count = self.whole = reading.length(data) or 0
@@ -64,7 +66,7 @@ class Ordered(keras.utils.PyDataset):
 
     @property
     def order(self) -> np.ndarray:
-        """Of the examples of arrays, or of the batches of a PyDataset."""
+        """The order of the examples of arrays, or of the batches of a PyDataset."""
         return self.orders[min(self.orders)]
 
     def _order_of(self, lap: int) -> np.ndarray:
@@ -117,8 +119,11 @@ class Changed(keras.utils.PyDataset):
 
 
 def _workers(data: keras.utils.PyDataset) -> int:
-    """How many of its workers can be used: on other backends than TensorFlow, `fit` builds the
-    model on a batch out of their queue, and then trains from the second one on."""
+    """Return how many workers of a PyDataset can be used: one on backends other than TensorFlow.
+
+    There, `fit` takes a batch from the workers' queue to build the model, and then trains from the
+    second one on.
+    """
     if data.workers > 1 and keras.backend.backend() != "tensorflow":
         warnings.warn(
             f"{type(data).__name__} is read by one worker instead of {data.workers}: on "
@@ -131,7 +136,7 @@ def _workers(data: keras.utils.PyDataset) -> int:
 
 
 def prepared_batch(prepare: Callable, batch: tuple) -> tuple:
-    """A batch of arrays after `prepare`, as NumPy; texts are handed over as Python has them."""
+    """Return a batch of arrays after `prepare`, as NumPy; it is given texts as Python lists."""
     given = keras.tree.map_structure(
         lambda part: part.tolist() if part.dtype.kind in "US" else part,
         keras.tree.map_structure(as_numpy, without_none(batch)),
@@ -140,7 +145,7 @@ def prepared_batch(prepare: Callable, batch: tuple) -> tuple:
 
 
 def prepared(data: Any, batch_size: int, prepare: Callable) -> Any:
-    """Data, in any order they have, as a KerasHub task's own preprocessing makes them."""
+    """Return data preprocessed by `prepare`, as a KerasHub task does, in the order they have."""
     if isinstance(data, tuple | list):
         data = Ordered(data, batch_size)
     if isinstance(data, keras.utils.PyDataset):
@@ -160,10 +165,10 @@ def ordered(
     augment: Callable | None,
     steps: int | None = None,
 ) -> Any:
-    """Data with an order that a seed fixes, where they do not bring one, and augmentation.
+    """Return data with augmentation and, for arrays and PyDatasets, in an order fixed by a seed.
 
-    With `steps`, data without an order of their own take so many batches an epoch; others are
-    left to `fit(steps_per_epoch=)`.
+    Other data keep their own order. `steps` is the number of batches per epoch for arrays and
+    PyDatasets; for other data, pass it to `fit(steps_per_epoch=)`.
     """
     if isinstance(data, tuple | list | keras.utils.PyDataset):
         return Ordered(data, batch_size, seed, augment, steps)

@@ -1,4 +1,4 @@
-"""Reads what `fit` takes, arrays or data that come in batches, without using it up."""
+"""Read the data that `fit` takes, arrays or batches, without using them up."""
 
 import itertools
 import sys
@@ -10,13 +10,16 @@ from typing import Any
 import keras
 import numpy as np
 
-BATCHES = 8  # looked at, of data that comes in batches; arrays are looked at whole
+BATCHES = 8  # how many are checked of data that come in batches; arrays are checked as a whole
 
 
 def first_batches(data: Any) -> list[tuple]:
-    """The first batches of `data` as tuples of NumPy arrays (arrays: one batch, all of it)."""
+    """Return the first batches as tuples of NumPy arrays; arrays are one batch with everything.
+
+    Returns an empty list for a generator. Raises ValueError if other data have no batch.
+    """
     if hasattr(data, "__next__"):
-        return []  # a generator: looking would use it up
+        return []  # reading a generator would use it up
     batches = [data] if isinstance(data, tuple | list) else _batches(data, BATCHES)
     found = [keras.tree.map_structure(np.asarray, as_parts(batch)) for batch in batches]
     if not found or (len(found[0]) and np.size(keras.tree.flatten(found[0])[0]) == 0):
@@ -25,7 +28,7 @@ def first_batches(data: Any) -> list[tuple]:
 
 
 def length(data: Any) -> int | None:
-    """Batches in an epoch of data that come in batches; None if they do not say."""
+    """Return the batches per epoch of data that come in batches; None if they do not say."""
     try:
         return data.num_batches if isinstance(data, keras.utils.PyDataset) else len(data)
     except (TypeError, NotImplementedError):  # no length, unknown, or infinite
@@ -33,8 +36,11 @@ def length(data: Any) -> int | None:
 
 
 def look(data: Any) -> tuple[int | None, list[tuple[int, ...]], Any]:
-    """How many examples an epoch has, at most, the shapes of one, and the first batch (all of
-    arrays): (None, [], None) where data do not say how many. Opens what comes in batches once."""
+    """Return the maximum number of examples per epoch, the shapes of one, and the first inputs.
+
+    The first inputs are those of the first batch; of arrays, all of them. Returns (None, [], None)
+    if the data do not say how many batches they have. Opens data that come in batches once.
+    """
     if isinstance(data, tuple | list):
         arrays = keras.tree.flatten(data[0])
         return len(arrays[0]), [tuple(np.shape(array)[1:]) for array in arrays], data[0]
@@ -47,7 +53,10 @@ def look(data: Any) -> tuple[int | None, list[tuple[int, ...]], Any]:
 
 
 def example_of(data: Any) -> Any:
-    """A batch, or what has its shapes and types; None where looking would count as an opening."""
+    """Return a batch, or something with its shapes and types.
+
+    None if that is only possible by opening the data, which could change their order.
+    """
     if isinstance(data, tuple | list):
         return data
     if isinstance(data, keras.utils.PyDataset):
@@ -56,7 +65,7 @@ def example_of(data: Any) -> Any:
 
 
 def shape_of(leaf: Any) -> tuple[int | None, ...] | None:
-    """None where not even the number of axes is known."""
+    """Return the shape of an array or of a spec; None if not even the number of axes is known."""
     try:
         return tuple(np.shape(leaf) if not hasattr(leaf, "shape") else leaf.shape)
     except (TypeError, ValueError):
@@ -64,13 +73,13 @@ def shape_of(leaf: Any) -> tuple[int | None, ...] | None:
 
 
 def opened(data: Any, count: int | None = None) -> Iterator[tuple]:
-    """One pass over data that come in batches, or over `count` of them, as NumPy arrays."""
+    """Yield the batches of one pass over the data, or the first `count`, as NumPy arrays."""
     for batch in _batches(data, count):
         yield keras.tree.map_structure(as_numpy, without_none(as_parts(batch)))
 
 
 def _batches(data: Any, count: int | None = None) -> Iterator[Any]:
-    """Those of a PyDataset are read ahead by as many threads as it asks for, as in `fit`."""
+    """Return the batches; those of a PyDataset are read ahead by its workers, as in `fit`."""
     if not isinstance(data, keras.utils.PyDataset):
         return itertools.islice(iter(data), count)
     known = length(data)
@@ -92,19 +101,19 @@ def _read_ahead(data: keras.utils.PyDataset, end: int) -> Iterator[Any]:
 
 
 def as_parts(batch: Any) -> tuple:
-    """(x, y, ...) also where a batch is x alone."""
+    """Return a batch as a tuple (x, y, ...), or (x,) if it is x alone."""
     return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
 
 
 def reopen(data: Any, times: int) -> None:
-    """Brings data that shuffle themselves to where they were after that many openings."""
+    """Open data that shuffle themselves `times` times, so that they reach the same order again."""
     if not isinstance(data, tuple | list | keras.utils.PyDataset):
         for _ in range(times):
             iter(data)
 
 
 def class_weights(y: Any, weights: dict[int, float]) -> np.ndarray:
-    """A weight for each example from the weight of its class, as `fit(class_weight=)` makes it."""
+    """Return a weight per example, that of its class, as `fit(class_weight=)` does."""
     y = np.asarray(y)
     labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(-1)
     return np.array([weights.get(int(label), 1.0) for label in labels.round()], "float32")

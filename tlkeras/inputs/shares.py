@@ -1,8 +1,9 @@
-"""What each of several processes takes of the data: an equal part of every batch.
+"""Give each of several processes an equal part of every batch.
 
-Every process is given the whole data, and all take the batches in one order, so that together
-they train as one process does. Keras itself does not look: with parts of unequal size the weights
-of the processes drift apart without an error, and with a batch too few in one the others wait.
+Every process is given the whole data, and all of them read the batches in the same order, so
+together they train as one process does. Keras itself does not check this: if the parts differ in
+size, the weights of the processes drift apart without an error, and if one process has fewer
+batches, the others wait for it.
 """
 
 from typing import Any
@@ -15,9 +16,11 @@ from tlkeras.utils import processes
 
 
 def share(data: Any, batch_size: int) -> Changed:
-    """This process's part of every batch of data that `check` has passed: of two processes that
-    share a batch of 8, the first takes rows 0 to 3 and the second rows 4 to 7. Arrays are taken in
-    their own order."""
+    """Return this process's part of every batch of data that has passed `check`.
+
+    If two processes share a batch of 8, the first takes rows 0 to 3 and the second rows 4 to 7.
+    Arrays are read in their own order.
+    """
     return Changed(Ordered(data, batch_size) if isinstance(data, tuple | list) else data, _part)
 
 
@@ -32,9 +35,10 @@ def _part(batch: tuple) -> tuple:
 
 
 def check(data: Any, batch_size: int, what: str = "training data") -> None:
-    """Raises ValueError unless all processes can take equal parts of every batch.
+    """Raise ValueError unless all processes can take equal parts of every batch.
 
-    Of a PyDataset the first and the last batch are looked at here, the others when they come.
+    For a PyDataset only the first and the last batch are checked here; the others are checked when
+    they are read.
     """
     active = keras.distribution.distribution()
     if not isinstance(active, keras.distribution.DataParallel):
