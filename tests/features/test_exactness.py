@@ -21,6 +21,7 @@ class Own(keras.layers.Layer):
         super().__init__(**options)
         self.do, self.seeds = do, keras.random.SeedGenerator(0)
         self.numbers = np.random.default_rng(0) if do == "own numbers" else None
+        self.calls = 0
 
     def build(self, shape):
         if self.do == "count":
@@ -40,6 +41,13 @@ class Own(keras.layers.Layer):
         elif self.do == "rarely":  # stochastic depth at a low rate: no trial would see its effect
             kept = keras.random.uniform((keras.ops.shape(x)[0], 1, 1, 1), seed=self.seeds) > 1e-6
             return x * keras.ops.cast(kept, x.dtype)
+        elif self.do == "calls":  # shows its effect after the trial
+            self.calls += 1
+            return x * (1 + (self.calls > 100))
+        elif self.do == "tensorflow":  # leaves the whole layer out, as rarely
+            import tensorflow as tf
+
+            return x * tf.cast(tf.random.uniform(()) > 1e-6, x.dtype)
         elif self.do == "numpy":
             return x * (np.random.random() > 1e-6)  # noqa: NPY002
         return x
@@ -65,8 +73,11 @@ WRONG = {
     "loss": "Own 'odd' adds to the loss",
     "rarely": "Own 'odd' draws random numbers",
     "numpy": "Own 'odd' draws random numbers",
+    "calls": "Own 'odd' counts its calls",
     "own numbers": "frozen Own 'odd' is random in training",
 }
+if keras.backend.backend() == "tensorflow":
+    WRONG["tensorflow"] = "Own 'odd' draws random numbers"
 
 
 @pytest.mark.parametrize("do", WRONG)

@@ -9,7 +9,7 @@ import keras
 from tlkeras.blocks import internals
 from tlkeras.blocks.find import Blocks
 from tlkeras.features.cached_fit import Above, Source
-from tlkeras.features.exactness import NotExact
+from tlkeras.features.exactness import NotExact, undone
 from tlkeras.features.frozen_part import FrozenPart, find_frozen_part
 from tlkeras.features.store import FeatureCache, Features, in_bytes
 from tlkeras.inputs import reading
@@ -79,7 +79,7 @@ def make_ready(
         raise NotExact("validation data have other shapes than training data")
     rows = examples[0] * (stage.views or 1) + sum(examples[1:])
 
-    with internals.Traces(internals.functional(model)):
+    with internals.Traces(internals.functional(model)), undone(model):
         chain = _chain(model, blocks, learning, stages, shapes)
         cache.keep(blocks, chain if own else None)
         parent: Features | None = None

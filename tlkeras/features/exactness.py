@@ -33,6 +33,8 @@ ELEMENTWISE = """Elu Gelu HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid Rel
     Silu Softplus Softsign Tanh""".split()  # noqa: SIM905 - operations, called on a tensor
 RATES = ("rate", "stddev", "dropout", "recurrent_dropout")
 DRAWN_FROM = (np.random.Generator, np.random.RandomState, random.Random)
+# How TensorFlow's own operations begin that draw numbers or write to its own variables.
+UNSEEN = ("Assign", "Multinomial", "Parameterized", "Random", "Rng", "Stateful", "Truncated")
 
 
 class NotExact(ValueError):
@@ -113,7 +115,8 @@ def check(model: keras.Model, x: Any, doubtful: str) -> None:
     some = keras.tree.map_structure(lambda array: array[: (count + 1) // 2], x)
     turned = keras.tree.map_structure(lambda array: array[::-1], x)
     try:
-        with without_draws() as drawn:
+        with undone(model) as done:
+            _look_for_unseen(model, x, doubtful)
             expected = _outputs(model, x, False, doubtful)
             trained = [_outputs(model, x, True, doubtful) for _ in range(TRIES)]
             alone = _outputs(model, some, False, doubtful)
@@ -122,8 +125,8 @@ def check(model: keras.Model, x: Any, doubtful: str) -> None:
         raise
     except Exception as error:
         raise NotExact(f"{doubtful} cannot be tried: {error}") from error
-    if drawn:
-        raise NotExact(f"{doubtful} draws random numbers")
+    if done:
+        raise NotExact(f"{doubtful} {done[0]}")
     if not all(_equal(expected, output) for output in trained):
         raise NotExact(
             f"the frozen blocks put out something else in training than otherwise: {doubtful}"
@@ -132,19 +135,57 @@ def check(model: keras.Model, x: Any, doubtful: str) -> None:
         raise NotExact(f"what the frozen blocks put out depends on the batch: {doubtful}")
 
 
+def _look_for_unseen(model: keras.Model, x: Any, doubtful: str) -> None:
+    """Raises NotExact for what TensorFlow would do in training without Keras knowing of it: a draw
+    may be too rare for a few passes to show it. Elsewhere there is no graph to look at."""
+    kinds = list[str]()
+
+    def call(x: Any) -> Any:
+        output = model(x, training=True)
+        graph = getattr(output, "graph", None)
+        if graph is not None:
+            written = graph.as_graph_def()
+            inside = [node for function in written.library.function for node in function.node_def]
+            kinds.extend(node.op for node in [*written.node, *inside])
+        return output
+
+    looked = keras.layers.Lambda(call)
+    looked.compute_output_spec(keras.tree.map_structure(_symbol, x))
+    if any(kind.startswith(UNSEEN) for kind in kinds):
+        raise NotExact(f"{doubtful} draws random numbers, or changes a state, in training")
+
+
+def _symbol(array: np.ndarray) -> keras.KerasTensor:
+    return keras.KerasTensor(array.shape, keras.backend.standardize_dtype(array.dtype))
+
+
+def _attributes(part: Any) -> list[tuple[keras.Layer, dict[str, Any]]]:
+    """What layers that are not of Keras hold in plain numbers and words."""
+    layers = internals.all_layers(part) if isinstance(part, keras.Layer) else []
+    foreign = [layer for layer in layers if not identity.is_of_keras(type(layer))]
+    settings = [(layer, internals.settings(layer).items()) for layer in foreign]
+    return [(x, {k: v for k, v in own if isinstance(v, identity.PLAIN)}) for x, own in settings]
+
+
 @contextmanager
-def without_draws() -> Iterator[list[str]]:
-    """Puts the generators of NumPy and Python back at the end; in the list it gives, then, which
-    were drawn from."""
-    drawn = list[str]()
+def undone(part: Any = None) -> Iterator[list[str]]:
+    """Puts the generators of NumPy and Python, and what layers in `part` count, back at the end;
+    in the list it gives, then, what was done to them."""
+    done = list[str]()
     before, python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    held = _attributes(part)
     try:
-        yield drawn
+        yield done
     finally:
-        drawn += ["numpy"] * (repr(np.random.get_state()) != repr(before))  # noqa: NPY002
-        drawn += ["random"] * (random.getstate() != python)
+        drawn = repr(np.random.get_state()) != repr(before)  # noqa: NPY002
+        if drawn or random.getstate() != python:
+            done.append("draws random numbers")
+        if _attributes(part) != held:
+            done.append("counts its calls")
         random.setstate(python)
         np.random.set_state(before)  # noqa: NPY002
+        for layer, values in held:
+            vars(layer).update(values)
 
 
 def _outputs(model: keras.Model, x: Any, training: bool, doubtful: str) -> np.ndarray:

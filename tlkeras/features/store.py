@@ -116,7 +116,7 @@ class Features:
             NotExact: it fails its trial.
         """
         assert self.part is not None
-        with exactness.without_draws(), keras.StatelessScope():
+        with exactness.undone(augment), keras.StatelessScope():
             x = augmented(augment, x)
         exactness.check(self.part.below, x, self.part.doubt)
         store: Features | None = self
