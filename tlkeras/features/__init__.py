@@ -1,1 +1,1 @@
-"""Outputs of the frozen part, computed once: where that is exact, stored, and trained on."""
+"""Compute outputs of the frozen part once, store them and train on them, where that is exact."""

@@ -1,4 +1,4 @@
-"""`evaluate` that takes the outputs of frozen blocks from a cache."""
+"""`evaluate`, with the outputs of frozen blocks taken from a cache."""
 
 from typing import Any
 
@@ -16,21 +16,22 @@ from tlkeras.inputs import intake, reading
 def evaluate(
     model: keras.Model, data: Any, cache: FeatureCache, *, batch_size: int = 32
 ) -> dict[str, float]:
-    """`model.evaluate`, with what the frozen blocks put out taken from a cache.
+    """Do the same as `model.evaluate`, with the outputs of frozen blocks taken from a cache.
 
-    After `fit_stages(..., cache=cache)`, data that were validated on go through the part no
-    more. Where outputs cannot be cached, the whole model is evaluated.
+    After `fit_stages(..., cache=cache)`, its training and validation data do not have to go
+    through the frozen blocks again. If outputs cannot be cached, the whole model is evaluated.
 
     Args:
         model: compiled; its blocks are frozen as in its last training.
         data: as for `fit_stages`.
+        cache: a cache to use; outputs that are not in it are computed and added.
         batch_size: for arrays.
 
     Returns:
         Loss and metrics by name, as `model.evaluate(..., return_dict=True)`.
 
     Raises:
-        ValueError: data that do not fit the model, or do not come to an end.
+        ValueError: the data do not fit the model, or do not come to an end.
 
     >>> model = keras.Sequential(
     ...     [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)]

@@ -1,8 +1,8 @@
-"""Trains the rest of a model on cached outputs of its frozen part, as `fit` would train it.
+"""Train the rest of a model on cached outputs of its frozen part, as `fit` would train it.
 
-The batches, their order, the callbacks and the history are those of `model.fit`. A small head
-on cached features takes microseconds a step, and `fit` half a millisecond; so on TensorFlow a
-whole run of batches goes through one call, in a loop inside the graph.
+The batches, their order, the callbacks and the history are those of `model.fit`. A small head on
+cached features takes microseconds per step, while `fit` adds half a millisecond. So on TensorFlow a
+whole run of batches is trained on in one call, by a loop inside the graph.
 """
 
 import warnings
@@ -27,16 +27,17 @@ class Source(keras.utils.PyDataset):
     """Data as batches of cached outputs, labels and weights.
 
     Args:
-        data: arrays (x, y) or (x, y, sample_weight), or what comes in batches and says how many.
-        features: where the outputs are kept.
-        order: the data as `fit` would get them (`inputs.order.ordered`); None: in their own
-            order, to validate on.
+        data: arrays (x, y) or (x, y, sample_weight), or data in batches that say how many these
+            are.
+        features: where the outputs are stored.
+        order: the data as `fit` would get them (`inputs.order.ordered`). None: the data in their
+            own order, for validation.
         batch_size: for arrays.
-        augment, views: as in a Stage; each epoch takes one view of each example.
-        mark: tells `augment` from others (`FeatureCache.mark`).
+        augment, views: as in a Stage; each epoch uses one view of each example.
+        mark: identifies `augment` (`FeatureCache.mark`).
         class_weight: as for `fit`.
-        seed: numbers that fix which view is taken.
-        strict: data that change from epoch to epoch are an error, not a warning.
+        seed: numbers that fix which view is used.
+        strict: raise an error instead of a warning for data that change from epoch to epoch.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Source(keras.utils.PyDataset):
         return (self.features.read(rows), *rest)
 
     def begin(self, epoch: int) -> None:
-        """Reads the batches of an epoch, and computes the outputs that are missing."""
+        """Read the batches of an epoch, and compute the outputs that are missing."""
         if self._read and epoch == self.epoch:
             return
         if self.changes:
@@ -89,10 +90,10 @@ class Source(keras.utils.PyDataset):
             self._look_for_changes(self.features.computed - known)
 
     def _look_for_changes(self, new: int) -> None:
-        """Notices data that are new in every epoch: keeping their outputs saves nothing.
+        """Detect data that change in every epoch: storing their outputs saves nothing.
 
         Args:
-            new: examples that no epoch before had.
+            new: the number of examples in this epoch that no earlier epoch had.
         """
         self._new += new
         if self._new <= sum(len(rows) for rows, *_ in self._read) / 2:
@@ -125,7 +126,7 @@ class Source(keras.utils.PyDataset):
                 yield self._weighted(rows + rng.integers(self.views, size=len(rows)), *rest)
             if isinstance(data, keras.utils.PyDataset):
                 data.on_epoch_end()
-            reading.reopen(data, 1)  # `fit` opens them once more at the end of an epoch
+            reading.reopen(data, 1)  # as `fit` does at the end of an epoch
 
     def _find(self, x: Any) -> np.ndarray:
         return self.features.find(x, self.augment, self.views, self.mark)
@@ -136,10 +137,10 @@ class Source(keras.utils.PyDataset):
         return (rows, *rest, reading.class_weights(rest[0], self.class_weight))
 
     def runs(self) -> Iterator[tuple]:
-        """The batches joined to runs: (size of a batch, examples, (outputs, labels, weights)).
+        """Yield the batches joined to runs: (batch size, examples, (outputs, labels, weights)).
 
-        Every batch of a run but its last has that size, and the last is no larger. If an epoch
-        takes several runs they are filled up to one shape, since another would be traced anew.
+        All batches of a run have that size, except that the last one can be smaller. If an epoch
+        needs several runs, they are padded to one shape, because a new shape would be retraced.
         """
         self.begin(self.epoch)
         most = max(1, self.features.run // max(1, self.features.row_bytes))
@@ -166,7 +167,7 @@ class Source(keras.utils.PyDataset):
 
 
 class Above(keras.Model):
-    """What comes after the cut; `looping`, it trains and tests on a run of batches in one call."""
+    """The model after the cut. With `looping`, one call trains or tests on a run of batches."""
 
     looping = False
 
@@ -178,7 +179,7 @@ class Above(keras.Model):
 
     def _over(self, step: Callable, *given: Any) -> Any:
         if not self.looping:
-            return step(*given)  # on JAX a state and the data
+            return step(*given)  # on JAX: the state and the data
         ((size, count, data),) = given
 
         def one(number: Any, done: Any) -> Any:
@@ -192,7 +193,7 @@ class Above(keras.Model):
 
 
 def sees_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback does something at the batches, and so must be called at each."""
+    """True if a callback does something at each batch, and so has to be called there."""
     return not all(internals.is_as_keras_has_it(getattr(callback, hook)) for hook in HOOKS)
 
 
@@ -207,14 +208,16 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback],
     each_batch: bool,
 ) -> None:
-    """Trains the part of a compiled `model` that is above the cut.
+    """Train the part of a compiled `model` that is above the cut.
 
     Args:
-        model: whom the callbacks see; its optimizer trains.
-        above: what comes after the cut.
+        model: the whole model, which the callbacks see and whose optimizer is used.
+        above: the part after the cut.
+        source, validation: the data for training and validation.
         objective: loss and metrics, as for `compile`.
-        epochs, initial_epoch, callbacks: as for `fit`. One of them begins the epochs of `source`.
-        each_batch: call the callbacks at every batch, which is slower.
+        epochs, initial_epoch, callbacks: as for `fit`. One of the callbacks must call
+            `source.begin` with the number of each epoch.
+        each_batch: whether to call the callbacks at every batch, which is slower.
     """
     _build_metrics(model, above, source)
     mirror = _Mirror(above, validation)
@@ -226,7 +229,8 @@ def fit(
     objective = {"optimizer": model.optimizer, **objective}
     above.looping = keras.backend.backend() == "tensorflow" and not each_batch
     if above.looping:
-        above.compile(**objective, jit_compile=False)  # XLA: ten times slower here, and no slices
+        # no XLA: it is ten times slower here, and cannot slice at computed positions
+        above.compile(**objective, jit_compile=False)
         _loop(above, model, source, validation, range(initial_epoch, epochs), listed)
         return
     above.compile(**objective)
@@ -238,7 +242,7 @@ def fit(
 
 
 def _build_metrics(model: keras.Model, above: keras.Model, source: Source) -> None:
-    """So that `model` has the metrics it has in `fit`: EarlyStopping asks them for a direction."""
+    """Build the metrics of `model` as `fit` does: EarlyStopping asks them which way is better."""
     x, *rest = source[0]
     given = above.compute_output_spec(keras.KerasTensor(x.shape, x.dtype))
     prediction = keras.tree.map_structure(lambda t: keras.ops.zeros(t.shape, t.dtype), given)
@@ -247,7 +251,7 @@ def _build_metrics(model: keras.Model, above: keras.Model, source: Source) -> No
 
 
 class _Mirror(keras.callbacks.Callback):
-    """Hands the wish to stop on to the model that is trained, and the epoch to validation data."""
+    """Pass `stop_training` on to the model that is trained, and the epoch to validation data."""
 
     async_safe = True
 
@@ -277,7 +281,7 @@ def _loop(
     epochs: range,
     callbacks: keras.callbacks.CallbackList,
 ) -> None:
-    """`keras.Model.fit` with one call a run of batches."""
+    """Do what `keras.Model.fit` does, with one call per run of batches."""
     above._symbolic_build(data_batch=source[0])
     above.make_train_function()
     above.make_test_function()

@@ -1,6 +1,6 @@
-"""The frozen part of a model: the part whose outputs can be computed once and kept.
+"""The frozen part of a model: the part whose outputs can be computed once and stored.
 
-While a stage trains, the blocks below the lowest learning one are a fixed function of the
+While a stage trains, the blocks below the lowest block that learns are a fixed function of the
 example, as long as nothing in them is random and their BatchNorm is frozen.
 """
 
@@ -24,14 +24,15 @@ class FrozenPart:
     """The frozen part of a model up to a single tensor, and the rest of the model.
 
     Attributes:
-        below: from the model's inputs to the cut; above: from the cut to the outputs. Both share
-            the layers of the model.
+        below: the model from the inputs to the cut. It shares the layers of the whole model.
+        above: the model from the cut to the outputs. It shares them, too.
         block: name of the last block in `below`.
-        cut: the tensor between them; shape: of one example there.
-        fingerprint: changes with the weights, the graph and the cut.
-        doubt: what in `below` is to be tried before it is believed, or "".
-        call: the blocks of the one call of `fit_stages` that may use the outputs, where `below`
-            cannot be described; else None.
+        cut: the tensor between the two.
+        shape: the shape of one example at the cut.
+        fingerprint: a digest that changes with the weights, the graph and the cut.
+        doubt: the layers in `below` that have to be tested before their outputs are cached, or "".
+        call: if `below` cannot be described completely, the blocks that identify the one call of
+            `fit_stages` that can use the outputs; else None.
     """
 
     below: keras.Model
@@ -52,16 +53,16 @@ class FrozenPart:
 def find_frozen_part(
     model: keras.Model, blocks: Blocks, lowest: int, shapes: Sequence[tuple] = ()
 ) -> FrozenPart:
-    """The longest frozen part of a model whose outputs can stand in for it.
+    """Find the longest frozen part of a model whose outputs can be cached.
 
     Args:
-        model: with the blocks below `lowest` frozen, their BatchNorm too.
-        blocks: of the model, in order.
-        lowest: number of the first block that learns.
-        shapes: of one example's inputs; needed where the model leaves the image size open.
+        model: the blocks below `lowest` must be frozen, including their BatchNorm.
+        blocks: the blocks of the model, in order.
+        lowest: the number of the first block that learns.
+        shapes: the input shapes of one example; needed if the model leaves the image size open.
 
     Raises:
-        NotExact: there is none, with the reason.
+        NotExact: there is none; says why.
     """
     own = [name for name in STEPS if getattr(type(model), name) is not getattr(_PLAIN, name)]
     if own:
@@ -86,18 +87,18 @@ def find_frozen_part(
         elif not problem:
             above.output_names = getattr(model, "output_names", above.output_names)
             mark, call = _fingerprint(below, cut, blocks)
-            mark += repr(shape).encode()  # one part may be given pictures of several sizes
+            mark += repr(shape).encode()  # a part can be given images of several sizes
             doubt = exactness.doubt(below)
             return FrozenPart(below, above, block.name, cut, shape, mark, doubt, call)
         reason = reason or problem
     raise NotExact(reason)
 
 
-_PLAIN = type(keras.Sequential())  # what a model that overrides nothing looks like
+_PLAIN = type(keras.Sequential())  # to compare with: a model class that overrides nothing
 
 
 def _past_pooling(net: keras.Model, cut: keras.KerasTensor) -> keras.KerasTensor:
-    """A later, smaller tensor reached from `cut` by fixed operations alone: pooled features."""
+    """Return the smallest tensor reached from `cut` without weights: pooled features, if any."""
     calls, tensor, best = internals.nodes(net), cut, cut
     while not any(tensor is output for output in net.outputs):
         readers = [node for node in calls if any(t is tensor for t in node.input_tensors)]
@@ -115,8 +116,11 @@ def _past_pooling(net: keras.Model, cut: keras.KerasTensor) -> keras.KerasTensor
 
 
 def _shape(below: keras.Model, shapes: Sequence[tuple]) -> tuple[int, ...] | None:
-    """Of the output for one example, worked out from the inputs, since the cut may be inside a
-    nested model that takes any size; None where it stays open."""
+    """Return the output shape for one example; None if it stays open.
+
+    It is computed from the shapes of the inputs, because the cut can be inside a nested model that
+    takes any size.
+    """
     inputs = keras.tree.flatten(below.input)
     if len(shapes) != len(inputs):
         shapes = [tensor.shape[1:] for tensor in inputs]
@@ -132,8 +136,8 @@ def _shape(below: keras.Model, shapes: Sequence[tuple]) -> tuple[int, ...] | Non
 def _fingerprint(
     below: keras.Model, cut: keras.KerasTensor, blocks: Blocks
 ) -> tuple[bytes, Blocks | None]:
-    """What names the outputs at the cut, and whose alone they are."""
+    """Return a digest that identifies the outputs at the cut, and the `call` of a FrozenPart."""
     try:
         return identity.of_part(below, cut), None
-    except Exception:  # whatever is among its settings
+    except Exception:  # its settings can be anything
         return identity.of_weights(below, (id(blocks), id(cut))), blocks

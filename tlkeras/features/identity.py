@@ -1,8 +1,8 @@
-"""What tells frozen parts, examples and augmentations apart: all that an output depends on.
+"""Digests of frozen parts, examples and augmentations, over everything that an output depends on.
 
-A thing that cannot be described whole is Unknown, and its outputs are not shared: a function or
-layer of the user's may have any code, and one that Keras looks words up in keeps them apart from
-its weights.
+If something cannot be described completely, Unknown is raised, and its outputs are not shared: a
+function or layer of the user's can contain any code, and a Keras layer that looks words up does
+not keep them in its weights.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), rang
 
 
 class Unknown(ValueError):
-    """Something cannot be described; says what."""
+    """Raised if something cannot be described completely; says what."""
 
 
 def of_part(below: keras.Model, cut: keras.KerasTensor) -> bytes:
-    """A digest of a part of a model up to a cut: its calls, their arguments, and all weights.
+    """Return a digest of the part of a model up to a cut: its calls, arguments and weights.
 
-    Raises Unknown.
+    Raises Unknown if something in it cannot be described.
     """
     net = internals.functional(below)
     assert net is not None  # it was cut out of a graph
@@ -32,14 +32,14 @@ def of_part(below: keras.Model, cut: keras.KerasTensor) -> bytes:
 
 
 def of_weights(model: keras.Model, salt: tuple) -> bytes:
-    """A digest of the weights of a model."""
+    """Return a digest of the weights of a model and of `salt`."""
     return _digest((salt, _value(model.weights)))
 
 
 def of_augmentation(augment: Callable | None) -> bytes:
-    """A digest of what an augmentation does next: its class, its settings and its random state.
+    """Return a digest of an augmentation: its class, its settings and its random state.
 
-    Raises Unknown.
+    Raises Unknown if something in it cannot be described.
     """
     if augment is None:
         return b""
@@ -50,7 +50,7 @@ def of_augmentation(augment: Callable | None) -> bytes:
 
 
 def of_examples(x: Any, salt: bytes = b"") -> list[bytes]:
-    """A digest of each example: the type, shape and content of each of its parts.
+    """Return a digest of each example: the type, shape and content of each of its parts.
 
     Raises Unknown for objects that are neither strings nor numbers.
     """
@@ -78,7 +78,7 @@ def _digest(described: Any) -> bytes:
 
 
 def _graph(net: keras.Model) -> tuple:
-    """The calls of a functional model: what is called, on which tensors, with which arguments."""
+    """Describe the calls of a functional model: what is called, with which arguments."""
     numbers = {id(tensor): number for number, tensor in enumerate(net.inputs)}
     calls = []
     for node in internals.nodes(net):
@@ -93,7 +93,7 @@ def _graph(net: keras.Model) -> tuple:
 
 
 def _operation(op: keras.Operation) -> tuple:
-    """Class, settings and state of a layer of Keras or of one of `keras.ops`."""
+    """Describe a Keras layer or an operation of `keras.ops`: its class, settings and state."""
     if not isinstance(op, keras.Layer):
         _check_home(type(op))
         return type(op).__name__, _value(internals.settings(op))
@@ -125,14 +125,14 @@ def is_of_keras(thing: Any) -> bool:
 
 
 def is_foreign(value: Any) -> bool:
-    """Whether a setting of a layer is code that is not of Keras, such as an activation."""
+    """True if a setting of a layer, such as an activation, is code that is not from Keras."""
     if not callable(value) or isinstance(value, keras.Layer | type):
         return False
     return not is_of_keras(value if hasattr(value, "__qualname__") else type(value))
 
 
 def _value(value: Any, numbers: dict[int, int] | None = None) -> Any:
-    """`value` as plain objects whose `repr` says all of it; tensors of a graph by their numbers."""
+    """Return `value` as plain objects whose `repr` is complete; graph tensors by their numbers."""
     if isinstance(value, PLAIN):
         return type(value).__name__, value
     if isinstance(value, slice):

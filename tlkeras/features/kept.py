@@ -1,8 +1,8 @@
-"""Outputs of frozen parts that outlive the process: a file for each part, in one folder.
+"""Outputs of frozen parts that are kept for later processes: one file per part, in one folder.
 
-A file is a row of records, each with the digest of an example, a checksum, and its outputs. They
-are only ever added, under a lock, so that reading needs none; what a killed process left half
-written is cut off by the next to write.
+A file is a sequence of records, each with the digest of an example, a checksum, and its outputs.
+Records are only ever added, under a lock, so reading needs no lock. If a killed process left a
+record half written, the next process that writes cuts it off.
 """
 
 import contextlib
@@ -21,17 +21,19 @@ from tlkeras.features.frozen_part import FrozenPart
 from tlkeras.utils.lock import lock
 from tlkeras.utils.versions import versions
 
-LIMIT = 4 * 2**30  # bytes of all files in a folder, and a tenth of what is free at most
+LIMIT = 4 * 2**30  # bytes of all files in a folder; also at most a tenth of the free disk space
 ENDING = ".features"
 
 
 class Kept:
-    """What is kept of one frozen part, by this process and others.
+    """The outputs of one frozen part that this process and others have kept.
 
     Args:
-        folder: made when there is something to keep.
-        part: made of layers of Keras alone; a layer of the user's may have other code tomorrow.
-        limit: bytes that all files in the folder may take; the longest unused go first.
+        folder: created when there is something to keep.
+        part: must consist only of Keras's own layers, because the code of a user's layer can
+            change.
+        limit: the maximum bytes of all files in the folder. To make room, the files that have been
+            unused for longest are removed first.
     """
 
     def __init__(self, folder: Path, part: FrozenPart, limit: int = LIMIT):
@@ -50,18 +52,18 @@ class Kept:
             self._look()
 
     def rows(self, keys: Sequence[bytes]) -> tuple[list[int], np.ndarray]:
-        """Which of some examples are kept, as numbers, and their outputs."""
+        """Return which of these examples are kept, as positions in `keys`, and their outputs."""
         known = [number for number, key in enumerate(keys) if key in self._places]
         found = self._records[[self._places[keys[number]] for number in known]]
         whole = [zlib.crc32(record["row"].tobytes()) == record["sum"] for record in found]
         for number, right in zip(known, whole, strict=True):
             if not right:
-                self._places.pop(keys[number], None)  # so that `add` keeps it anew
+                self._places.pop(keys[number], None)  # so that `add` stores it again
         rows = np.frombuffer(found["row"][whole].tobytes(), self.dtype).reshape(-1, *self.shape)
         return [number for number, right in zip(known, whole, strict=True) if right], rows
 
     def add(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
-        """Keeps outputs of examples. Where that fails it is said, once, and nothing is lost."""
+        """Store outputs of examples. If that fails, warn once and do without."""
         if not (len(keys) and self.limit) or rows.dtype != self.dtype:
             return
         try:
@@ -93,7 +95,7 @@ class Kept:
         self._look()
 
     def _look(self) -> None:
-        """Reads whose outputs are in the file by now; it may be another one than before."""
+        """Read which outputs the file now holds; it can have been replaced by another file."""
         if not self.path.exists():
             return
         state = self.path.stat()
@@ -109,7 +111,10 @@ class Kept:
 
 
 def make_room(path: Path, more: int, limit: int) -> bool:
-    """Whether a file may grow by `more` bytes, others in its folder having been removed for it."""
+    """Remove the files longest unused until a file can grow by `more` bytes.
+
+    Returns False, and removes nothing, if it could not grow even then.
+    """
     limit = min(limit, shutil.disk_usage(path.parent).free // 10)
     sizes = {file: file.stat().st_size for file in path.parent.glob(f"*{ENDING}")}
     left = limit - more - sizes.pop(path, 0)
