@@ -1,4 +1,4 @@
-"""Decides whether a stage can train on cached outputs of its frozen blocks, and from which cut."""
+"""Decide whether a stage can train on cached outputs of its frozen blocks, and from which cut."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,12 @@ from tlkeras.plans.plan import Stage
 
 @dataclass
 class Ready:
-    """All that is needed to train above the cut.
+    """Everything that is needed to train above the cut.
 
     Attributes:
-        above: from the cut to the outputs. source, validation: batches of cached outputs.
-        place: where the cut is, and the outputs.
+        above: the model from the cut to the outputs.
+        source, validation: batches of cached outputs, for training and validation.
+        place: text for the Run: where the cut is, and how large the outputs are.
     """
 
     above: Above
@@ -32,7 +33,7 @@ class Ready:
 
     @property
     def note(self) -> str:
-        """What was done, for the Run."""
+        """Text for the Run: where outputs are cached, or why the cache is off."""
         changes = self.source.changes or (self.validation.changes if self.validation else "")
         return f"off: {changes}" if changes else self.place
 
@@ -51,20 +52,23 @@ def make_ready(
     tell: Callable[[int], None] | None = None,
     **how: Any,
 ) -> Ready:
-    """Computes the outputs of the frozen blocks of the first of `stages`, where that is exact.
+    """Compute the outputs of the frozen blocks of the first of `stages`, where that is exact.
 
-    Later stages that freeze less use the same pass: their outputs are computed on the way.
+    Later stages in which fewer blocks are frozen use the same pass: their outputs are computed on
+    the way.
 
     Args:
         learning: names of the blocks that learn in each of `stages`.
-        looked: what `reading.look` says of `data`, and of `validation` if that is not None.
-        own: nobody else uses the cache, so what later stages do not need is let go of.
-        epoch: the first to be trained, from 0.
+        looked: the results of `reading.look` for `data`, and for `validation` if it is not None.
+        own: True if only this training uses the cache; outputs that later stages do not need are
+            then discarded.
+        epoch: the first epoch to be trained, from 0.
         tell: called with the number of examples computed so far.
         how: further arguments of `Source` for the training data.
 
     Raises:
-        NotExact: training would not be the same, or nothing would be saved; says why.
+        NotExact: training on cached outputs would not be the same, or would save nothing; says
+            why.
     """
     stage = stages[0]
     if stage.augment is not None and stage.views is None:
@@ -90,7 +94,7 @@ def make_ready(
         above = Above(chain[0].above.input, chain[0].above.output)
         above.output_names = chain[0].above.output_names
     features.tell = tell
-    if chain[0].doubt:  # before data are opened: each time may shuffle them
+    if chain[0].doubt:  # before data are opened, as each opening can shuffle them
         some = keras.tree.map_structure(reading.as_numpy, first)
         features.find(some) if stage.augment is None else features.try_on(some, stage.augment)
 
@@ -112,7 +116,7 @@ def _chain(
     stages: Sequence[Stage],
     shapes: Sequence[tuple],
 ) -> list[FrozenPart]:
-    """The frozen part of the first stage, and those of later ones that the same pass can serve."""
+    """Return the frozen part of the first stage, and of later ones that can use the same pass."""
     lowest = [min(map(blocks.names.index, names)) for names in learning]
     chain = [find_frozen_part(model, blocks, lowest[0], shapes)]
     reached = lowest[0]

@@ -1,6 +1,6 @@
-"""Whether a frozen part puts out the same in training, for each example by itself.
+"""Check that the output of a frozen part is the same in training, and for each example by itself.
 
-Layers that Keras documents to do so are taken at their word; anything else is tried.
+Layers for which Keras documents this are trusted; anything else is tested.
 """
 
 import random
@@ -15,8 +15,8 @@ import numpy as np
 from tlkeras.blocks import internals
 from tlkeras.features import identity
 
-TRIES = 3  # passes in training, for what draws numbers where nobody sees it
-TOLERANCE = 1e-5  # of the largest output; in shorter number types, four of their steps
+TRIES = 3  # passes in training mode, to detect random draws that leave no other trace
+TOLERANCE = 1e-5  # times the largest output; in shorter number types, four of their steps
 
 SIDES = """AdaptiveAveragePooling AdaptiveMaxPooling AveragePooling Conv Cropping DepthwiseConv
     GlobalAveragePooling GlobalMaxPooling MaxPooling SeparableConv SpatialDropout UpSampling
@@ -33,16 +33,16 @@ ELEMENTWISE = """Elu Gelu HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid Rel
     Silu Softplus Softsign Tanh""".split()  # noqa: SIM905 - operations, called on a tensor
 RATES = ("rate", "stddev", "dropout", "recurrent_dropout")
 DRAWN_FROM = (np.random.Generator, np.random.RandomState, random.Random)
-# How TensorFlow's own operations begin that draw numbers or write to its own variables.
+# TensorFlow operations that draw random numbers or write to TensorFlow's variables begin like this.
 UNSEEN = ("Assign", "Multinomial", "Parameterized", "Random", "Rng", "Stateful", "Truncated")
 
 
 class NotExact(ValueError):
-    """Training on cached outputs would not be the same as training without; says why."""
+    """Raised if training on cached outputs would not be the same as without; says why."""
 
 
 def problem(part: keras.Layer) -> str:
-    """Why the output of a frozen part may differ from one pass in training to the next, or ""."""
+    """Say why the output of a frozen part can differ between two passes in training, or ""."""
     for layer in internals.all_layers(part):
         kind = f"the frozen {type(layer).__name__} {layer.name!r}"
         given = internals.settings(layer).values()
@@ -59,7 +59,7 @@ def problem(part: keras.Layer) -> str:
 
 
 def doubt(part: keras.Model) -> str:
-    """What is called in a part and is to be tried, or ""."""
+    """Name the layers and operations in a part that have to be tested, or ""."""
     names = list(dict.fromkeys(_doubts(part)))
     return " or ".join(names[:3] + ["others"] * (len(names) > 3))
 
@@ -78,7 +78,7 @@ def _doubts(part: keras.Model) -> Iterator[str]:
 
 
 def _known_operation(op: keras.Operation) -> bool:
-    """Whether an operation of Keras does the same to each number, or pads each example alone."""
+    """True for a Keras operation that works on each value alone, or pads each example alone."""
     name = type(op).__name__
     if not identity.is_of_keras(type(op)):
         return False
@@ -86,7 +86,7 @@ def _known_operation(op: keras.Operation) -> bool:
 
 
 def _known(layer: keras.Layer) -> bool:
-    """Whether Keras says what the layer does in training: as otherwise, to each example alone."""
+    """True if Keras documents that the layer does the same in training, for each example alone."""
     name = type(layer).__name__
     if name not in KNOWN or type(layer) is not getattr(keras.layers, name):
         return False
@@ -100,16 +100,16 @@ def _known(layer: keras.Layer) -> bool:
 
 
 def check(model: keras.Model, x: Any, doubtful: str) -> None:
-    """Tries a part on some examples.
+    """Test a part on some examples.
 
     Args:
-        model: frozen; its state, and that of random number generators, is as before afterwards.
-        x: what it takes, a full chunk.
-        doubtful: why it is tried, for the message.
+        model: the frozen part. Its state and that of random number generators are restored.
+        x: its inputs, a full chunk.
+        doubtful: the layers because of which it is tested, for the message.
 
     Raises:
-        NotExact: it fails, changes a state, adds to the loss, draws numbers, puts out something
-            else in training than otherwise, or something else beside other examples.
+        NotExact: the part fails, changes a state, adds to the loss or draws random numbers; or its
+            output differs in training, or depends on the other examples in the batch.
     """
     count = len(keras.tree.flatten(x)[0])
     some = keras.tree.map_structure(lambda array: array[: (count + 1) // 2], x)
@@ -136,8 +136,11 @@ def check(model: keras.Model, x: Any, doubtful: str) -> None:
 
 
 def _look_for_unseen(model: keras.Model, x: Any, doubtful: str) -> None:
-    """Raises NotExact for what TensorFlow would do in training without Keras knowing of it: a draw
-    may be too rare for a few passes to show it. Elsewhere there is no graph to look at."""
+    """Raise NotExact if TensorFlow would draw random numbers or change a state unseen by Keras.
+
+    A draw can be too rare to show in a few passes, so this searches the graph of operations, which
+    only TensorFlow has.
+    """
     kinds = list[str]()
 
     def call(x: Any) -> Any:
@@ -160,7 +163,7 @@ def _symbol(array: np.ndarray) -> keras.KerasTensor:
 
 
 def _attributes(part: Any) -> list[tuple[keras.Layer, dict[str, Any]]]:
-    """What layers that are not of Keras hold in plain numbers and words."""
+    """Return the plain attributes (numbers, strings) of layers that are not from Keras."""
     layers = internals.all_layers(part) if isinstance(part, keras.Layer) else []
     foreign = [layer for layer in layers if not identity.is_of_keras(type(layer))]
     settings = [(layer, internals.settings(layer).items()) for layer in foreign]
@@ -169,8 +172,11 @@ def _attributes(part: Any) -> list[tuple[keras.Layer, dict[str, Any]]]:
 
 @contextmanager
 def undone(part: Any = None) -> Iterator[list[str]]:
-    """Puts the generators of NumPy and Python, and what layers in `part` count, back at the end;
-    in the list it gives, then, what was done to them."""
+    """Context manager: restore the random generators and the plain attributes of layers on exit.
+
+    These are the generators of NumPy and Python, and attributes such as a count of calls in layers
+    of `part` that are not from Keras. On exit, the list it yields says which of them had changed.
+    """
     done = list[str]()
     before, python = np.random.get_state(), random.getstate()  # noqa: NPY002
     held = _attributes(part)
@@ -189,7 +195,10 @@ def undone(part: Any = None) -> Iterator[list[str]]:
 
 
 def _outputs(model: keras.Model, x: Any, training: bool, doubtful: str) -> np.ndarray:
-    """What it puts out, if it does no more: a draw is seen however rarely it changes anything."""
+    """Return the outputs of `model`; raise NotExact if it also draws numbers or changes a state.
+
+    A draw from a Keras generator changes its state, so it is noticed even if no output changes.
+    """
     with keras.StatelessScope(collect_losses=True) as scope:  # keeps changes from the variables
         given = model(x, training=training)
     if internals.mask_of(given) is not None:

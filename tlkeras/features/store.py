@@ -1,7 +1,7 @@
-"""Outputs of frozen parts, computed once for each example.
+"""Store the outputs of frozen parts, computed once for each example.
 
-Outputs are kept by the content of the example (SHA-256), so it does not matter in which order
-or how often an example comes; one that was never seen, or was augmented anew, is computed.
+Outputs are stored by the content of the example (SHA-256), so it does not matter in which order or
+how often an example comes. Examples that are new, or newly augmented, are computed.
 """
 
 import functools
@@ -26,24 +26,25 @@ from tlkeras.features.kept import Kept
 from tlkeras.inputs.augment import augmented
 
 CHUNK = 64  # examples computed at a time
-TAKEN = 4096  # examples taken at a time from what an earlier process kept
-RUN = 32 * 2**20  # bytes of outputs handed over in one call, of which a few copies are made
+TAKEN = 4096  # examples read at a time from what an earlier process kept
+RUN = 32 * 2**20  # bytes of outputs trained on in one call, of which a few copies are made
 
 
 class Features:
-    """The outputs of one frozen part, kept by content of the example, in memory or in a file.
+    """The outputs of one frozen part, by content of the example, in memory or in a file.
 
-    The file has no name in the file system, so nothing is left behind by a crash.
+    The file has no name in the file system, so a crash leaves nothing behind.
 
-    `computed` counts the examples that went through that part; `tell` is called with it. `run`
-    is how many bytes of outputs to take out at a time.
+    `computed` counts the examples that went through the part; `tell` is called with this count.
+    `run` is how many bytes of outputs should be read at a time.
     """
 
     def __init__(self, part: FrozenPart, rows: int = 0, room: Callable | None = None):
         """
         Args:
-            rows: how many are expected.
-            room: says how many bytes of memory the outputs may take; None: any number.
+            part: the part whose outputs are stored.
+            rows: the expected number of outputs.
+            room: returns how many bytes of memory the outputs can take. None: no limit.
         """
         self.part: FrozenPart | None = part
         self.shape, self.row_bytes, self.call = part.shape, part.bytes_per_example, part.call
@@ -52,7 +53,7 @@ class Features:
         self.tell: Callable[[int], None] | None = None
         self._model: keras.Model | None = part.below
         self._tried = False
-        self._rows: dict[bytes, int] = {}  # content of an example -> the first of its views
+        self._rows: dict[bytes, int] = {}  # digest of an example -> the row of its first view
         self._count, self._chunk = 0, 0
         self._expected, self._room = rows, room
         self._array: np.ndarray | None = None
@@ -60,9 +61,9 @@ class Features:
         self.kept: Kept | None = None
 
     def go_on_from(self, part: FrozenPart, parent: "Features | None") -> None:
-        """Computes with this part from now on, from outputs at an earlier cut if there are any.
+        """Use this part to compute outputs from now on, starting from those of `parent` if given.
 
-        The model that outputs were first computed with may have been trained since.
+        The model that computed the first outputs can have been trained further since.
         """
         self.part, self.parent, self._model, self._tried = part, parent, part.below, False
         if parent is not None:
@@ -70,7 +71,7 @@ class Features:
             self._model = graph.split(part.below, parent.part.cut)[1]
 
     def rest(self) -> None:
-        """Keeps the outputs alone, and no model alive, until `go_on_from` is called."""
+        """Keep only the outputs, and no reference to a model, until `go_on_from` is called."""
         self.part = self.parent = self._model = self.tell = None
 
     def __len__(self) -> int:
@@ -82,7 +83,7 @@ class Features:
 
     @property
     def held(self) -> int:
-        """Bytes of memory that are taken or promised."""
+        """Bytes of memory that the outputs take or are expected to take."""
         if self.on_disk:
             return 0
         rows = self._expected if self._array is None else len(self._array)
@@ -93,7 +94,7 @@ class Features:
         return self._file is not None
 
     def for_one_epoch(self) -> "Features":
-        """An empty one of the same part, in a file, for outputs that nobody wants again."""
+        """Return empty Features of the same part, in a file, for outputs used in one epoch only."""
         assert self.part is not None
         other = Features(self.part, self._expected, self._room)
         other._tried = self._tried
@@ -101,7 +102,7 @@ class Features:
         return other
 
     def to_disk(self) -> None:
-        """Keeps outputs in a file from now on."""
+        """Move the outputs to a file, and store new ones there."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self.run = min(RUN, self._room() // 8) if self._room else RUN
@@ -110,10 +111,10 @@ class Features:
             self._array = self._array[:0].copy()
 
     def try_on(self, x: Any, augment: Callable) -> None:
-        """Tries the part on augmented examples; keeps nothing, and draws no numbers.
+        """Test the part on augmented examples, without storing outputs or using up random numbers.
 
         Raises:
-            NotExact: it fails its trial.
+            NotExact: the part fails the test.
         """
         assert self.part is not None
         with exactness.undone(augment), keras.StatelessScope():
@@ -126,26 +127,26 @@ class Features:
     def find(
         self, x: Any, augment: Callable | None = None, views: int = 1, mark: bytes = b""
     ) -> np.ndarray:
-        """The rows of some examples, computed where they are new.
+        """Return the rows of some examples; outputs of new examples are computed and stored.
 
         Args:
-            x: what the model takes: NumPy arrays (examples, ...).
-            augment: called on x in training mode, once a view, before the model.
-            views: how many augmented versions of an example are kept, in consecutive rows.
-            mark: tells `augment` from others (`FeatureCache.mark`).
+            x: inputs of the model: NumPy arrays (examples, ...).
+            augment: called on x in training mode, once per view, before the model.
+            views: how many augmented versions of an example are stored, in consecutive rows.
+            mark: identifies `augment` (`FeatureCache.mark`).
 
         Returns:
-            (examples,) integers: the first row of each.
+            (examples,) integers: the first row of each example.
 
         Raises:
-            NotExact: examples cannot be told apart, or the part fails its trial.
+            NotExact: examples cannot be told apart, or the part fails its test.
         """
         try:
             keys = identity.of_examples(x, repr((mark, views)).encode() if augment else b"")
         except identity.Unknown as error:
             raise NotExact(str(error)) from None
         new = list({key: i for i, key in enumerate(keys) if key not in self._rows}.values())
-        kept = self.kept if augment is None else None  # views are drawn anew in every process
+        kept = self.kept if augment is None else None  # every process draws its own views
         if kept:
             new = self._take(kept, keys, new)
         self._chunk = self._chunk or (CHUNK if kept else min(CHUNK, len(new)))
@@ -166,7 +167,7 @@ class Features:
         return np.array([self._rows[key] for key in keys], "int64")
 
     def _take(self, kept: Kept, keys: Sequence[bytes], new: list[int]) -> list[int]:
-        """Takes the outputs that an earlier process kept; which examples are left to compute."""
+        """Read outputs that an earlier process kept; return the examples left to compute."""
         left = list[int]()
         for start in range(0, len(new), TAKEN):
             part = new[start : start + TAKEN]
@@ -178,7 +179,7 @@ class Features:
         return left
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """The outputs in these rows: (rows, ...)."""
+        """Return the outputs in these rows: (rows, ...)."""
         if self._array is None or (len(rows) and rows.max() >= self._count):
             raise ValueError(f"Expected rows that `find` gave, below {self._count}; found {rows}.")
         if self._file is None:
@@ -192,7 +193,7 @@ class Features:
         return found
 
     def _inputs(self, x: Any, augment: Callable | None, views: int, mark: bytes) -> Iterator[Any]:
-        """What the model is given for each view of these examples."""
+        """Yield the inputs of the model for each view of these examples."""
         if self.parent is not None:
             rows = self.parent.find(x, augment, views, mark)
             yield from (self.parent.read(rows + view) for view in range(views))
@@ -202,8 +203,10 @@ class Features:
             yield from (augmented(augment, x) for _ in range(views))
 
     def _compute(self, x: Any) -> np.ndarray:
-        """The model's output for at most a chunk, always computed in batches of one size, since
-        another size would be traced anew."""
+        """Return the model's output for at most one chunk.
+
+        Inputs are always padded to the chunk size, because a new batch size would be retraced.
+        """
         assert self.part is not None and self._model is not None
         if self.part.doubt and not self._tried:
             exactness.check(self._model, x, self.part.doubt)
@@ -227,11 +230,11 @@ class Features:
         self._count = end
 
     def _grow(self, rows: int) -> None:
-        """Makes room for so many rows, in memory or else in a file."""
+        """Make room for this many rows in memory, or else move to a file."""
         assert self._array is not None
         room = self._room() // self.row_bytes if self._room else math.inf
         for size in (max(rows, self._expected, 2 * len(self._array)), rows):
-            if size + len(self._array) <= room:  # both are there for a moment
+            if size + len(self._array) <= room:  # old and new array exist at the same time
                 larger = np.empty((size, *self.shape), self._array.dtype)
                 larger[: self._count] = self._array[: self._count]
                 self._array = larger
@@ -240,20 +243,23 @@ class Features:
 
 
 class FeatureCache:
-    """Outputs of frozen parts, to be shared by stages, runs and evaluations.
+    """A cache of the outputs of frozen parts, shared by stages, runs and evaluations.
 
-    Give one to several calls of `fit_stages` and `evaluate` and each example goes through a
-    frozen part once. Outputs are let go of with the cache.
+    Pass the same cache to several calls of `fit_stages` and `evaluate`, and each example goes
+    through a frozen part only once. The outputs are freed together with the cache.
 
     Args:
-        limit: bytes of memory that outputs may take; what is more goes to a temporary file. None:
-            a quarter of the machine's memory.
-        disk: keep all in a temporary file.
-        folder: keep outputs there for other processes, too, until `tlkeras cache --clear` or until
-            4 GiB are full: those of parts made of Keras's own layers alone, without augmentation.
+        limit: the maximum bytes of memory for outputs; further outputs go to temporary files.
+            None: a quarter of the machine's memory.
+        disk: store everything in temporary files.
+        folder: also store outputs in this folder for other processes. Only outputs of parts that
+            consist of Keras's own layers, without augmentation, are stored. The folder holds up to
+            4 GiB, and a tenth of the free disk space at most: when it is full, the files that
+            have been unused for longest are removed. `tlkeras cache --clear` empties the default
+            folder.
 
     Raises:
-        ValueError: a negative `limit`.
+        ValueError: `limit` is negative.
 
     Source: section 1.8, pretrained feature extraction.
 
@@ -283,14 +289,15 @@ class FeatureCache:
         self._marks: list[tuple[Blocks, Callable, bytes]] = []
 
     def features(self, part: FrozenPart, rows: int, parent: Features | None = None) -> Features:
-        """Where the outputs of `part` are kept.
+        """Return the Features that store the outputs of `part`.
 
         Args:
-            rows: how many are expected to come.
-            parent: outputs at an earlier cut of the same model, to go on from.
+            part: the frozen part.
+            rows: the expected number of outputs.
+            parent: outputs at an earlier cut of the same model, from which to compute them.
 
         Raises:
-            NotExact: they fit neither in memory nor on the disk.
+            NotExact: the outputs fit neither in memory nor on the disk.
         """
         if part.fingerprint not in self._stores:
             size = rows * part.bytes_per_example
@@ -311,7 +318,7 @@ class FeatureCache:
         return store
 
     def fits(self, part: FrozenPart, rows: int) -> bool:
-        """Whether the outputs are in memory or would go there."""
+        """True if the cache already has outputs of `part`, or would store them in memory."""
         return part.fingerprint in self._stores or (
             not self.disk and rows * part.bytes_per_example <= self._left(part.fingerprint)
         )
@@ -321,13 +328,15 @@ class FeatureCache:
         return sum(store.held for store in self._stores.values())
 
     def _left(self, mark: bytes) -> int:
-        """Bytes of memory that the outputs of one part may take beside those of all others."""
+        """Return the bytes of memory left for the outputs of one part, besides those of others."""
         own = self._stores.get(mark)
         return self.limit - self._used + (0 if own is None else own.held)
 
     def mark(self, augment: Callable | None, call: Blocks) -> bytes:
-        """What tells the views that `augment` draws from those of others, all through one call
-        of `fit_stages`."""
+        """Return a digest that identifies the views that `augment` draws.
+
+        It stays the same throughout one call of `fit_stages`.
+        """
         if augment is None:
             return b""
         for blocks, known, mark in self._marks:
@@ -335,13 +344,16 @@ class FeatureCache:
                 return mark
         try:
             mark = identity.of_augmentation(augment)
-        except Exception:  # whatever is among its settings
+        except Exception:  # its settings can be anything
             mark = os.urandom(32)
         self._marks = [(b, a, m) for b, a, m in self._marks if b is call] + [(call, augment, mark)]
         return mark
 
     def keep(self, call: Blocks, parts: Sequence[FrozenPart] | None = None) -> None:
-        """Lets go of outputs that only another call could use, and of those of all but `parts`."""
+        """Discard outputs that only another call of `fit_stages` can use.
+
+        If `parts` is given, also discard the outputs of all other parts.
+        """
         for store in self._stores.values():
             store.rest()
         marks = None if parts is None else {part.fingerprint for part in parts}
@@ -355,7 +367,7 @@ class FeatureCache:
 
 
 def _memory() -> int:
-    """Bytes of memory in this machine, or a guess where the system does not say."""
+    """Return the machine's memory in bytes, or 8 GiB if the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
