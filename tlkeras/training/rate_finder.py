@@ -1,4 +1,4 @@
-"""A learning rate to begin with, read off a short sweep: `find_learning_rate`."""
+"""`find_learning_rate`: suggest a learning rate to start with, from a short sweep."""
 
 import itertools
 import math
@@ -21,18 +21,18 @@ from tlkeras.optimizers import like
 from tlkeras.utils import processes
 from tlkeras.utils.tables import html_table, text_table
 
-KEEP = 0.8  # of the running average of the loss, from one batch to the next
-DIVERGED = 4  # times its lowest: a running average that is higher, and above the first loss
+KEEP = 0.8  # weight of the old running average of the loss at each new batch
+DIVERGED = 4  # diverged: a running average above this times its lowest, and above the first loss
 
 
 @dataclass(frozen=True, repr=False)
 class LearningRates:
-    """What a sweep found.
+    """The result of a sweep over learning rates.
 
     Attributes:
         rates: learning rates, growing by the same factor from batch to batch; (n,).
-        losses: the loss of every batch, smoothed and cut at twice the first one; (n,).
-        suggestion: a learning rate to begin with, or None where the loss never fell.
+        losses: the loss of every batch, smoothed and clipped at twice the first loss; (n,).
+        suggestion: a learning rate to start with, or None if the loss never fell.
         stopped: why the sweep ended before its highest rate, or "".
     """
 
@@ -42,7 +42,7 @@ class LearningRates:
     stopped: str = ""
 
     def plot(self) -> Figure:
-        """Loss against learning rate, the suggestion marked: a Figure.
+        """Plot the loss against the learning rate, with the suggestion marked, as a Figure.
 
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         >>> x, y = np.random.normal(size=(64, 4)), np.arange(64) % 2
@@ -95,29 +95,33 @@ def find_learning_rate(
     batch_size: int = 32,
     seed: int = 0,
 ) -> LearningRates:
-    """Trains for a few batches at ever higher learning rates, and suggests one to begin with.
+    """Train for a few batches at ever higher learning rates, and suggest one to start with.
 
-    The suggestion is the rate at which the smoothed loss falls fastest per factor of the rate,
-    before its lowest point: there the steps still help most. The loss is smoothed forwards and
-    backwards, so that it does not lag behind, and its slope is taken over a tenth of the batches.
-    It counts as falling if it falls by more than twice the noise between batches. Weights,
-    BatchNorm statistics, random states, trainable flags and whatever the model was compiled with
-    are afterwards as before, also after an error.
+    The suggestion is the rate at which the smoothed loss falls fastest on a logarithmic scale of
+    rates, before its lowest point: there each step still helps most. The loss is smoothed forwards
+    and backwards, so that it does not lag behind, and its slope is measured over a tenth of the
+    batches. It counts as falling if it falls by more than twice the noise between batches.
+
+    Afterwards weights, BatchNorm statistics, the model's random states, trainable flags and
+    everything the model was compiled with are as before, even after an error.
 
     Args:
         model: built; compiled or not.
-        data: as for `fit_stages`; begun again where it has fewer batches than `steps`.
+        data: as for `fit_stages`. If it has fewer batches than `steps`, it is read again.
         policy: which blocks learn during the sweep, as for `freeze`. None: as the model is.
-        optimizer: a pattern; if None, that of the compiled model, or AdamW.
-        loss: if None, that of the compiled model, or the cross-entropy that fits the labels.
-        lowest, highest: learning rates of the first batch and the last.
-        steps: batches, unless the loss diverges first (a running average above
-            4 times its lowest and above the first loss, or NaN).
-        batch_size: for arrays. seed: of the order of arrays.
+        optimizer: a name or an object whose class and settings are used. None: those of the
+            compiled model's optimizer, or AdamW.
+        loss: as for `compile`. None: the loss of the compiled model, or the cross-entropy that fits
+            the labels.
+        lowest, highest: learning rates of the first and the last batch.
+        steps: the number of batches. The sweep ends earlier if the loss diverges: its running
+            average rises above 4 times its lowest and above the first loss, or becomes NaN.
+        batch_size: for arrays.
+        seed: for the order of arrays.
 
     Raises:
-        ValueError: rates or steps out of range, data that do not fit the model, or a generator,
-            which the sweep would use up; several processes.
+        ValueError: rates or steps are out of range, the data do not fit the model, the data are a
+            generator (the sweep would use it up), or several processes train together.
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3 (the
     range test); the steepest slope as in fastai's `lr_find` (Howard & Gugger 2020, "fastai: A
@@ -176,7 +180,7 @@ def find_learning_rate(
 def _sweep(
     model: keras.Model, batches: Iterator[tuple], rates: np.ndarray, **compile_options: Any
 ) -> np.ndarray:
-    """The loss of every batch, up to the one that diverges."""
+    """Return the loss of every batch, up to the one at which it diverges."""
     probe = _Probe(model)
     probe.compile(**compile_options, jit_compile=model.jit_compile if model.compiled else "auto")
     losses: list[float] = []
@@ -193,7 +197,7 @@ def _sweep(
 
 
 class _Probe(keras.Model):
-    """Calls a model: it can be compiled and trained while the model's own compile stays."""
+    """Wraps a model, so that it can be compiled and trained without compiling the model itself."""
 
     def __init__(self, model: keras.Model):
         super().__init__(name="probe", dtype=model.dtype_policy, autocast=False)
@@ -209,7 +213,7 @@ class _Probe(keras.Model):
 
 
 def _batches(data: Any, batch_size: int, seed: int) -> Iterator[tuple]:
-    """Batches without end; arrays in a new order every time round, whole batches only."""
+    """Yield batches without end; arrays in a new order on each pass, and only full batches."""
     rng = np.random.default_rng(seed)
     if isinstance(data, tuple | list):
         arrays = keras.tree.map_structure(np.asarray, tuple(data))
@@ -228,7 +232,7 @@ def _batches(data: Any, batch_size: int, seed: int) -> Iterator[tuple]:
 
 @contextmanager
 def as_found(model: keras.Model) -> Iterator[None]:
-    """Puts variables, trainable flags and the modes of layers back at the end."""
+    """Context manager: restore variables, trainable flags and the modes of layers on exit."""
     layers = internals.all_layers(model)
     variables = list({id(v): v for v in [*model.variables, *model.weights]}.values())
     values = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
@@ -251,8 +255,11 @@ def as_found(model: keras.Model) -> Iterator[None]:
 
 
 def _smooth(losses: np.ndarray) -> np.ndarray:
-    """Running averages from both ends, averaged; the loss is cut at twice the first one, so that
-    its divergence does not reach back, and a loss that is not finite is NaN."""
+    """Return the mean of the running averages from both ends.
+
+    The loss is clipped at twice the first one, so that its divergence does not affect earlier
+    batches. A loss that is not finite becomes NaN.
+    """
     found = np.where(np.isfinite(losses), losses, np.nan)
     found = np.minimum(found, losses[0] + abs(losses[0]))
     finite = found[np.isfinite(found)]
@@ -278,7 +285,7 @@ def _suggest(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray) -> float
     noise = float(np.std(np.diff(losses[: lowest + 1]))) / math.sqrt(2)
     if smooth[0] - smooth[lowest] <= 2 * noise:
         return None
-    reach = max(1, len(smooth) // 20)  # single batches say little: the slope over a tenth of them
+    reach = max(1, len(smooth) // 20)  # single batches are noisy: slopes over a tenth of them
     middle = np.arange(lowest + 1)
     left, right = np.maximum(middle - reach, 0), np.minimum(middle + reach, lowest)
     slopes = (smooth[right] - smooth[left]) / np.log(rates[right] / rates[left])

@@ -1,4 +1,4 @@
-"""One call of `fit_stages` at work: trains stage after stage, and saves where it is."""
+"""The work of one call of `fit_stages`: train stage after stage, and save the state."""
 
 import functools
 import itertools
@@ -29,12 +29,14 @@ from tlkeras.utils import processes
 
 @dataclass
 class Runner:
-    """Trains the stages of a plan. What it is made with: the arguments of `fit_stages`, checked.
+    """Trains the stages of a plan, given the checked arguments of `fit_stages`.
 
     Attributes:
-        feeds: what each stage is fed. running: options of `compile` that say how steps are run.
-        pattern: what optimizers are made like; optimizer: the one to go on from.
-        steps: of an epoch, and of validation, where that is said.
+        feeds: the data of each stage.
+        pattern: the optimizer whose class and settings those of the stages take.
+        optimizer: the optimizer of the stage before, from which the next one continues.
+        running: options of `compile` that determine how steps are run.
+        steps: steps per epoch, and validation steps; None if not given.
     """
 
     model: keras.Model
@@ -66,7 +68,7 @@ class Runner:
         beforehand.check_monitors(self)
         names = [block.name for block in self.blocks]
         self.learned = sorted(map(names.index, set().union(*self.learning)))
-        self.finished: list[dict] = []  # states of monitors
+        self.finished: list[dict] = []  # the monitor states of finished stages
         self.best, self.kept = math.inf, list[np.ndarray]()  # with keep="best_of_run"
         self.backup: backup.Backup | None = None
         self.saved: tuple[dict, dict] | None = None
@@ -76,7 +78,7 @@ class Runner:
         one_run.refuse([*self.given_callbacks, *own], backup)
 
     def train(self, number: int, run: Run) -> None:
-        """Trains a stage, or what an earlier process left of it, and adds it to the run."""
+        """Train a stage, or the rest that an earlier process left of it, and add it to the run."""
         stage, names = self.plan.stages[number], self.learning[number]
         chosen = lambda found: [b for b in found if b.name in names]  # noqa: E731
         learns = freeze(self.model, chosen, stage.batchnorm)
@@ -122,15 +124,15 @@ class Runner:
     def _put_back(
         self, stage: Stage, monitor: StageMonitor, still: list, before: list[np.ndarray]
     ) -> None:
-        """The best weights, and an optimizer, after a stop in mid-step."""
+        """Restore the best weights, and a fresh optimizer, after a stop in the middle of a step."""
         monitor.finish()
         for variable, value in zip(still, before, strict=True):
-            variable.assign(value)  # in mid-step JAX has taken all state out of its variables
+            variable.assign(value)  # during a step JAX holds the state outside the variables
         self.optimizer = self.pattern
         self._compile(stage)
 
     def _end_stage(self, monitor: StageMonitor, learns: Learning, run: Run) -> None:
-        """Adds a stage to the run, and keeps its weights if they are the best so far."""
+        """Add a stage to the run, and keep its weights if they are the best so far."""
         run._add(monitor.result(learns), monitor.logs)
         if self.keep == "best_of_run" and monitor.best_epoch and monitor.best <= self.best:
             self.best, run.kept = monitor.best, monitor.stage.name
@@ -138,13 +140,15 @@ class Runner:
                 self.kept = values(self._weights(self.learned))
 
     def end(self) -> None:
-        """Tells the callbacks that the run is over."""
+        """Tell the callbacks that the run is over."""
         for one in self.callbacks:
             one.end()
 
     def finish(self) -> None:
-        """Leaves the model with the weights to keep, and with an optimizer that loads without
-        tlkeras, where one will do."""
+        """Give the model the weights to keep and, if possible, an optimizer of plain Keras.
+
+        A plain Keras optimizer can be loaded without tlkeras.
+        """
         if self.kept:
             for weight, value in zip(self._weights(self.learned), self.kept, strict=True):
                 weight.assign(value)
@@ -154,7 +158,7 @@ class Runner:
             self._compile_with(plain)
 
     def _compile(self, stage: Stage) -> None:
-        """Compiles with an optimizer that remembers what those of earlier stages learned."""
+        """Compile with an optimizer that takes over the state of the last stage's optimizer."""
         optimizer = optimizers.like(self.pattern, stage.learning_rate, self.model.variables)
         rates = beforehand.rates_of(stage, self.pattern)
         if rates is not None or base_of(optimizer):
@@ -163,10 +167,10 @@ class Runner:
         self._compile_with(optimizers.go_on(self.optimizer, optimizer, variables))
 
     def _compile_with(self, optimizer: keras.optimizers.Optimizer) -> None:
-        # what a `compile` of the model's own was given besides stays as it is
+        # a compiled model with its own `compile` keeps what else that was given
         kind = keras.Model if self.model.compiled else type(self.model)
         kind.compile(self.model, optimizer, **self.objective, **self.running)
-        self.optimizer = self.model.optimizer  # in a LossScaleOptimizer where one is needed
+        self.optimizer = self.model.optimizer  # wrapped in a LossScaleOptimizer if needed
 
     def _fit(self, number: int, monitor: StageMonitor, own: list[one_run.OneRun]) -> None:
         title = f"stage {number + 1}/{len(self.plan.stages)} {monitor.stage.name}"
@@ -182,7 +186,7 @@ class Runner:
                 line.finish(monitor.epochs, last, monitor.stopped)
 
     def _epochs(self, number: int, monitor: StageMonitor, callbacks: list) -> None:
-        """`fit`, on cached outputs or on the data."""
+        """Run the epochs of a stage on cached outputs, or else on the data."""
         stage, feed, seed = monitor.stage, self.feeds[number], (self.seed, number)
         data = order.ordered(feed.data, feed.batch_size, seed, stage.augment, self.steps[0])
         if hasattr(data, "begin"):
@@ -216,16 +220,16 @@ class Runner:
             stage.epochs, monitor.epochs, callbacks,
             each_batch=any(map(cached_fit.sees_batches, users)),
         )  # fmt: skip
-        monitor.cache = ready.note  # it may have switched itself off
+        monitor.cache = ready.note  # the cache can have been switched off during training
 
     def _plainly(self, feed: Feed, data: Any, monitor: StageMonitor, callbacks: list) -> None:
-        """`fit` on the data, in their order."""
+        """Call `fit` on the data, in their order."""
         validation, kind = feed.validation, type(self.model)
         if self.prepare:
             data = order.prepared(data, feed.batch_size, self.prepare)
             if validation is not None:
                 validation = order.prepared(validation, feed.batch_size, self.prepare)
-            kind = keras.Model  # whose `fit` and `evaluate` do not prepare them once more
+            kind = keras.Model  # its `fit` and `evaluate` do not preprocess data a second time
             self.model.evaluate = functools.partial(kind.evaluate, self.model)
         if processes.count() > 1:
             data = monitor.ordered = shares.share(data, feed.batch_size)
@@ -246,34 +250,34 @@ class Runner:
     # Backup -------------------------------------------------------------------------------------
 
     def open(self, where: backup.Backup) -> None:
-        """Saves there from now on, and reads what is there."""
+        """Save to this backup from now on, and load what it contains."""
         self._refuse(backup=True)
         self.backup = where
         self.saved = where.load()
 
     def close(self) -> None:
-        """Lets go of the backup."""
+        """Release the backup."""
         if self.backup:
             self.backup.close()
 
     def resume(self) -> None:
-        """Goes on from what was read."""
+        """Continue from the loaded backup, if there is one."""
         if self.saved:
             state, arrays = self.saved
             self.finished, self.seed = state["finished"], state["seed"]
-            stages = len(state["identity"]["plan"]["stages"])  # there may be more now
+            stages = len(state["identity"]["plan"]["stages"])  # the plan can have more now
             backup.assign(self._saved_weights(state["learned"], stages), arrays, "weight")
             kept = [v for name, v in arrays.items() if name.startswith("kept ")]
-            if kept:  # more may learn now, and is what it was
+            if kept:  # blocks that learn only in new stages still have their old weights
                 learned = self._weights(state["learned"])
                 then = dict(zip(map(id, learned), kept, strict=True))
                 now = self._weights(self.learned)
                 self.kept = [then.get(id(w), v) for w, v in zip(now, values(now), strict=True)]
             for past, feed in zip([*self.finished, state["monitor"]], self.feeds, strict=False):
-                reading.reopen(feed.data, 2 * len(past["logs"]))  # `fit` opens them twice an epoch
+                reading.reopen(feed.data, 2 * len(past["logs"]))  # `fit` opens them twice per epoch
 
     def save(self, monitor: StageMonitor, where: backup.Backup) -> None:
-        """Writes the state after an epoch."""
+        """Write the state after an epoch."""
         saved = self._saved_weights(self.learned, len(self.plan.stages))
         arrays = backup.named("weight", values(saved)) | backup.named("kept", self.kept)
         arrays |= backup.named("optimizer", values(self.model.optimizer.variables))
@@ -287,7 +291,7 @@ class Runner:
         where.save(state, arrays)
 
     def _restore(self, monitor: StageMonitor, state: dict, arrays: dict[str, np.ndarray]) -> None:
-        """The stage in which the state was saved: its optimizer, and its best weights."""
+        """Restore the stage during which the state was saved: its optimizer and best weights."""
         self.saved = None
         self._compile_with(keras.saving.deserialize_keras_object(state["optimizer"]))
         self.model.optimizer.build(self.model.trainable_variables)
@@ -297,14 +301,17 @@ class Runner:
         backup.set_random_state(state["random"])
 
     def _weights(self, numbers: list[int]) -> list[keras.Variable]:
-        """The weights of the blocks with these numbers."""
+        """Return the weights of the blocks with these numbers."""
         return [weight for number in numbers for weight in self.blocks[number].weights]
 
     def _saved_weights(self, learned: list[int], stages: int) -> list:
-        """All that a plan changes, and what its augmentation draws its numbers from.
+        """Return all variables that a plan changes, including states of random generators.
+
+        Those of its augmentation are included, too.
 
         Args:
-            learned: numbers of the blocks that learn in it. stages: how many it has of ours.
+            learned: numbers of the blocks that learn in that plan.
+            stages: how many of our stages that plan has.
         """
         others = [number for number in range(len(self.blocks)) if number not in learned]
         never = set(map(id, self._weights(others)))
@@ -315,7 +322,7 @@ class Runner:
 
 
 class _Saver(keras.callbacks.Callback):
-    """Saves after every epoch."""
+    """Saves a backup after every epoch."""
 
     async_safe = True
 
@@ -328,7 +335,7 @@ class _Saver(keras.callbacks.Callback):
 
 
 def _check_held(stage: Stage, weights: list[keras.Variable], before: list[np.ndarray]) -> None:
-    pairs = zip(weights, before, values(weights), strict=False)  # generators come after them
+    pairs = zip(weights, before, values(weights), strict=False)  # `before` ends with generators
     changed = [weight.path for weight, old, new in pairs if new.tobytes() != old.tobytes()]
     if changed:
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Follows a stage: keeps the best weights, and ends a stage that is stuck or diverges."""
+"""Monitor a stage: keep the best weights, and stop a stage that no longer improves or diverges."""
 
 import contextlib
 import math
@@ -15,24 +15,25 @@ from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Stage
 from tlkeras.runs.run import StageResult
 
-LESS = ("loss", "error")  # is better of what has a name that ends so
+LESS = ("loss", "error")  # lower is better for metrics whose names end in these
 
 
 class StageMonitor(keras.callbacks.Callback):
     """Keeps the weights of the best epoch and the history of a stage.
 
-    What is better, and when to stop, is as in `keras.callbacks.EarlyStopping`; but an epoch whose
-    loss or `monitor` is not a number never counts as the best. Where the optimizer averages the
-    weights (`use_ema`) the averages are kept, as at the end of `fit`.
+    Which epoch is better, and when to stop, is decided as in `keras.callbacks.EarlyStopping`.
+    Without validation data the last epoch is the best. An epoch whose loss or `monitor` is not
+    finite is never better than an earlier one, and ends the stage. If the optimizer averages the
+    weights (`use_ema`), the averages are kept, as at the end of `fit`.
 
     Args:
-        stage: being trained.
-        weights: those that may change during it.
+        stage: the stage that is being trained.
+        weights: the weights that can change during it.
         validated: whether there are validation data, so that `stage.monitor` can be followed.
 
-    `ordered` is the data if their order depends on the epoch, `cache` what the Run says of the
-    cache, `swapped` whether a callback has put the averages into the model at the end of an epoch.
-    `state()` and `restore()` carry it over to another process.
+    `ordered` is the data if their order depends on the epoch, `cache` the Run's text about the
+    cache, and `swapped` is True if a callback swaps the averages into the model before an epoch
+    ends. `state()` and `restore()` carry the monitor over to another process.
     """
 
     async_safe = True
@@ -52,7 +53,7 @@ class StageMonitor(keras.callbacks.Callback):
 
     @property
     def epochs(self) -> int:
-        """Finished ones."""
+        """The number of finished epochs."""
         return len(self.logs)
 
     @property
@@ -64,7 +65,7 @@ class StageMonitor(keras.callbacks.Callback):
         return self.before + time.perf_counter() - self.start
 
     def begin(self) -> None:
-        """Starts the clock: what the stage prepares counts as well."""
+        """Start the clock; time that the stage needs for preparation counts as well."""
         self.start = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -104,10 +105,10 @@ class StageMonitor(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         if self.best_epoch == self.epochs and not self.failed:
-            self.weights = values(self.changing)  # also as a callback of the user's leaves them
+            self.weights = values(self.changing)  # a user's callback can have changed them
 
     def _judged(self, logs: dict[str, Any]) -> float:
-        """What is watched, as a number of which less is better."""
+        """Return the monitored value, negated if higher is better, so that lower is better."""
         where, value = f"Stage {self.stage.name!r} monitors {self.watched!r}", None
         if self.watched not in logs:
             raise ValueError(f"{where}; found {', '.join(logs)}.")
@@ -118,7 +119,7 @@ class StageMonitor(keras.callbacks.Callback):
         return -value if self.mode == "max" else value
 
     def _now(self) -> list[np.ndarray]:
-        """The weights at the end of an epoch; averages, where the optimizer makes them."""
+        """Return the weights at the end of an epoch: their averages if the optimizer has them."""
         pairs = [] if self.swapped else averages(self.model.optimizer)
         kept = {id(variable): average for variable, average in pairs}
         return values([kept.get(id(weight), weight) for weight in self.changing])
@@ -128,13 +129,13 @@ class StageMonitor(keras.callbacks.Callback):
         self.model.stop_training = True
 
     def interrupt(self, how: str = "interrupted") -> None:
-        """The user, or an error, stopped training."""
+        """Record that the user or an error stopped training."""
         self.failed = self.stopped = (
             f"{how} in epoch {self.epochs + 1}; the weights are those of {self._kept()}"
         )
 
     def finish(self) -> None:
-        """Puts the weights of the best epoch back."""
+        """Restore the weights of the best epoch."""
         for weight, value in zip(self.changing, self.weights, strict=True):
             weight.assign(value)
 
@@ -149,7 +150,7 @@ class StageMonitor(keras.callbacks.Callback):
         )  # fmt: skip
 
     def state(self) -> dict:
-        """What JSON can hold of this; the best weights are `weights`."""
+        """Return the state as JSON; the best weights are separate, in `weights`."""
         return {
             "best": self.best, "best_epoch": self.best_epoch, "logs": self.logs,
             "stopped": self.stopped, "failed": self.failed, "seconds": self.seconds,
@@ -167,13 +168,14 @@ def values(weights: list) -> list[np.ndarray]:
 
 
 def better(stage: Stage, model: keras.Model) -> str:
-    """ "min" or "max": whether less of `stage.monitor` is better, or more.
+    """Return "min" or "max": whether a lower or a higher `stage.monitor` is better.
 
-    As `keras.callbacks.EarlyStopping` has it, from the direction of the metric of that name; also
-    where the name of an output stands before it; and less of what ends in "loss" or "error".
+    This is `stage.mode` unless that is "auto". Otherwise it is the direction of the metric of that
+    name, as in `keras.callbacks.EarlyStopping`; the name of an output in front of it is ignored.
+    If there is no such metric, a name that ends in "loss" or "error" means "min".
 
     Raises:
-        ValueError: nothing of this says it.
+        ValueError: none of these applies.
     """
     if stage.mode != "auto":
         return stage.mode
@@ -192,13 +194,16 @@ def better(stage: Stage, model: keras.Model) -> str:
 
 
 def ask(stages: Sequence[Stage], model: keras.Model, objective: dict, batch: tuple) -> None:
-    """Raises ValueError, before training, for a stage whose monitor is not there, or of which
-    nothing says what is better.
+    """Raise ValueError before training if a stage's monitor does not exist or has no direction.
 
     Args:
-        objective: loss and metrics, as for `compile`. batch: (x, y) or (x, y, sample_weight).
+        stages: the stages to check.
+        model: the model that will be trained.
+        objective: loss and metrics, as for `compile`.
+        batch: (x, y) or (x, y, sample_weight).
 
-    What a step of the model's own puts into the logs is known after the first epoch alone.
+    Do not use this for a model with its own train or test step: what that logs is known only after
+    the first epoch.
     """
     judge = keras.Model()
     if getattr(model, "output_names", None):
