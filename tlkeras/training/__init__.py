@@ -1,1 +1,1 @@
-"""`fit_stages`: runs a Plan, follows each stage, resumes, and returns a Run."""
+"""`fit_stages` and what it needs: run a Plan, monitor each stage, resume, and return a Run."""

@@ -1,7 +1,7 @@
-"""The state of a staged training in one file, so that a killed process can go on.
+"""The state of a staged training in one file, from which a killed training can continue.
 
-The file is written under another name and then renamed: whenever the process dies, the file is
-whole. It holds numbers and JSON, no pickle.
+The file is written under another name and then renamed, so it is complete whenever the process
+dies. It contains arrays and JSON, no pickle.
 """
 
 import contextlib
@@ -35,15 +35,16 @@ ALONE = "weights that the plan leaves alone"
 
 
 class Backup:
-    """Reads and writes the backup in a folder, which is its own until `close`.
+    """Reads and writes the backup in a folder.
+
+    The first call of `load` or `save` locks the folder for other processes, until `close`.
 
     Args:
-        folder: made if missing.
-        identity: what must be the same for training to go on: JSON, a name for each part.
+        folder: created if missing.
+        identity: what must be the same for training to continue: a dictionary of JSON values.
 
-    Raises:
-        ValueError: another process is at work there, or the backup there is damaged, or of other
-            work; says what differs.
+    `load` and `save` raise ValueError if another process uses the folder. `load` also raises it if
+    the backup there is damaged or belongs to another training; the message says what differs.
     """
 
     def __init__(self, folder: str | os.PathLike, identity: dict[str, Any]):
@@ -53,12 +54,12 @@ class Backup:
         self._holds = self._warned = False
 
     def close(self) -> None:
-        """Lets another process work there."""
+        """Release the folder for other processes."""
         self._held.close()
         self._holds = False
 
     def _hold(self) -> None:
-        """Keeps other processes out. Of several workers the first alone does."""
+        """Lock the folder for other processes. Of several workers, only the first does."""
         if self._holds or processes.index():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ class Backup:
         self._holds = True
 
     def load(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        """The state as it was saved: (JSON, arrays by name); None if there is none."""
+        """Return the saved state: (JSON, arrays by name); None if there is no backup."""
         self._hold()
         if not self.path.exists():
             return None
@@ -90,7 +91,7 @@ class Backup:
                 arrays = {name: stored[name] for name in stored.files}
             state = json.loads(str(arrays.pop("state")))
             old = state["identity"]
-        except Exception as error:  # whatever NumPy, zipfile, zlib and JSON raise at odd bytes
+        except Exception as error:  # NumPy, zipfile, zlib and JSON raise many kinds of errors
             raise ValueError(
                 f"{self.path} is no backup that can be read ({error}): it is damaged, cut short "
                 "or another file. Remove it to start anew, or put a whole "
@@ -108,9 +109,10 @@ class Backup:
         return state, arrays
 
     def save(self, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Replaces the backup, all at once. Of several workers the first alone writes.
+        """Replace the backup in a single step. Of several workers, only the first writes.
 
-        The one before it stays until this one is on the disk. A full disk is warned of, once.
+        The old backup stays until the new one is on the disk. If the disk is full, this warns once
+        and keeps the old one.
         """
         if processes.index():
             return
@@ -144,10 +146,11 @@ class Backup:
 
 
 def _comparable(known: dict[str, Any], old: dict[str, Any], learned: list[int]) -> dict[str, Any]:
-    """What of an identity counts for a training that was saved under the identity `old`.
+    """Return the parts of an identity that must equal those of the identity `old` of a backup.
 
-    Weights count where its plan left them alone: but for the blocks numbered in `learned`. Its
-    plan may have grown since, by stages, or by epochs in what was the last one.
+    Weights count only in blocks that its plan left alone, which are all but those numbered in
+    `learned`. The plan can have been extended since, by more stages or by more epochs in the last
+    stage it had; these do not count.
     """
     if ALONE not in old or ALONE not in known:
         return known
@@ -161,13 +164,15 @@ def _comparable(known: dict[str, Any], old: dict[str, Any], learned: list[int]) 
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """bfloat16 is unknown to NumPy's files, and exact in float32."""
+    """Convert bfloat16 to float32, which is exact: NumPy's files cannot store bfloat16."""
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 def unnumbered(value: Any) -> Any:
-    """JSON without the numbers that Keras puts behind names: a layer that is `dense_7` in one
-    process is `dense_2` in another."""
+    """Return JSON without the numbers that Keras appends to names.
+
+    A layer that is called `dense_7` in one process can be `dense_2` in another.
+    """
     if isinstance(value, dict):
         return {key: unnumbered(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -176,7 +181,7 @@ def unnumbered(value: Any) -> Any:
 
 
 def difference(old: Any, new: Any, where: str = "") -> str:
-    """The first place where two pieces of JSON differ, in words; "" if they do not."""
+    """Describe the first place where two JSON values differ; "" if they are equal."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
             found = difference(old.get(key), new.get(key), f"{where}, {key}" if where else key)
@@ -198,10 +203,11 @@ def _short(value: Any) -> str:
 
 
 def describe(data: Any) -> dict[str, Any] | None:
-    """What must stay the same about data for training to go on.
+    """Describe what must stay the same about the data for training to continue.
 
-    Of arrays everything; of data that come in batches how many, their shapes, and the labels,
-    since inputs may be augmented on the way.
+    For arrays that is everything. For data that come in batches it is the number of examples and
+    the labels, in any order; not the inputs, which can be augmented on the way. For a generator
+    and for data of unknown length it is nothing.
     """
     if data is None:
         return None
@@ -226,7 +232,7 @@ def _shapes(arrays: list[np.ndarray]) -> list:
 
 
 def digest(parts: Iterable[np.ndarray | bytes]) -> str:
-    """A fingerprint of weights, or of anything else."""
+    """Return a short digest of arrays or bytes."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part if isinstance(part, bytes) else part.tobytes())
@@ -234,7 +240,7 @@ def digest(parts: Iterable[np.ndarray | bytes]) -> str:
 
 
 def random_state() -> list:
-    """Python's and NumPy's random number generators, as JSON."""
+    """Return the states of Python's and NumPy's random number generators, as JSON."""
     version, numbers, gauss = random.getstate()
     state: Any = np.random.get_state()  # noqa: NPY002
     name, keys, *rest = state
@@ -258,14 +264,14 @@ def assign(variables: list, arrays: dict[str, np.ndarray], name: str) -> None:
 
 
 def generators(model: keras.Model) -> list:
-    """The states of a model's random number generators."""
+    """Return the states of a model's random number generators."""
     layers = internals.all_layers(model)
     found = {id(g): g.state for layer in layers for g in internals.seed_generators(layer)}
     return list(found.values())
 
 
 def identity(runner: Any) -> dict[str, Any]:
-    """What must be the same for a training to go on from a backup."""
+    """Return what must be the same for a training to continue from a backup."""
     stages = runner.plan.stages
     bare = [stage.replace(**UNSTORED, augment=None, views=None) for stage in stages]
     plan, first = Plan(bare).to_dict(), runner.feeds[0]
@@ -301,14 +307,14 @@ def _augmentation(augment: Any) -> Any:
 
 
 def known(thing: Any) -> Any:
-    """A loss or metrics as JSON: what they are and how they were made, not their names alone."""
-    with contextlib.suppress(ValueError):  # two parts that hold one another: by name alone
+    """Describe a loss or metrics as JSON: their code and settings, not only their names."""
+    with contextlib.suppress(ValueError):  # parts that contain each other: only the name
         return unnumbered(json.loads(json.dumps(thing, default=_told, skipkeys=True)))
     return getattr(thing, "__qualname__", type(thing).__qualname__)
 
 
 def _told(thing: Any) -> Any:
-    """What JSON does not know, in parts that it may know."""
+    """Describe something that JSON cannot represent, by parts that it can."""
     name = getattr(thing, "__qualname__", type(thing).__qualname__)
     if isinstance(thing, np.ndarray | np.generic):
         return [str(thing.dtype), thing.shape, digest([thing.tobytes()])]
@@ -318,7 +324,7 @@ def _told(thing: Any) -> Any:
         return [name, thing.__self__]
     if isinstance(thing, types.FunctionType):
         enclosed = [cell.cell_contents for cell in thing.__closure__ or ()]
-        enclosed = [value for value in enclosed if value is not thing]  # a function that recurs
+        enclosed = [value for value in enclosed if value is not thing]  # a recursive function
         return [name, _code(thing.__code__), thing.__defaults__, enclosed]
     if isinstance(thing, type) or not hasattr(thing, "get_config"):
         return name

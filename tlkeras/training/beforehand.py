@@ -1,4 +1,4 @@
-"""What would go wrong in any stage is said before the first one trains."""
+"""Find out before the first stage trains what would go wrong in any stage."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ STEPS = ("test_step", "compute_metrics")
 
 
 def check_keep(keep: str, plan: Plan, feeds: Sequence[Feed]) -> None:
-    """Raises ValueError where stages should be compared, and cannot be."""
+    """Raise ValueError if `keep` is unknown, or needs to compare stages that cannot be compared."""
     if keep not in ("last_stage", "best_of_run"):
         raise ValueError(f"keep must be 'last_stage' or 'best_of_run'; found {keep!r}.")
     judged = {(stage.monitor, stage.mode) for stage in plan.stages}
@@ -38,10 +38,12 @@ def check_keep(keep: str, plan: Plan, feeds: Sequence[Feed]) -> None:
 
 
 def learning_of(plan: Plan, pattern: keras.optimizers.Optimizer, blocks: Blocks) -> list[set[str]]:
-    """Names of the blocks that learn in each stage: those of its policy whose rate is not 0.
+    """Return the names of the blocks that learn in each stage.
 
-    Raises ValueError where rates do not fit, or nothing would learn; TypeError for an optimizer
-    that takes none.
+    These are the blocks that its policy chooses and whose rate is not 0.
+
+    Raises ValueError if rates do not fit or nothing would learn, TypeError if the optimizer does
+    not support rates per block.
     """
     kept, found = closed_by_user(blocks), []
     for stage in plan.stages:
@@ -62,14 +64,14 @@ def learning_of(plan: Plan, pattern: keras.optimizers.Optimizer, blocks: Blocks)
 
 
 def rates_of(stage: Stage, pattern: keras.optimizers.Optimizer) -> Any:
-    """The rates of a stage, or else those of an optimizer that has its own."""
+    """Return the rates of a stage, or else those of the optimizer if it has rates per block."""
     if stage.rates is None and isinstance(pattern, optimizers.Discriminative):
         return {share.block: share.rate for share in pattern.shares}
     return stage.rates
 
 
 def check_monitors(runner: Any) -> None:
-    """Raises ValueError for a stage that monitors what is not there, where that can be known."""
+    """Raise ValueError if a stage monitors a metric that does not exist, where this is known."""
     kind, plain = type(runner.model), keras.Model
     own = any(getattr(kind, name) is not getattr(plain, name) for name in STEPS)
     pairs = zip(runner.plan.stages, runner.feeds, strict=True)
@@ -85,7 +87,7 @@ def check_monitors(runner: Any) -> None:
 
 
 def not_cacheable(runner: Any, number: int) -> str:
-    """What the caller wants that a cached stage does not do, or ""."""
+    """Return the reason why the options of a stage rule out the cache, or ""."""
     augment, example = runner.plan.stages[number].augment, reading.example_of
     first, running = runner.blocks[0].name, runner.running
     wanted = {
@@ -103,7 +105,7 @@ def not_cacheable(runner: Any, number: int) -> str:
 
 
 def check_cache(runner: Any) -> None:
-    """Raises ValueError where the cache is demanded, and a stage could not use it."""
+    """Raise ValueError if the cache is required (`cache=True`) but a stage cannot use it."""
     for number, stage in enumerate(runner.plan.stages):
         reason = not_cacheable(runner, number) if runner.asked is True else ""
         if reason:
@@ -121,7 +123,7 @@ def open_cache(cache: str | bool | FeatureCache) -> FeatureCache | None:
 
 
 def draw_seed() -> int:
-    """From NumPy's global generator, which `keras.utils.set_random_seed` sets."""
+    """Draw a seed from NumPy's global generator, which `keras.utils.set_random_seed` sets."""
     if processes.count() > 1:
         raise ValueError(
             "Expected a seed, the same in every worker, for they must take the data in one order; "

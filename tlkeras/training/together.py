@@ -1,4 +1,4 @@
-"""What several processes must have in common to run one plan; asked before the first step."""
+"""Check before the first step that several processes agree on the plan they will train."""
 
 import json
 from collections.abc import Iterator
@@ -14,17 +14,18 @@ from tlkeras.utils import processes
 
 
 def check(data: Any, validation: Any, batch_size: int) -> None:
-    """Raises ValueError unless all processes can take equal parts of the data."""
+    """Raise ValueError unless all processes can take equal parts of the data."""
     shares.check(data, batch_size)
     if validation is not None:
         shares.check(validation, batch_size, "validation data")
 
 
 def agree(runner: Any, identity: dict[str, Any]) -> None:
-    """Raises ValueError, in every process, unless they all do the same from the same beginning.
+    """Raise ValueError in every process unless all start the same training from the same state.
 
     Args:
-        runner: about to start. identity: its own, as for a backup.
+        runner: the Runner of this process, about to start.
+        identity: the identity of its training, as for a backup.
     """
     parts = identity | {
         "seed": runner.seed,
@@ -42,14 +43,14 @@ def agree(runner: Any, identity: dict[str, Any]) -> None:
 
 
 def placed(model: keras.Model) -> AbstractContextManager:
-    """Where new variables stand on the devices that the model's are on (`tf.distribute`)."""
+    """Context in which new variables go to the devices of the model's (`tf.distribute`)."""
     strategy = getattr(model, "distribute_strategy", None)
     return strategy.scope() if strategy is not None else nullcontext()
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Says what to do where JAX says that another process is lost."""
+    """Context manager: if JAX reports that another process is lost, say what to do."""
     try:
         yield
     except Exception as error:
