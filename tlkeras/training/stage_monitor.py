@@ -22,9 +22,9 @@ class StageMonitor(keras.callbacks.Callback):
     """Keeps the weights of the best epoch and the history of a stage.
 
     Which epoch is better, and when to stop, is decided as in `keras.callbacks.EarlyStopping`.
-    Without validation data the last epoch is the best. An epoch whose loss or `monitor` is not
-    finite is never better than an earlier one, and ends the stage. If the optimizer averages the
-    weights (`use_ema`), the averages are kept, as at the end of `fit`.
+    Without validation data the last epoch is the best. An epoch whose loss, `val_loss` or
+    `monitor` is not finite is never better than an earlier one, and ends the stage. If the
+    optimizer averages the weights (`use_ema`), the averages are kept, as at the end of `fit`.
 
     Args:
         stage: the stage that is being trained.
