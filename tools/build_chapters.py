@@ -1,14 +1,14 @@
-"""Build the chapters: chapters/source/NN_slug.py (py:percent) in, chapters/NN_slug.ipynb out.
+"""Build chapters/NN_slug.ipynb from chapters/source/NN_slug.py (py:percent) by executing it.
 
-One way only: the text is edited, the executed notebook is built from it and never edited. A build
-that would not pass `find_problems` leaves the old notebook where it was. Every chapter has a line
-`SEED = 0`; it is run with 1 and 2 too, and a checked cell that then shows anything else is refused.
+Only the source is edited; the executed notebook is built from it and never edited. If a build does
+not pass `find_problems`, the old notebook is kept. Every chapter has a line `SEED = 0`. It is also
+run with the seeds 1 and 2, and refused if a checked cell then shows anything else.
 
     python tools/build_chapters.py                  # build every chapter
     python tools/build_chapters.py --only 06        # build one
-    python tools/build_chapters.py --only 06 --draft  # one seed, into build/drafts: while writing
-    python tools/build_chapters.py --check          # does every notebook correspond to its source?
-    python tools/build_chapters.py --links          # after a chapter came or went: renew the links
+    python tools/build_chapters.py --only 06 --draft  # one seed, into build/drafts, while writing
+    python tools/build_chapters.py --check          # does every notebook match its source?
+    python tools/build_chapters.py --links          # update links after adding/removing a chapter
     python tools/build_chapters.py --repository https://github.com/you/your-fork
 """
 
@@ -53,17 +53,17 @@ MAX_SECONDS = 90
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"
 )
-PATIENCE = 10  # times as long may a cell take on a busy machine, before it counts as hanging
+PATIENCE = 10  # a cell counts as hanging after this many times MAX_SECONDS, on a busy machine
 MAX_CELL_LINES = 20
 MAX_CODE_LINES = 200
 MAX_BYTES = 1_500_000
 
 METADATA = {
-    # Versions and display names differ from machine to machine and say nothing to a reader.
+    # Versions and display names differ between machines and do not matter to a reader.
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-# A student does not have these set: neither may silence nor change what a built notebook shows.
+# Students do not have these set, so they must not change what a built notebook shows.
 FOREIGN_SETTINGS = ("TF_", "KERAS_", "TLKERAS_", "MPLBACKEND", "PYTHONWARNINGS")
 
 
@@ -72,7 +72,7 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def output_text(output: NotebookNode) -> str:
-    """All text of an output; pictures left out."""
+    """Return all text of an output, without its images."""
     if output.output_type == "stream":
         return output.text
     data = output.get("data", {})
@@ -83,7 +83,7 @@ def output_text(output: NotebookNode) -> str:
 
 
 def find_problems(notebook: NotebookNode) -> list[str]:
-    """What keeps a notebook from being a chapter, one line each; an empty list is a pass."""
+    """Return the reasons why a notebook is not a valid chapter, one line each; empty if it is."""
     problems = []
     cells = code_cells(notebook)
     for number, cell in enumerate(cells, 1):
@@ -131,7 +131,7 @@ def find_problems(notebook: NotebookNode) -> list[str]:
 
 
 def _undescribed(notebook: NotebookNode) -> list[str]:
-    """A line for every picture that a blind reader would not hear of."""
+    """Return a line for every image without a text for blind readers."""
     problems = []
     for number, cell in enumerate(code_cells(notebook), 1):
         if any(map(is_picture, cell.outputs)) and not cell.metadata.get("alt"):
@@ -145,7 +145,7 @@ def _undescribed(notebook: NotebookNode) -> list[str]:
 
 
 def _noise(text: str) -> list[str]:
-    """What differs from run to run or machine to machine."""
+    """Return descriptions of text that differs between runs or between machines."""
     noise = []
     if re.search(r"\bat 0x[0-9a-f]{6,}", text):
         noise.append("shows a memory address")
@@ -158,7 +158,7 @@ def _noise(text: str) -> list[str]:
 
 
 def compose(source: Path, repository: str = "") -> NotebookNode:
-    """The notebook that corresponds to a source, without outputs."""
+    """Return the notebook that corresponds to a source, without outputs."""
     return as_notebook(reader_cells(run_cells(source), source, repository))
 
 
@@ -167,14 +167,14 @@ def as_notebook(cells: Sequence[NotebookNode]) -> NotebookNode:
 
 
 def execute(notebook: NotebookNode, folder: Path) -> float:
-    """Run every cell in a fresh kernel of this Python, in `folder`; returns the seconds it took.
+    """Run every cell in a fresh kernel of this Python, in `folder`; return the seconds it took.
 
-    On a machine that is busy with other things the kernel gets one thread, and what counts are its
-    seconds of computing, which are at least what two cores take that have nothing else to do.
+    On a busy machine the kernel gets one thread. The result is the smaller of elapsed time and CPU
+    time; CPU time on one thread is at least the time that two idle cores would take.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN_SETTINGS)}
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1):
-        environment |= ONE_THREAD  # several would wait for one another, and count it as computing
+        environment |= ONE_THREAD  # several threads would wait for each other, using CPU time
     client = NotebookClient(
         notebook,
         kernel_name="python3",
@@ -191,8 +191,8 @@ def execute(notebook: NotebookNode, folder: Path) -> float:
 
 
 def _children_seconds() -> float:
-    """Seconds of computing of the processes that this one started and that have ended."""
-    times = os.times()  # zero on Windows, where nobody counts them
+    """Return the CPU seconds of finished processes that this one started."""
+    times = os.times()  # zero on Windows, which does not count them
     return times.children_user + times.children_system
 
 
@@ -210,10 +210,10 @@ def tidy(notebook: NotebookNode, seconds: float) -> None:
                 output.metadata = {kind: {"alt": alt} for kind in kinds}
             if output.output_type == "execute_result":
                 output.execution_count = number
-            # Not in a checked cell, where nbval compares with what the kernel writes, colours too.
+            # Not in checked cells, where nbval compares the kernel's output including colours.
             if CHECKED not in tags(cell):
                 _strip_colours(output)
-    # In steps of 5 s, so that a rebuild is seldom a difference.
+    # In steps of 5 s, so that a rebuild seldom changes it.
     recorded = {"seconds": 5 * -int(-seconds // 5), "seeds": SEEDS}
     notebook.metadata = {**METADATA, "tlkeras": recorded}
 
@@ -241,12 +241,12 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 
 def run(source: Path, repository: str = "", seed: int = 0) -> tuple[NotebookNode, float]:
-    """The chapter executed with a seed, tidied, and the seconds it took; raises BuildError."""
+    """Return the chapter executed with a seed and tidied, and the seconds; raises BuildError."""
     executed = as_notebook(run_cells(source))
     if seed:
         for cell in code_cells(executed):
             cell.source = SEED.sub(f"SEED = {seed}", cell.source)
-    reader_cells(executed.cells, source)  # a wrong order of cells is refused before anything is run
+    reader_cells(executed.cells, source)  # refuses a wrong order of cells before anything is run
     try:
         seconds = execute(executed, source.parent.parent)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
@@ -276,7 +276,7 @@ def build(source: Path, repository: str = "") -> Path:
 
 
 def differing_claims(notebook: NotebookNode, other: NotebookNode, seed: int) -> list[str]:
-    """A line for every checked cell that shows something else with another seed."""
+    """Return a line for every checked cell that shows something else with another seed."""
     problems = []
     pairs = zip(code_cells(notebook), code_cells(other), strict=True)
     for number, (cell, again) in enumerate(pairs, 1):
@@ -287,7 +287,7 @@ def differing_claims(notebook: NotebookNode, other: NotebookNode, seed: int) -> 
 
 
 def draft(source: Path, seed: int) -> Path:
-    """The chapter run once, whatever its problems, for its author to look at."""
+    """Run the chapter once for its author to look at, even if it has problems."""
     notebook, _ = run(source, seed=seed)
     target = source.parents[2] / "build" / "drafts" / f"{source.stem}-{seed}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -297,10 +297,9 @@ def draft(source: Path, seed: int) -> Path:
 
 
 def renew(source: Path, repository: str) -> None:
-    """Give a built notebook the links, badges and install cell of today, outputs kept.
+    """Update links, badges and install cell of a built notebook, and keep its outputs.
 
-    The install cell does nothing outside Colab and Kaggle, so it needs no run to be what a run
-    would leave.
+    The install cell does nothing outside Colab and Kaggle, so the notebook need not be run again.
     """
     target = notebook_of(source)
     old, notebook = load(target), compose(source, repository)
@@ -314,12 +313,12 @@ def renew(source: Path, repository: str) -> None:
 
 
 def own_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    """The cells that come from the source, not from its place among others."""
+    """Return the cells that come from the source and do not depend on other chapters."""
     return [cell for cell in notebook.cells if not {INSTALL, NAVIGATION} & {*tags(cell)}]
 
 
 def with_shown(text: str, other: str) -> str:
-    """An answer's cell with what was shown in another version of it."""
+    """Return the text of an answer's cell with the shown output of another version of it."""
     shown = SHOWN.search(other)
     return SHOWN.sub(lambda _: shown.group() if shown else "", text)
 
@@ -332,9 +331,9 @@ def notebook_of(source: Path) -> Path:
 
 
 def difference(source: Path, repository: str = "", links: bool = True) -> str | None:
-    """Why a notebook does not correspond to its source, or None; nothing is executed.
+    """Return why a notebook does not match its source, or None; nothing is executed.
 
-    Without `links`, what only depends on the other chapters' names is not looked at.
+    Without `links`, cells that depend only on the names of other chapters are not compared.
     """
     target = notebook_of(source)
     if not target.exists():
@@ -354,7 +353,7 @@ def difference(source: Path, repository: str = "", links: bool = True) -> str | 
 
 
 def check(folder: Path, repository: str = "", links: bool = True) -> list[str]:
-    """One line for every notebook that does not correspond to its source."""
+    """Return one line for every notebook that does not match its source."""
     found = []
     sources = sorted((folder / "source").glob("*.py"))
     for source in sources:
@@ -376,7 +375,7 @@ def configured_repository(pyproject: Path) -> str:
 
 
 def configure_repository(pyproject: Path, address: str) -> str:
-    """Write the address into pyproject.toml and return it in its plain form; "" takes it out."""
+    """Write the address into pyproject.toml and return it in its plain form; "" removes it."""
     plain = address.strip().rstrip("/").removesuffix(".git")
     if plain and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", plain):
         raise BuildError(f"{address!r} is not of the form https://github.com/OWNER/NAME")
@@ -407,7 +406,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         repository = configured_repository(pyproject)
         renewing = options.links or options.repository is not None
         if options.check or renewing:
-            # Before new links too: outputs are kept, so they have to be those of the source.
+            # Also before updating links: outputs are kept, so they must belong to the source.
             differences = check(folder, repository, links=options.check)
             if differences:
                 raise BuildError("\n".join(differences))

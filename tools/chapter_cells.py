@@ -1,17 +1,17 @@
-"""What a reader sees of a chapter's source: folded answers, descriptions of pictures, ways on.
+"""Turns a chapter's source into what a reader sees: folded answers, image descriptions, links.
 
-Pure: cells in, cells out, nothing is executed. `run_cells` are the cells of the source, as they are
-executed; `reader_cells` makes of them, executed or not, the cells of the notebook.
+Cells go in and cells come out; nothing is executed here. `run_cells` returns the cells of the
+source, to be executed. `reader_cells` turns them, executed or not, into the cells of the notebook.
 
 - An exercise is four cells tagged question, hint, answer (code) and answer (markdown). A reader
-  sees the question, a cell to work in, and two closed `<details>`: the hint; and the answer's code,
-  what it showed when the chapter was built, and the explanation.
-- The alternative text of a picture, `# %% alt="..."`, goes to the metadata of cell and output.
-  nbconvert's classic template reads it there; JupyterLab 4 and nbconvert's lab template read no
-  alternative text at all, and GitHub and Colab do not say. So it also follows the picture as a
-  closed `<details>`, which is read out everywhere and stays when the cell is run again.
-- Plumbing is collapsed: by JupyterLab and VS Code (jupyter.source_hidden), Colab (cellView) and
-  Kaggle (_kg_hide-input).
+  sees the question, a cell to work in, and two closed `<details>`: one with the hint, one with the
+  code of the answer, its output when the chapter was built, and the explanation.
+- The alternative text of an image, `# %% alt="..."`, is stored in the metadata of cell and output.
+  nbconvert's classic template uses it there. JupyterLab 4 and nbconvert's lab template use no
+  alternative text, and GitHub and Colab do not document it. So the text also follows the image as a
+  closed `<details>`, which screen readers read everywhere and which stays when the cell is rerun.
+- Cells tagged plumbing are collapsed in JupyterLab and VS Code (jupyter.source_hidden), Colab
+  (cellView) and Kaggle (_kg_hide-input).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
 
 
 class BuildError(Exception):
-    """A chapter cannot be built; the message says which, why, and what to do."""
+    """Raised if a chapter cannot be built; the message says which one, why, and what to do."""
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -63,7 +63,7 @@ def is_picture(output: NotebookNode) -> bool:
 
 
 def run_cells(source: Path) -> list[NotebookNode]:
-    """The cells of a source with the metadata that notebooks keep, in the order they are run."""
+    """Return the cells of a source in order, with the metadata that notebooks keep."""
     cells = jupytext.reads(source.read_text("utf-8"), fmt="py:percent").cells
     for cell in cells:
         metadata = {"tags": list(tags(cell))} if tags(cell) else {}
@@ -81,14 +81,14 @@ def run_cells(source: Path) -> list[NotebookNode]:
 def reader_cells(
     cells: Sequence[NotebookNode], source: Path, repository: str = ""
 ) -> list[NotebookNode]:
-    """What a reader gets of run cells; with outputs where they were executed."""
+    """Return the cells of the notebook for the cells of a source, executed or not."""
     seen = _with_navigation(_fold(cells, source.name), source)
     if repository:
         install = new_code_cell(INSTALL_CODE.format(repository=repository))
         install.metadata = NotebookNode(tags=[INSTALL])
         first = new_markdown_cell(_badges(source.stem, repository) + "\n\n" + seen[0].source)
         seen = [first, install, *seen[1:]]
-    # From the content, not the position: a new cell leaves the ids of the others as they were.
+    # Ids depend on the content, not the position, so a new cell does not change those of others.
     found: Counter[str] = Counter()
     for cell in seen:
         text = SHOWN.sub("", cell.source)
@@ -100,7 +100,7 @@ def reader_cells(
 
 
 def _fold(cells: Sequence[NotebookNode], name: str) -> list[NotebookNode]:
-    """The cells with exercises folded and descriptions after pictures."""
+    """Return the cells with folded exercises, and with descriptions after images."""
     seen, left = [], list(cells)
     while left:
         cell = left.pop(0)
@@ -145,7 +145,7 @@ def _details(summary: str, text: str, tag: str | None = None) -> NotebookNode:
 
 
 def _in_markdown(output: NotebookNode) -> str:
-    """An output of an answer: a table as HTML, which no empty line may interrupt; or its text."""
+    """Return an output of an answer as Markdown: a table as HTML without line breaks, or text."""
     data = output.get("data", {})
     if data.get("text/html", "").startswith("<table"):
         return "\n" + data["text/html"].replace("\n", "") + "\n"
@@ -154,7 +154,7 @@ def _in_markdown(output: NotebookNode) -> str:
 
 
 def answer_problems(cells: Sequence[NotebookNode]) -> list[str]:
-    """What keeps executed answers from being folded away, where nobody would see it."""
+    """Return problems of executed answers, which nobody would see once these are folded."""
     problems = []
     for cell in cells:
         for output in cell.get("outputs", []) if ANSWER in tags(cell) else []:
@@ -188,12 +188,12 @@ def _with_navigation(cells: list[NotebookNode], source: Path) -> list[NotebookNo
 
 
 def _anchor(heading: str) -> str:
-    """Where a link to a heading leads. JupyterLab finds none whose colon or comma is escaped."""
+    """Return the anchor of a heading. JupyterLab finds none with an escaped colon or comma."""
     return quote(heading.replace(" ", "-"), safe=":,?!'")
 
 
 def _ways(source: Path) -> str:
-    """Links to the chapter before, to all chapters, and to the chapter after."""
+    """Return links to the previous chapter, to all chapters, and to the next chapter."""
     stems = sorted(path.stem for path in source.parent.glob("*.py"))
     place = stems.index(source.stem)
     links = ["[All chapters](README.md)"]
@@ -205,7 +205,7 @@ def _ways(source: Path) -> str:
 
 
 def _name(stem: str) -> str:
-    """08_02_fine_tuning: 8.2 · Fine tuning. From the file: a new title changes no neighbour."""
+    """Turn 08_02_fine_tuning into "8.2 · Fine tuning", so a new title changes no other chapter."""
     parts = stem.split("_")
     numbers = [str(int(part)) for part in parts if part.isdigit()]
     words = " ".join(part for part in parts if not part.isdigit())

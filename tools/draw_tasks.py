@@ -1,6 +1,6 @@
-"""Draws one picture of every offline task: data/results/tasks/NAME.png, and all in tasks.png.
+"""Draws a figure of every offline task, data/results/tasks/NAME.png, and of all, tasks.png.
 
-And README's figure, clothes_labels.png: ImageNet's features against pixels, from tasks.csv.
+It also draws clothes_labels.png for the README: ImageNet features and pixels, from tasks.csv.
 
 python tools/draw_tasks.py
 """
@@ -11,7 +11,7 @@ from tlkeras.display import plots
 import numpy as np  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 from rows import RESULTS as OUT
 
-SHOWN = {  # what is drawn, and how it is loaded
+SHOWN = {  # the tasks to draw, and how they are loaded
     "clothes": ("clothes", {"image_size": 64}),
     "digits": ("digits", {}),
     "glyphs": ("glyphs/letters", {}),
@@ -26,7 +26,7 @@ REAL = {"clothes": "real photographs", "digits": "real handwriting"}
 
 
 def overview(tasks: dict):
-    """A row of images a task, drawn without a choice: the first ones of test."""
+    """Draw one row of images per task: the first ones of test, without selection."""
     with plots.canvas(len(tasks), 1, (9, 1.15 * len(tasks)), squeeze=False) as (figure, axes):
         for axis, (name, task) in zip(axes[:, 0], tasks.items(), strict=True):
             images = task.arrays("test")[0][:COLUMNS].astype("uint8")
@@ -37,7 +37,7 @@ def overview(tasks: dict):
 
 
 def few_labels():
-    """Linear classifiers on what ImageNet's network, and the same one untrained, put out."""
+    """Draw scores of linear classifiers on pixels and on outputs of a network, trained or not."""
     photos = tlk.results("tasks", task="clothes", labels_per_class=[5, 10, 30])
     names = {"frozen": "ImageNet", "random": "untrained"}
     network = photos.where(preset="efficientnet_lite0", method=list(names))

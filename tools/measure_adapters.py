@@ -1,19 +1,20 @@
-"""Adapters beside what they replace: accuracy, what learns, what the optimizer and a file hold.
+"""Adapters and the methods they replace: accuracy, parameters, optimizer state and file size.
 
     python tools/measure_adapters.py      # about a quarter of an hour of one quiet core
 
-Writes data/results/adapters.csv, which chapter 10_1 reads, a row a run, as it goes: what is there
-is not measured again, so it can be stopped at any time.
+Writes data/results/adapters.csv, which chapter 10_1 reads, one row per run, as it goes. Stored rows
+are not measured again, so it can be stopped at any time.
 
-Every method begins with the same head: its first 200 steps on the frozen network, at 1e-2. Then
-the method's own 120 steps, batches of 16, AdamW, cosine decay, no choice of epoch: methods differ
-in what learns, and in their rate. That is the best of seven on the validation images of a draw that
-is not used again (part `rates`; `head`: again the head alone). Part `draws`: five others, scored on
-test. BatchNorm stays as it is throughout.
+Every method starts with the same head, trained for 200 steps on the frozen network at 1e-2. Then
+come the method's own 120 steps: batches of 16, AdamW, cosine decay, no choice of epoch. Methods
+differ in what learns and in their rate. The rate is the best of seven on the validation images of a
+draw that is not used again (part `rates`; `head` trains the head alone again). Part `draws` has
+five other draws, scored on test. BatchNorm does not change at any time.
 
-Columns: `validation` is balanced accuracy on validation, `score` the same on test; `seconds` those
-of one core for the method's own steps, without tracing; `parameters` those that learn; `optimizer`
-what AdamW remembers of them and `saved` what must be kept of a task, both in KiB.
+Columns: `validation` is balanced accuracy on validation data, `score` the same on test data;
+`seconds` is CPU time of the method's own steps, without tracing; `parameters` counts those that
+learn; `optimizer` is the state of AdamW for them and `saved` what must be stored for each task,
+both in KiB.
 """
 
 import functools
@@ -32,7 +33,7 @@ ROWS = Rows(
     "adapters", ("part", "network", "task", "labels_per_class", "method", "rate", "seed"),
     ("validation", "score", "seconds", "parameters", "optimizer", "saved"),
 )  # fmt: skip
-CASES = {  # network, task, labels a class
+CASES = {  # network, task, labels per class
     ("glyph_vit", "blinds", 30): ("head", "last block", "LoRA", "bottleneck", "full"),
     ("efficientnet_lite0", "clothes", 30): ("head", "last block", "LoRA", "full"),
 }
@@ -46,7 +47,7 @@ Data = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @functools.cache
 def load(task: str, labels: int, seed: int) -> Data:
-    """The splits with a draw of training images."""
+    """Return the splits, with a draw of the training images."""
     splits = whole(task)
     x, y = splits["train"]
     some = drawn(y, labels, seed)
@@ -62,7 +63,7 @@ def whole(task: str) -> Data:
 
 
 def with_bottlenecks(backbone: keras.Model, width: int) -> keras.Model:
-    """A vision transformer with two small Dense layers after each block (Houlsby et al. 2019)."""
+    """Return a vision transformer with two small Dense layers per block (Houlsby et al. 2019)."""
     *_, scaled, vit = backbone.layers
     encoder = vit.get_layer("vit_encoder")
     x = keras.Model(vit.input, encoder.input)(scaled.output)
@@ -79,7 +80,7 @@ def flat(model: keras.Model) -> list[keras.Layer]:
 
 
 def prepared(network: str, method: str, classes: int) -> keras.Model:
-    """A network with a head, open as the method has it."""
+    """Return a network with a head in which only the weights that the method trains learn."""
     backbone = tlk.load_backbone(network, image_size=SIDE[network])
     policies = {
         "head": tlk.policies.head_only(),
@@ -101,7 +102,7 @@ def prepared(network: str, method: str, classes: int) -> keras.Model:
 
 
 class Learner:
-    """A method on a network; made and traced once for many runs."""
+    """A method on a network, built and traced once for many runs."""
 
     def __init__(self, network: str, method: str, classes: int):
         self.method = method
@@ -116,7 +117,7 @@ class Learner:
         self.start = self.model.get_weights()
 
     def train(self, x: np.ndarray, y: np.ndarray, seed: int, rate: float) -> float:
-        """CPU seconds of the method's own steps."""
+        """Train the head, then the method; return the CPU seconds of the method's own steps."""
         keras.utils.set_random_seed(seed)
         head = new_head(self.start)
         self.model.set_weights(self.start)
@@ -132,7 +133,7 @@ class Learner:
         return accuracy(self.model, x, y)
 
     def sizes(self) -> tuple[int, int, int]:
-        """Parameters that learn; KiB of AdamW's memory, and of what learned."""
+        """Return the number of parameters that learn, and KiB of AdamW's state and of them."""
         part = self.head if self.method == "head" else self.model
         remembered = sum(np.prod(v.shape) * 4 for v in part.optimizer.variables)
         learned = sum(int(np.prod(v.shape)) for v in self.learning)
@@ -140,7 +141,7 @@ class Learner:
 
 
 def ready(case: tuple, method: str) -> Learner:
-    """A learner that has traced its steps, so that no run is timed tracing."""
+    """Return a learner whose steps are traced, so that no timed run includes tracing."""
     x, y = load(*case[1:], RATE_SEED)["train"]
     learner = Learner(case[0], method, int(y.max()) + 1)
     learner.train(x[:BATCH], y[:BATCH], 0, 1e-3)

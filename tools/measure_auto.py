@@ -1,14 +1,16 @@
-"""`tlk.fit_auto` beside every fixed recipe of the command line, on the same draws.
+"""`tlk.fit_auto` compared with every fixed recipe of the command line, on the same draws.
 
     python tools/measure_auto.py               # hours on 2 cores: 24 settings, 3 seeds, 9 recipes
-    python tools/measure_auto.py --settings 12 --seeds 2 --table    # a part; rows are kept
+    python tools/measure_auto.py --settings 12 --seeds 2    # a part; rows are kept
+    python tools/measure_auto.py --table                    # only show what is stored
 
-Writes data/results/auto.csv: one row a setting (task, network, pixels a side, labels a class), seed
-and recipe. The seed draws the training images and the head's first weights. Test images are scored
-once at the end of a run, and nothing is chosen by them. Validation images are the first 200.
+Writes data/results/auto.csv: one row per setting (task, network, pixels per side, labels per
+class), seed and recipe. The seed draws the training images and the initial weights of the head.
+Test images are scored once at the end of a run and not used for any choice. Validation images are
+the first 200.
 
-Columns: balanced accuracy on up to 800 test images; accuracy on validation; seconds of processor
-time, tracing included and loading not; stages trained.
+Columns: balanced accuracy on up to 800 test images; accuracy on validation data; CPU seconds,
+including tracing but not loading; stages trained.
 """
 
 import argparse
@@ -30,7 +32,7 @@ from tlkeras.utils.tables import Table
 KEY = ("task", "network", "pixels", "labels_per_class")
 ROWS = Rows("auto", (*KEY, "seed", "recipe"), ("balanced", "validation", "seconds", "stages"))
 SMALL, VIT, PHOTOS = "glyph_resnet_small", "glyph_vit", "efficientnet_lite0"
-GRID = [  # the first twelve hold some of everything
+GRID = [  # the first twelve cover a bit of everything
     ("digits", SMALL, 32, 10),
     ("clothes", SMALL, 32, 20),
     ("lesions", SMALL, 32, 20),
@@ -94,7 +96,7 @@ def measure(setting: tuple, seed: int, recipe: str) -> dict:
 
 
 def complete(recipes: list[str]) -> Iterator[dict[str, dict]]:
-    """Of every setting and seed of which there are all, the rows by recipe."""
+    """Yield the rows by recipe, for every setting and seed that has all recipes."""
     keys = dict.fromkeys(tuple(row[c] for c in (*KEY, "seed")) for row in ROWS.stored)
     for key in keys:
         rows = {r["recipe"]: r for r in ROWS.stored if tuple(r[c] for c in (*KEY, "seed")) == key}
@@ -103,7 +105,7 @@ def complete(recipes: list[str]) -> Iterator[dict[str, dict]]:
 
 
 def summary() -> Table:
-    """How far `auto` stays behind the best recipe with hindsight, in points, a line a setting."""
+    """Show how many points `auto` is behind the best recipe in hindsight, one line per setting."""
     recipes = ["auto", *SETTINGS]
     found: dict[tuple, list[tuple[float, ...]]] = {}
     for rows in complete(recipes):

@@ -1,24 +1,25 @@
-"""How deep to unfreeze an ImageNet network, and recipes A, B and C word for word and scaled.
+"""How deep to unfreeze an ImageNet network; recipes A, B and C as given and with scaled rates.
 
     python tools/measure_choosing.py              # about half an hour of one quiet core
     python tools/measure_choosing.py --part grid  # or only a part
 
-Writes data/results/choosing.csv, which chapters 06 and 07 read, a row a run, as it goes: what is
-there is not measured again, so it can be stopped at any time. Stored is a part: of the grid the
-head and the last block (of `lesions`, one draw of that); recipe A in three draws, on `clothes` with
-scaled rates in two; B, and C at both scales, in one draw on `clothes`. The seed draws the labelled
-images, the head's first weights and the order of training. All with `efficientnet_lite0` at 64
-pixels, on `clothes` (photographs) and `lesions` (synthetic).
+Writes data/results/choosing.csv, which chapters 06 and 07 read, one row per run, as it goes. Stored
+rows are not measured again, so it can be stopped at any time. Only a part is stored so far: from
+the grid, the head and the last block (one draw of the latter on `lesions`); recipe A in three
+draws, with scaled rates on `clothes` in two; B, and C at both scales, in one draw on `clothes`. The
+seed draws the labelled images, the initial weights of the head and the order of training. All runs
+use `efficientnet_lite0` at 64 pixels, on `clothes` (photographs) and `lesions` (synthetic).
 
-Parts. `grid`: the head alone, 40 steps at 3e-3; then 40 more at 1e-3 with the blocks of a depth
-(`head`: again with the head alone). AdamW, cosine decay, batches of 16, no choice of epoch: all
-depths differ in what learns, and in nothing else. `recipe`: recipe A, B or C of section 1.7, at its
-own rates (scale 1) and at rates times the images that it is meant for over the images there are;
-`plan` is the plan as it was run.
+Parts. `grid`: the head alone for 40 steps at 3e-3, then 40 more steps at 1e-3 with the blocks of a
+depth (`head`: the head alone again). AdamW, cosine decay, batches of 16, no choice of epoch: depths
+differ only in what learns. `recipe`: recipe A, B or C of section 1.7, with its own rates (scale 1),
+and with rates multiplied by the number of images it is meant for divided by the number used here;
+`plan` is the plan that was run.
 
-Columns: `score` is balanced accuracy on 800 test images, `validation` the same on the 200 by which
-a recipe chooses its epochs; `seconds` those of training; `parameters` those that learn at the end;
-`drift` how far the backbone's weights moved, in percent of their size; `epochs` of each stage.
+Columns: `score` is balanced accuracy on 800 test images, `validation` the same on the 200
+validation images that decide which epoch of a recipe is kept; `seconds` is the time of training;
+`parameters` counts those that learn at the end; `drift` is how far the weights of the backbone
+moved, in percent of their norm; `epochs` lists those of each stage.
 """
 
 import argparse
@@ -38,7 +39,7 @@ ROWS = Rows(
     ("validation", "score", "seconds", "parameters", "drift", "epochs", "plan"),
 )  # fmt: skip
 TASKS = ("clothes", "lesions")
-LABELS = 20  # a class
+LABELS = 20  # per class
 DEPTHS = {
     "head": tlk.policies.head_only(),
     "last 1": tlk.policies.last_blocks(1),
@@ -48,13 +49,13 @@ DEPTHS = {
 SEEDS = range(3)
 BATCH, STEPS = 16, 40
 HEAD_RATE, RATE = 3e-3, 1e-3
-IMAGES = {"A": 10_000, "B": 50_000, "C": 100_000}  # that a recipe is meant for; C's number is ours
+IMAGES = {"A": 10_000, "B": 50_000, "C": 100_000}  # images that a recipe is for; C's is our choice
 Data = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @cache
 def load(name: str, seed: int) -> Data:
-    """A draw of training images; the same 200 of validation and 800 of test every time."""
+    """Return a draw of training images, and always the same 200 validation and 800 test images."""
     task = tlk.load_task(name, labels_per_class=LABELS, seed=seed, image_size=64)
     found = {split: task.arrays(split) for split in ("train", "validation", "test")}
     for split, count in (("validation", 200), ("test", 800)):
@@ -69,13 +70,13 @@ def new_model(classes: int, dropout: float = 0.2) -> keras.Model:
 
 @cache
 def kept_model(classes: int, dropout: float) -> tuple[keras.Model, list[np.ndarray]]:
-    """For many runs, and its first weights."""
+    """Return a model for many runs, and its initial weights."""
     model = new_model(classes, dropout)
     return model, model.get_weights()
 
 
 class Learner:
-    """The network with a new head, open to one depth; made and traced once for many runs."""
+    """The network with a new head, unfrozen to one depth; built and traced once for many runs."""
 
     def __init__(self, classes: int, depth: str):
         self.model = new_model(classes)
@@ -92,7 +93,7 @@ class Learner:
         self.start = self.model.get_weights()
 
     def train(self, x: np.ndarray, y: np.ndarray, seed: int) -> float:
-        """Seconds it took: the head first, then all that learns."""
+        """Train the head, then everything that learns; return the seconds."""
         keras.utils.set_random_seed(seed)
         self.model.set_weights([*self.start[:-2], *new_head(self.start)])
         rng, clock = np.random.default_rng(seed), time.perf_counter()
@@ -107,14 +108,14 @@ kept_learner = cache(Learner)
 
 
 def recipe(name: str, scale: float = 1) -> tlk.Plan:
-    """A recipe, with as many epochs as its stopping rule needs, where that is possible."""
+    """Return a recipe; A and B get enough epochs for their stopping rule."""
     augment = keras.layers.RandomFlip("horizontal", seed=0)
     if name == "A":
         return tlk.recipes.recipe_a(100, 30, scale)
     if name == "C":
         return tlk.recipes.recipe_c(5, scale, augment=augment)
     plan = tlk.recipes.recipe_b(100, 10, scale, blocks=2, augment=augment)
-    return tlk.Plan([stage.replace(views=2) for stage in plan.stages])  # drawn once, and cached
+    return tlk.Plan([stage.replace(views=2) for stage in plan.stages])  # drawn once and cached
 
 
 def measure(part: str, task: str, what: str, scale: float, seed: int) -> dict:

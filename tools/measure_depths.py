@@ -1,19 +1,19 @@
-"""How deep to unfreeze a network of letters: data size x domain shift x depth, and five rates.
+"""How deep to unfreeze a network trained on letters: data size x domain shift x depth; five rates.
 
     python tools/measure_depths.py      # about 12 minutes on 2 cores
 
-Writes data/results/depths.csv, which chapter 07 reads, a row a run, as it goes: what is there is
+Writes data/results/depths.csv, which chapter 07 reads, one row per run, as it goes. Stored rows are
 not measured again, so it can be stopped at any time. The seed draws the labelled images and the
-head's first weights.
+initial weights of the head.
 
-Parts: `grid` trains the head first, alone, then as many steps again with the blocks of a depth
-(head only: again with the head), at 1e-3, on validation as good as 3e-4 or better; outputs of
-frozen blocks are computed once. `where` opens the head and the first two blocks instead of the
-last two. `sweep` does the same with all blocks at other rates. `shift` looks for a target whose
-middle should learn: one draw, scored on validation, of digits that are changed by hand, with one
-part of the network open. Scores are balanced accuracy on
-test, seconds those of training without tracing, drift is how far the backbone's weights moved, in
-percent of their size.
+Parts: `grid` trains the head alone first, then for as many steps the blocks of a depth (head only:
+the head again), at 1e-3, which on validation data is as good as 3e-4 or better. Outputs of frozen
+blocks are computed once. `where` unfreezes the head and the first two blocks instead of the last
+two. `sweep` does the same with all blocks at other rates. `shift` looks for a target whose middle
+blocks should learn: one draw of digits that are transformed in several ways, with one part of the
+network unfrozen, scored on validation data. Other scores are balanced accuracy on test data.
+Seconds are those of training without tracing. Drift is how far the weights of the backbone moved,
+in percent of their norm.
 """
 
 import itertools
@@ -33,7 +33,7 @@ ROWS = Rows(
     ("score", "seconds", "parameters", "drift"),
 )  # fmt: skip
 TARGETS = ("digits", "blinds", "lesions")  # from near to far
-LABELS = (5, 30, 0)  # a class; 0: all
+LABELS = (5, 30, 0)  # per class; 0: all
 DEPTHS = {
     "head": tlk.policies.head_only(),
     "last 1": tlk.policies.last_blocks(1),
@@ -51,7 +51,7 @@ Data = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def tiles(images: np.ndarray) -> np.ndarray:
-    """Sixteen tiles of 8x8 pixels, in another order, the same for all images."""
+    """Reorder sixteen tiles of 8x8 pixels, in the same way for all images."""
     order = np.random.default_rng(3).permutation(16)
     cut = images.reshape(-1, 4, 8, 4, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 16, 8, 8, 3)
     back = cut[:, order].reshape(-1, 4, 4, 8, 8, 3).transpose(0, 1, 3, 2, 4, 5)
@@ -59,7 +59,7 @@ def tiles(images: np.ndarray) -> np.ndarray:
 
 
 def wave(images: np.ndarray) -> np.ndarray:
-    """Rows pushed to the left and to the right."""
+    """Shift rows to the left and to the right."""
     out = np.empty_like(images)
     for row in range(32):
         out[:, row] = np.roll(images[:, row], round(6 * np.sin(2 * np.pi * row / 10)), axis=1)
@@ -67,7 +67,7 @@ def wave(images: np.ndarray) -> np.ndarray:
 
 
 def copies(images: np.ndarray) -> np.ndarray:
-    """Four copies of half the size."""
+    """Replace each image by four copies of half the size."""
     return np.tile(images.reshape(-1, 16, 2, 16, 2, 3).mean(axis=(2, 4)), (1, 2, 2, 1))
 
 
@@ -80,7 +80,7 @@ SHIFTS = {"tiles": tiles, "wave": wave, "copies": copies, "rows mixed": rows_mix
 
 @cache
 def load(target: str) -> Data:
-    """Splits at 32x32; "blinds": digits behind stripes that invert them, a synthetic shift."""
+    """Return splits at 32x32; "blinds": digits behind stripes that invert them (synthetic)."""
     task = tlk.load_task("digits" if target == "blinds" else target, image_size=32)
     splits = {split: task.arrays(split) for split in ("train", "validation", "test")}
     if target == "blinds":
@@ -89,14 +89,14 @@ def load(target: str) -> Data:
 
 
 def labelled(target: str, labels: int, seed: int) -> Data:
-    """The splits, with that many training images of each class."""
+    """Return the splits with `labels` training images of each class."""
     x, y = load(target)["train"]
     some = drawn(y, labels, seed)
     return load(target) | {"train": (x[some], y[some])}
 
 
 def shifted(name: str, seed: int) -> Data:
-    """Digits with 30 labels a class, changed by hand."""
+    """Return transformed digits with 30 labels per class."""
     task = tlk.load_task("digits", labels_per_class=30, seed=seed)
     splits = {split: task.arrays(split) for split in ("train", "validation", "test")}
     return {split: (SHIFTS[name](x).astype("float32"), y) for split, (x, y) in splits.items()}
@@ -107,7 +107,7 @@ def new_model(classes: int, dropout: float = 0.2) -> keras.Model:
 
 
 class Learner:
-    """The network with a new head, open to one depth; made and traced once for many runs."""
+    """The network with a new head, unfrozen to one depth; built and traced once for many runs."""
 
     def __init__(self, classes: int, depth: str):
         self.classes, self.depth = classes, depth
@@ -126,7 +126,7 @@ class Learner:
         self.start = self.model.get_weights()
 
     def train(self, x, y, seed: int, rate: float, steps: int) -> float:
-        """Seconds it took: head first, then all that learns."""
+        """Train the head, then everything that learns; return the seconds."""
         keras.utils.set_random_seed(seed)
         self.model.set_weights([*self.start[:-2], *new_model(self.classes).get_weights()[-2:]])
         rng, clock = np.random.default_rng(seed), time.perf_counter()
@@ -142,7 +142,7 @@ class Learner:
 
 @cache
 def kept_learner(classes: int, depth: str) -> Learner:
-    """Trained a little, so that no run is timed tracing."""
+    """Return a learner whose steps are traced, so that no timed run includes tracing."""
     learner = Learner(classes, depth)
     learner.train(np.zeros((32, 32, 32, 3), "float32"), np.arange(32) % classes, 0, RATE, 4)
     return learner
@@ -160,7 +160,7 @@ def measure(part: str, target: str, labels: int, depth: str, seed: int, rate: fl
 
 
 def runs() -> Iterator[tuple]:
-    """Keys, in the order in which they are measured."""
+    """Yield the keys of all rows, in the order in which they are measured."""
     for seed in SEEDS:
         for depth, target, labels in itertools.product(DEPTHS, TARGETS, LABELS):
             yield "grid", target, labels, depth, seed, HEAD_RATE if depth == "head" else RATE

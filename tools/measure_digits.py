@@ -1,14 +1,13 @@
-"""Accuracy on handwritten digits against labels per class: what a pretrained backbone is worth.
+"""Accuracy on handwritten digits by labels per class: the benefit of a pretrained backbone.
 
     python tools/measure_digits.py          # about 15 minutes on 2 cores
     python tools/measure_digits.py --plot   # only draws the figure from the stored numbers
 
-Writes data/results/digits_labels.csv, a row a method, number of labels and seed, as it goes (what
-is there is not measured again), and the figure data/results/digits_labels.png. What has to be
-chosen (the strength of a probe's regularisation, the learning rate from scratch) is chosen on the
-validation split, with label draws of its own. One exception: a strength for each number of labels,
-instead of one for all, was adopted after the probe had been scored on test (84.5, 95.8, 97.0,
-97.9 % before).
+Writes data/results/digits_labels.csv, one row per method, number of labels and seed, as it goes
+(stored rows are not measured again), and the figure data/results/digits_labels.png. The strength of
+a probe's regularisation and the learning rate from scratch are chosen on the validation split, with
+separate draws of labels. One exception: a strength for each number of labels, instead of one for
+all, was adopted after the probe had been scored on test data (84.5, 95.8, 97.0, 97.9 % before).
 """
 
 import argparse
@@ -37,7 +36,7 @@ FITS = ("from scratch", "head only", "two stages")
 
 
 def features(pixels: np.ndarray, method: str) -> np.ndarray:
-    """What a linear classifier sees: pixels in 0..1, or pooled features of unit length."""
+    """Return the inputs of a linear classifier: pixels in 0..1, or pooled features of length 1."""
     if method == "pixels":
         return pixels.reshape(len(pixels), -1) / 255
     keras.utils.set_random_seed(0)
@@ -49,7 +48,7 @@ def features(pixels: np.ndarray, method: str) -> np.ndarray:
 
 
 def probe(method: str, left: list[tuple[int, int]]) -> None:
-    """Logistic regression on features; its strength is chosen for each number of labels."""
+    """Score logistic regression on features, its strength chosen for each number of labels."""
     task = tlk.load_task("digits")
     x, y = {}, {}
     for split in ("train", "validation", "test"):
@@ -77,7 +76,7 @@ def probe(method: str, left: list[tuple[int, int]]) -> None:
 
 
 def plan(method: str, learning_rate: float = 1e-3) -> tlk.Plan:
-    """The plan of a method; those on the pretrained backbone are the command line's own."""
+    """Return the plan of a method; on the pretrained backbone, that of the command line."""
     if method == "from scratch":
         return tlk.recipes.full(epochs=60, lr=learning_rate, batchnorm="train", patience=15)
     recipe = {"head only": "head_only", "two stages": "two_stage"}[method]
@@ -85,7 +84,7 @@ def plan(method: str, learning_rate: float = 1e-3) -> tlk.Plan:
 
 
 def network(method: str, augment: bool = False) -> keras.Model:
-    """The same backbone and head for every method; from scratch may add augmentation."""
+    """Return the same backbone and head for every method, optionally with augmentation."""
     weights = None if method == "from scratch" else "pretrained"
     backbone = tlk.load_backbone("glyph_resnet", weights=weights)
     if augment:
@@ -97,7 +96,7 @@ def network(method: str, augment: bool = False) -> keras.Model:
 
 
 def fit(method: str, per_class: int, seed: int, split: str = "test", lr=1e-3, augment=False):
-    """Accuracy on a split, and seconds of training."""
+    """Train a method; return its accuracy on a split and the seconds of training."""
     task = tlk.load_task("digits", labels_per_class=per_class, seed=seed)
     keras.utils.set_random_seed(seed)
     model = network(method, augment)
@@ -123,13 +122,13 @@ def train(method: str, left: list[tuple[int, int]]) -> None:
 
 
 def scores_of(method: str, labels: int) -> list[float]:
-    """Test accuracies in %, one a seed."""
+    """Return test accuracies in %, one per seed."""
     rows = ROWS.where(method=method, labels_per_class=labels)
     return [100 * float(row["test_accuracy"]) for row in rows]
 
 
 def table() -> str:
-    """Mean and standard deviation of the test accuracy in %, a line a method."""
+    """Return mean and standard deviation of the test accuracy in %, one line per method."""
     lines = []
     for method in filter(ROWS.find, PROBES + FITS):
         cells = []
@@ -141,7 +140,7 @@ def table() -> str:
 
 
 def figure():
-    """Accuracy against labels per class, a line a method, the spread over seeds as a band."""
+    """Draw accuracy by labels per class, one line per method, with the spread as a band."""
     styles = dict(zip(PROBES + FITS, ("^:", "v:", "D--", "s-.", "o--", "o-"), strict=True))
     with plots.canvas(size=(7, 4)) as (fig, axis):
         ends = []

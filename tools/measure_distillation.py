@@ -1,33 +1,35 @@
-"""What a small student learns from a teacher: soft answers, temperatures, unlabelled pictures.
+"""How much a small student learns from a teacher: soft answers, temperatures, unlabelled images.
 
     python tools/measure_distillation.py         # about a quarter of an hour of one core
     python tools/measure_distillation.py --size  # only size and latency; needs ai_edge_litert
 
-Writes data/results/distillation.csv, which chapter 08_06 reads, a row a run, as it goes: what is
-there is not measured again. Task `clothes`: 3,000 training images, of which 30 a class are
-labelled, drawn by the seed.
+Writes data/results/distillation.csv, which chapter 08_06 reads, one row per run, as it goes. Stored
+rows are not measured again. Task `clothes`: 3,000 training images, of which 30 per class, drawn by
+the seed, are labelled.
 
-The teacher is a head on the frozen `efficientnet_lite0` after block4-5, at 64 pixels; it sees every
-training image once, and its logits are stored. Student and controls share everything but what they
-fit to: the same small network (28 pixels), 300 steps of AdamW with cosine decay, batches of 64, no
-choice of epoch, and no augmentation (flips and shifts, tried on validation with the draw 100, made
-both the student alone and the distilled one worse in so few steps).
+The teacher is a head on the frozen `efficientnet_lite0` after block4-5, at 64 pixels. Its logits
+are computed once for every training image and stored. Student and controls differ only in their
+targets and images: the same small network (28 pixels), 300 steps of AdamW with cosine decay,
+batches of 64, no choice of epoch and no augmentation. (Flips and shifts, tried on validation data
+with the draw 100, made both the student alone and the distilled one worse in so few steps.)
 
-Part "search": the rate, of 1e-3, 3e-3 and 1e-2, by the mean accuracy on validation of two draws
-that are not used again, for the student alone and for soft answers on all images; all others take
-the latter's where they have as many images, else the former's. Part "test": five draws.
+Part "search" chooses the rate among 1e-3, 3e-3 and 1e-2, by the mean validation accuracy of two
+draws that are not used again, for the student alone and for soft answers on all images. The other
+methods use the latter rate if they train on all images, else the former. Part "test": five draws.
 Part "size": the same models as LiteRT files, one image at a time on one thread.
 
 Methods. alone: the labels. soft, labelled: the teacher's answers on the labelled images; with
-"half": mixed half and half with the labels. soft, all: on all 3,000. surest guess, all: only the
-class it finds likeliest. poor teacher: soft, all, but the teacher knows five labels a class.
-truth, all: all 3,000 labels. soft, all labels: and a teacher that knows all of them, too.
+"half": averaged with the labels. soft, all: answers on all 3,000 images. surest guess, all: only
+the class that the teacher finds most likely. poor teacher: like soft, all, but the teacher has five
+labels per class. truth, all: all 3,000 labels. soft, all labels: like soft, all, but the teacher
+has all labels.
 
-Stored so far are the first seven of RUNS; the same command measures the rest.
+The first seven of RUNS are stored so far; the same command measures the rest.
 
-Columns: `temperature`, `rate`; `validation`, `score` accuracy on 1,000 and 2,000 images; `teacher`
-the teacher's on the same; `seconds` of one core for the student's training. Of part "size":
-`parameters`, `kilobytes` of the LiteRT file, `milliseconds` an image.
+Columns: `temperature`, `rate`; `validation` and `score`, accuracy on 1,000 and 2,000 images;
+`teacher`, the accuracy of the teacher on the same images (validation in a search, else test);
+`seconds`, CPU time of training the student. In part "size": `parameters`, `kilobytes` of the LiteRT
+file, `milliseconds` per image.
 """
 
 import argparse
@@ -61,7 +63,7 @@ RUNS = [  # the most important first
     ("truth, all", 1),
     ("soft, all labels", 1),
 ]
-FEW = ("alone", "soft, labelled", "soft, labelled, half")  # images: their rate is that of "alone"
+FEW = ("alone", "soft, labelled", "soft, labelled, half")  # few images: use the rate of "alone"
 layers = keras.layers
 
 
@@ -76,7 +78,7 @@ def new_student() -> keras.Model:
 
 
 def softened(temperature: keras.Variable):
-    """The loss of a student whose targets are logits, Hinton's T squared included."""
+    """Return the loss of a student whose targets are logits, with Hinton's factor T squared."""
 
     def loss(theirs, ours):
         soft = keras.ops.softmax(theirs / temperature)
@@ -87,7 +89,7 @@ def softened(temperature: keras.Variable):
 
 
 class Bench:
-    """Data, teachers and the student, made once."""
+    """Data, teachers and the student, built once."""
 
     def __init__(self) -> None:
         task = tlk.load_task("clothes", image_size=SIZE)
@@ -115,7 +117,7 @@ class Bench:
         return np.array([self.where[image.tobytes()] for image in images])
 
     def teacher(self, count: int, seed: int) -> dict[str, np.ndarray]:
-        """Of each split its logits, and which images it had labels of."""
+        """Return the logits of the teacher for each split, and the images it had labels of."""
         if (count, seed) not in self.logits:
             some = self.drawn(count, seed)
             keras.utils.set_random_seed(seed)
@@ -131,7 +133,7 @@ class Bench:
         return self.logits[count, seed]
 
     def lesson(self, method: str, seed: int) -> tuple[np.ndarray, np.ndarray, dict]:
-        """Images, the logits to fit to, and the teacher."""
+        """Return the images, the target logits, and the teacher."""
         count = {"poor teacher": 5, "soft, all labels": 300}.get(method, 30)
         teacher, images = self.teacher(count, seed), self.x["train"]
         some, theirs = teacher["some"], teacher["train"]
@@ -184,7 +186,7 @@ class Bench:
 
 
 def sizes() -> None:
-    """LiteRT files of both, from pixels of 64 x 64 to logits; untrained, which changes neither."""
+    """Measure LiteRT files of both, from 64 x 64 pixels to logits; training changes no figure."""
     from ai_edge_litert.interpreter import Interpreter
 
     pixels = keras.Input((SIZE, SIZE, 3))

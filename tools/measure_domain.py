@@ -3,23 +3,24 @@
     python tools/measure_domain.py            # about 40 minutes of one core
     python tools/measure_domain.py features   # or only a part; or network
 
-Writes data/results/domain.csv, which chapter 08_04 reads: a row a run, as it goes; what is there is
-not measured again. Pairs: `lesions` (synthetic) from dermatoscope to phone, in each draw half of
-the source's patients with labels; and printed (synthetic) to handwritten digits (real), 30 labels a
-class. The rest of the source and all training images of the target are there without labels. Score:
-balanced accuracy on the target's test images, `source` the same on the source's; `validation` on
-validation images of the source; `information` that of the answers on the target's unlabelled
-training images. The last two may be chosen by, labels of the target not.
+Writes data/results/domain.csv, which chapter 08_04 reads, one row per run, as it goes. Stored rows
+are not measured again. Pairs: `lesions` (synthetic) from dermatoscope to phone, with labels for
+half of the source patients in each draw; and printed (synthetic) to handwritten digits (real), with
+30 labels per class. The rest of the source and all training images of the target are used without
+labels. `score` is balanced accuracy on test images of the target, `source` on test images of the
+source, `validation` on validation images of the source. `information` is that of the predictions on
+the unlabelled training images of the target. Choices can be made by the last two, but not by labels
+of the target.
 
-- features: frozen features, `efficientnet_lite0` at 96 pixels, two middle blocks together, for
-  lesions; `glyph_resnet` at 32 for digits. The same small network learns from them every time, with
-  the same steps; for methods that are told apart by their data alone, its domain classifier is
-  there and passes nothing back (strength 0).
-- believed: of the first pseudo-labels, a row a class (`method`): how many there are (`number`), and
-  which share is right (`score`). Which is only known because the target's labels are hidden, not
-  missing.
-- network: the bottom frozen, middle and top retrained on source labels, with and without a domain
-  classifier; and the head alone, as many steps. Three draws.
+- features: frozen features, for lesions of two middle blocks of `efficientnet_lite0` at 96 pixels,
+  for digits of `glyph_resnet` at 32. The same small network is trained on them with the same steps
+  every time. For methods that differ only in their data, its domain classifier is present but
+  passes no gradient back (strength 0).
+- believed: for the first pseudo-labels, one row per class (after the colon in `method`): their
+  `number` and the share that is right (`score`). The share is known only because the labels of the
+  target are hidden, not missing.
+- network: middle and top blocks retrained on source labels over a frozen bottom, with and without a
+  domain classifier; and the head alone, for as many steps. Three draws.
 """
 
 import argparse
@@ -49,9 +50,9 @@ NETWORK = {"lesions": "efficientnet_lite0", "digits": "glyph_resnet"}
 BOTTOM = {"lesions": "block3", "digits": "stack0-1"}
 SEEDS = range(10, 15)  # 0 to 9 were used while the steps were chosen, on validation
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)
-LABELS = 30  # a class, of digits
+LABELS = 30  # per class, for digits
 STEPS, BATCH, UNITS, DROPOUT, RATE, DECAY = 1200, 64, 64, 0.2, 1e-3, 1.0
-ROUNDS = 3  # of self-training
+ROUNDS = 3  # rounds of self-training
 NETWORK_STEPS, NETWORK_BATCH, NETWORK_RATE = 200, 32, 3e-4
 
 
@@ -60,7 +61,7 @@ NETWORK_STEPS, NETWORK_BATCH, NETWORK_RATE = 200, 32, 3e-4
 
 @cache
 def data(pair: str, name: str, split: str) -> tuple[np.ndarray, ...]:
-    """Images, labels, and whose they are (of digits: which image)."""
+    """Return images, labels, and the patient of each image (for digits: the image itself)."""
     if name in LETTERS:
         x, y = tlk.load_task(LETTERS[name], image_size=SIDE[pair]).arrays(split)
         return x, y, np.arange(len(y))
@@ -83,7 +84,7 @@ def features(pair: str, name: str, split: str, adapted: bool = False) -> np.ndar
 
 
 def known(pair: str, name: str, seed: int) -> np.ndarray:
-    """The labels of a draw; -1 where they are hidden."""
+    """Return the labels of a draw, with -1 for hidden ones."""
     _, labels, patient = data(pair, name, "train")
     if pair == "lesions":
         patients, rng = np.unique(patient), np.random.default_rng(seed)
@@ -122,7 +123,7 @@ def renew(both: keras.Model, weights: list[np.ndarray]) -> None:
 
 
 def fit(both: keras.Model, x, labels, target, steps: int, batch: int, seed: int) -> None:
-    """With all classes weighing the same, as in the score."""
+    """Train with equal weight for all classes, as in the score."""
     inputs, y, weights = domain.two_domains(x, labels, target)
     counts = np.bincount(labels[labels >= 0])
     weights["label"][: len(x)] *= np.where(labels < 0, 0, (1 / np.maximum(counts, 1))[labels])
@@ -141,7 +142,7 @@ def learn(x, labels, target, classes: int, seed: int, strength: float = 0) -> ke
 
 
 def answers(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    """Probabilities."""
+    """Return the predicted probabilities."""
     logits = model.predict(x, batch_size=100, verbose=0)
     return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
 
@@ -154,7 +155,7 @@ def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def surest(probabilities: np.ndarray, share: float) -> np.ndarray:
-    """The answers of the surest images as labels, -1 for all others."""
+    """Return predictions as labels for the most confident share of the images, -1 for others."""
     count = int(share * len(probabilities))
     sure = np.argsort(-probabilities.max(axis=1), kind="stable")[:count]
     labels = np.full(len(probabilities), -1)
@@ -163,7 +164,7 @@ def surest(probabilities: np.ndarray, share: float) -> np.ndarray:
 
 
 def equal_shares(probabilities: np.ndarray, share: float) -> np.ndarray:
-    """As many for each class, the surest of it."""
+    """Return the most confident images of each class as labels, equally many; -1 for others."""
     classes = probabilities.shape[1]
     labels = np.full(len(probabilities), -1)
     for c in range(classes):
@@ -179,7 +180,7 @@ METHODS = (
 
 
 class Draw:
-    """Features and labels of a draw, and what the methods make of them."""
+    """Features and labels of a draw, and the results of the methods on them."""
 
     def __init__(self, pair: str, seed: int):
         self.pair, self.seed, (self.of, self.to) = pair, seed, PAIRS[pair]
@@ -228,7 +229,7 @@ class Draw:
         return [*tests, (self.of, "validation")]
 
     def first_beliefs(self, method: str) -> Iterator[tuple[int, int, float]]:
-        """Class, how many, how many of them right."""
+        """Yield each class, the number of its pseudo-labels, and the share that is right."""
         source, target = (features(self.pair, name, "train") for name in (self.of, self.to))
         x, z = standard(source, source), standard(target, target)
         probabilities = answers(learn(x, self.labels, z, self.classes, self.seed), z)
@@ -244,7 +245,7 @@ class Draw:
 
 @cache
 def network_parts(pair: str, classes: int, strength: float, what: str) -> tuple:
-    """The frozen part, the part that learns, and it with its domain classifier."""
+    """Return the frozen part, the part that learns, that part with domain classifier, weights."""
     model = tlk.add_head(tlk.load_backbone(NETWORK[pair], image_size=SIDE[pair]), classes)
     tlk.freeze(model, tlk.policies.all_blocks())  # BatchNorm keeps its statistics
     blocks = tlk.find_blocks(model)
@@ -264,7 +265,7 @@ def maps(pair: str, name: str, split: str, what: str) -> np.ndarray:
 
 
 def retrain(pair: str, what: str, strength: float, seed: int) -> dict[str, float]:
-    """what: "network", or "head"."""
+    """Train and score "network" (middle and top) or "head", as `what` says."""
     draw = Draw(pair, seed)
     _, above, both, weights = network_parts(pair, draw.classes, strength, what)
     x, z = maps(pair, draw.of, "train", what), maps(pair, draw.to, "train", what)
@@ -297,7 +298,7 @@ def retrain(pair: str, what: str, strength: float, seed: int) -> dict[str, float
 
 
 def runs(parts: list[str]) -> Iterator[tuple]:
-    """Key of a row, and what makes the rest of it, a function and its arguments."""
+    """Yield the key of each row, and the function and arguments that measure it."""
     for pair, seed in itertools.product(PAIRS, SEEDS if "features" in parts else ()):
         draw = Draw(pair, seed)
         for method in METHODS:

@@ -1,35 +1,35 @@
-"""Frozen features: of which network, from which depth, with which classifier; pictures and words.
+"""Frozen features: which network, which depth, which classifier; for images and for text.
 
     python tools/measure_extraction.py              # about twelve minutes of one quiet core
     python tools/measure_extraction.py --part text  # or a part
 
-Writes data/results/extraction.csv, which chapter 08_01 reads, a row a run, as it goes: what is
-there is not measured again. Seconds are those of one core's own clock.
+Writes data/results/extraction.csv, which chapter 08_01 reads, one row per run, as it goes. Stored
+rows are not measured again. Seconds are CPU time.
 
-Everything is chosen (strength C, number of neighbours and their distance, width and rate of the
-small network) by the mean balanced accuracy on validation of three draws that are not used again;
-these rows are not kept, what was chosen is (column `choice`). Then five draws are tested. A draw is
-so many labelled training images of each class. Features are brought to mean 0 and spread 1 over the
-labelled images; of text only where that is better on validation.
+All hyperparameters (strength C, number of neighbours and their distance, width and rate of the
+small network) are chosen by the mean balanced accuracy on validation data of three draws that are
+not used again. These runs are not stored; the choice is (column `choice`). Then five draws are
+tested. A draw is a number of labelled training images of each class. Features are scaled to mean 0
+and spread 1 over the labelled images; text features only if that is better on validation data.
 
 Parts:
-- depth: logistic regression on the pooled outputs of every block; two networks (the CNN
-  `efficientnet_lite0` at 96 pixels, the ViT `glyph_vit` at 32) for two tasks. `validation` is the
+- depth: logistic regression on the pooled outputs of every block, for two networks (the CNN
+  `efficientnet_lite0` at 96 pixels, the ViT `glyph_vit` at 32) and two tasks. `validation` is the
   mean of the three draws.
-- classifier: three of them on the outputs of one block, the best on validation in part depth, for
-  lesions (synthetic) of the CNN, for digits of the ViT. The small network has 300 steps of AdamW
-  with cosine decay, batches of 32, dropout of 0.2.
-- views: logistic regression, lesions, that block; the labelled images once, or in all eight
-  positions (quarter turns and mirrored), each of which goes through the network once.
-- text: logistic regression on what stands for a report of lesions. `words`: TF-IDF of its words.
-  `co-occurrence`: 64 numbers a word, from counts of its neighbours (at most four words away) in all
-  3,600 training reports, without a label: positive pointwise mutual information, then SVD; a report
-  is their sum, each word weighed as TF-IDF weighs it. `random`: 64 random numbers a word instead,
-  the rest alike. `BERT, trained here`: KerasHub's BertBackbone, two layers of 64, learned
-  to guess masked words of the same reports for 10 epochs; a report is the mean of what it says of
-  its words. `BERT, untrained`: the same, new. One seed of each, five draws of labels.
-- cache: ten epochs of a new head, 30 images a class: the network within `fit`, and features taken
-  once. `choice` says how many images went through the network. One run.
+- classifier: three classifiers on the outputs of the block that is best on validation data in part
+  depth: of the CNN for lesions (synthetic), of the ViT for digits. The small network has 300 steps
+  of AdamW with cosine decay, batches of 32, dropout of 0.2.
+- views: logistic regression for lesions on that block, with the labelled images once, or in all
+  eight positions (quarter turns and mirrored), each of which goes through the network once.
+- text: logistic regression on representations of the reports of lesions. `words`: TF-IDF of the
+  words. `co-occurrence`: 64 numbers per word, from counts of its neighbours (at most four words
+  away) in all 3,600 training reports, without labels: positive pointwise mutual information, then
+  SVD; a report is their sum with TF-IDF weights. `random`: the same with 64 random numbers per
+  word. `BERT, trained here`: KerasHub's BertBackbone, two layers of 64, trained to predict masked
+  words of the same reports for 10 epochs; a report is the mean of its outputs over the words.
+  `BERT, untrained`: the same without training. One seed of each, five draws of labels.
+- cache: ten epochs of a new head with 30 images per class, with the network inside `fit`, or with
+  features computed once. `choice` is the number of images that went through the network. One run.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def images(task: str, side: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 @cache
 def reader(network: str) -> keras.Model:
-    """The outputs of every block, averaged over places, in one pass."""
+    """Return a model that outputs every block, averaged over positions, in one pass."""
     backbone = tlk.load_backbone(network, SIDE[network])
     if network == "glyph_vit":
         *_, scaled, vit = backbone.layers  # a layer that scales pixels, and the transformer
@@ -134,7 +134,7 @@ def neighbours(count: int, metric: str) -> Callable:
 
 @cache
 def network(size: int, width: int, classes: int) -> keras.Model:
-    """Traced once for all runs."""
+    """Return a small network that is traced once for all runs."""
     model = new_network(size, width, classes)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(), loss, jit_compile=False)
@@ -149,7 +149,7 @@ def new_network(size: int, width: int, classes: int) -> keras.Model:
 
 
 class Small:
-    """A network of one hidden layer, with the two methods of scikit-learn that are needed."""
+    """A network of one hidden layer, with the methods `fit` and `predict` of scikit-learn."""
 
     def __init__(self, width: int, rate: float, seed: int):
         self.width, self.rate, self.seed = width, rate, seed
@@ -182,7 +182,7 @@ def small(width: int, rate: float) -> Callable:
 
 
 def numbers(judge, x: np.ndarray, classes: int) -> int:
-    """How many numbers it keeps: learned ones, or the examples themselves."""
+    """Return how many numbers a classifier stores: learned ones, or the examples themselves."""
     if isinstance(judge, Small):
         return judge.model.count_params()
     return x.size if isinstance(judge[-1], KNeighborsClassifier) else (x.shape[1] + 1) * classes
@@ -206,7 +206,7 @@ Draws = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 def search(grid: dict, draws: Draws, new: np.ndarray, truth: np.ndarray) -> tuple[str, float]:
-    """What is best on validation, and its mean there."""
+    """Return the entry of the grid that is best on validation data, and its mean score there."""
     found = {}
     for name, build in grid.items():
         scores = []
@@ -219,7 +219,7 @@ def search(grid: dict, draws: Draws, new: np.ndarray, truth: np.ndarray) -> tupl
 
 
 def measure(key: tuple, grid: dict, draws: Draws, validation: tuple, test: tuple) -> None:
-    """The five draws of one setting."""
+    """Measure the five draws of one setting."""
     left = [seed for seed in SEEDS if not ROWS.find(*key, seed)]
     if not left:
         return
@@ -239,7 +239,7 @@ def measure(key: tuple, grid: dict, draws: Draws, validation: tuple, test: tuple
 
 
 def settings(task: str, network: str, block: str) -> Iterator[tuple[int, Draws, tuple, tuple]]:
-    """Numbers of labels, draws, validation and test of one block's features."""
+    """Yield numbers of labels, with draws, validation and test data of one block's features."""
     found, data = features(task, network), images(task, SIDE[network])
     (x, y), *rest = [(found[split][block], data[split][1]) for split in SPLITS]
     for count in LABELS:
@@ -263,7 +263,7 @@ def depth() -> None:
 
 
 def best_block(task: str, network: str) -> str:
-    """On validation, at 30 labels."""
+    """Return the block that is best on validation data, at 30 labels."""
     return ROWS.best("what", part="depth", task=task, network=network, labels_per_class=30)
 
 
@@ -316,7 +316,7 @@ def counter() -> TfidfVectorizer:
 
 
 def co_occurrence() -> np.ndarray:
-    """A row of 64 numbers for each word, from its neighbours."""
+    """Return a row of 64 numbers for each word, from its neighbours."""
     place = counter().vocabulary_
     counts = np.zeros((len(place), len(place)))
     for report in reports()["train"][0]:
@@ -346,7 +346,7 @@ def bert_inputs(ids: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def bert(epochs: int) -> keras.Model:
-    """Words in, 64 numbers a word out."""
+    """Return a BERT that outputs 64 numbers per word, trained on masked words for `epochs`."""
     keras.utils.set_random_seed(0)
     vocabulary = 3 + len(counter().vocabulary_)
     backbone = keras_hub.models.BertBackbone(

@@ -1,18 +1,19 @@
-"""Class weights in the head and in partial fine-tuning, on lesions as unevenly as they come.
+"""Class weights in the head and in partial fine-tuning, on lesions with uneven classes.
 
     python tools/measure_finetuning.py  # about 5 minutes of one quiet core
 
-Writes data/results/finetuning.csv, which chapter 08_02 reads, a row a run, as it goes: what is
-there is not measured again, so it can be stopped at any time. `efficientnet_lite0` at 64 pixels on
-`lesions` (synthetic), whose largest class has 59 times the images of its smallest. The seed draws
-the training images, as many of each class as its share (at least two), and the head's first
-weights; all 3,600 are always the same.
+Writes data/results/finetuning.csv, which chapter 08_02 reads, one row per run, as it goes. Stored
+rows are not measured again, so it can be stopped at any time. `efficientnet_lite0` at 64 pixels on
+`lesions` (synthetic), whose largest class has 59 times as many images as the smallest. The seed
+draws the training images, in proportion to the classes (at least two of each), and the initial
+weights of the head; with all 3,600 images, only the weights.
 
-The head learns first, 200 steps at 3e-3, then 200 more with what `learns` says ("head": again the
-head), at 1e-4 in the last block (1e-3 ruins it); `weights` is 1 with class weights, so that every
-class counts as much as any other. AdamW, cosine decay, batches of 16, BatchNorm frozen. Columns:
-`validation` and `score` are balanced accuracy, `accuracy` is on test, and so are the last seven,
-the share of each class that is found; `seconds` those of training without tracing.
+The head is trained first for 200 steps at 3e-3. Then 200 more steps train what `learns` says
+("head": the head again), the last block at 1e-4 (1e-3 ruins it). `weights` is 1 with class weights,
+which make all classes count the same. AdamW, cosine decay, batches of 16, BatchNorm frozen.
+Columns: `validation` and `score` are balanced accuracy on validation and test data, `accuracy` is
+on test data, and so are the last seven columns, the share of each class that is recognised;
+`seconds` is the time of training without tracing.
 """
 
 import itertools
@@ -36,7 +37,7 @@ IMAGES, STEPS, BATCH, SEEDS = (300, 3600), 200, 16, range(5)
 
 
 class Learner:
-    """What is above `block4-5`, fed with the outputs of what is below, which never learns."""
+    """The part above `block4-5`; its inputs are the outputs of the part below, always frozen."""
 
     def __init__(self):
         model = tlk.add_head(tlk.load_backbone("efficientnet_lite0", 64), len(CLASSES), 0.2)
@@ -52,7 +53,7 @@ class Learner:
         self.traced = set()
 
     def train(self, x, y, learns: str, weights: bool, seed: int, steps: int = STEPS) -> float:
-        """Seconds of training, without those in which TensorFlow builds its graphs."""
+        """Train; return the seconds, without those in which TensorFlow builds its graphs."""
         if learns not in self.traced:
             self.traced.add(learns)
             self.train(x[:32], y[:32], learns, True, seed, steps=2)
@@ -73,7 +74,7 @@ def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
 
 
 def draw(x: np.ndarray, y: np.ndarray, images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """So many images, of every class its share, and at least two."""
+    """Draw about `images` images in proportion to the classes, at least two of each."""
     if images == len(y):
         return x, y
     rng = np.random.default_rng(seed)
@@ -85,7 +86,7 @@ def draw(x: np.ndarray, y: np.ndarray, images: int, seed: int) -> tuple[np.ndarr
 
 
 def measure(learner: Learner, data: dict, images: int, learns: str, weights: int, seed: int):
-    """data: what the learner is fed with, and labels."""
+    """Train and score a learner; `data` has its inputs and labels by split."""
     train = draw(*data["train"], images, seed)
     seconds = learner.train(*train, learns, bool(weights), seed)
     truth = {split: data[split][1] for split in ("validation", "test")}

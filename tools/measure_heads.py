@@ -1,27 +1,28 @@
-"""Which head pays on a frozen backbone, at how many labels.
+"""Which head is worth its cost on a frozen backbone, by number of labels.
 
     python tools/measure_heads.py              # about half an hour of one quiet core
     python tools/measure_heads.py --labels 30  # or a part; 0 is all labels
 
-Writes data/results/heads.csv, which chapter 08_03 reads, a row a run, as it goes: what is there is
-not measured again. Task `lesions` (synthetic) at 96 pixels. Every head reads the same stored
-outputs of the frozen `efficientnet_lite0` after block4-5, a map of 6 x 6 places and 112 channels.
+Writes data/results/heads.csv, which chapter 08_03 reads, one row per run, as it goes. Stored rows
+are not measured again. Task `lesions` (synthetic) at 96 pixels. Every head gets the same stored
+outputs of the frozen `efficientnet_lite0` after block4-5: a map of 6 x 6 positions, 112 channels.
 
 All heads have the same 400 steps of AdamW (cosine decay, no choice of epoch), the same batches of
-32, in which every class is as frequent as any other, and dropout of 0.2 before the last layer. The
-rate (of 3e-4, 1e-3, 3e-3, 1e-2) is chosen for each head and number of labels by the mean balanced
-accuracy on validation of two draws (of all labels, one) that are not used again (part "search");
-then five draws with that rate are tested (part "test"). The seed draws the labelled images, the
-first weights and the batches. (3e-2, tried for the first four heads at 30 labels, was never best.)
+32, in which all classes are equally frequent, and dropout of 0.2 before the last layer. The rate
+(3e-4, 1e-3, 3e-3 or 1e-2) is chosen for each head and number of labels by the mean balanced
+accuracy on validation data of two draws (one with all labels) that are not used again (part
+"search"). Then five draws are tested with that rate (part "test"). The seed draws the labelled
+images, the initial weights and the batches. (3e-2, tried for the first four heads at 30 labels, was
+never best.)
 
-Every channel of the map is brought to mean 0 and spread 1 over the training images (no label is
-needed for that). "GRU, raw map": without that. "shuffled": the same head on maps whose 36 places
-are in a random order, another for each image. These and the flattened MLP at 30 labels only.
+Every channel of the map is scaled to mean 0 and spread 1 over the training images, which needs no
+labels. "GRU, raw map" has no scaling. "shuffled" is the same head on maps whose 36 positions are in
+a random order, different for each image. These and the flattened MLP run at 30 labels only.
 
-Stored so far are 30 labels a class; the same command measures the rest.
+Results for 30 labels per class are stored so far; the same command measures the rest.
 
-Columns: `validation`, `score` balanced accuracy on 800 and 1,600 images (of a search, no score);
-`parameters` those of the head; `seconds` of its training, the map not counted.
+Columns: `validation` and `score`, balanced accuracy on 800 and 1,600 images (no score in a search);
+`parameters` of the head; `seconds` of its training, without computing the map.
 """
 
 import argparse
@@ -72,13 +73,13 @@ def convolution(x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def rows(x: keras.KerasTensor) -> keras.KerasTensor:
-    """A recurrent layer reads the map row by row, as a page."""
+    """Return the output of a recurrent layer that reads the map row by row, like a page."""
     return answer(layers.GRU(64)(layers.Reshape((PLACES[0], -1))(x)))
 
 
 @keras.saving.register_keras_serializable("tlkeras_tools")
 class Positions(layers.Layer):
-    """Adds to each token what is learned for its place."""
+    """Adds a learned vector to each token, one for each position."""
 
     def build(self, shape: tuple) -> None:
         self.table = self.add_weight(shape=shape[1:], initializer="random_normal")
@@ -88,7 +89,7 @@ class Positions(layers.Layer):
 
 
 def transformer(x: keras.KerasTensor) -> keras.KerasTensor:
-    """A block of a ViT over the 36 places: attention, then a small network for each place."""
+    """Apply a ViT block to the 36 positions: attention, then a small network per position."""
     tokens = Positions()(layers.Reshape((-1, CHANNELS))(x))
     seen = layers.LayerNormalization()(tokens)
     tokens += layers.MultiHeadAttention(4, CHANNELS // 4, dropout=0.1)(seen, seen)
@@ -113,7 +114,7 @@ CONTROLS = ("flattened MLP", "convolution, shuffled", "GRU, shuffled", "GRU, raw
 
 
 def maps() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of each split the outputs of the frozen blocks, and the labels."""
+    """Return the outputs of the frozen blocks and the labels, for each split."""
     task = tlk.load_task("lesions", image_size=96)
     backbone = tlk.load_backbone("efficientnet_lite0", image_size=96)
     below, _ = tlk.find_blocks(backbone).split("block4-5")
@@ -124,14 +125,14 @@ def maps() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def shuffled(x: np.ndarray) -> np.ndarray:
-    """The same maps, the places of each in an order of its own."""
+    """Return the same maps with the positions of each in a different random order."""
     flat = x.reshape(len(x), -1, CHANNELS)
     order = np.random.default_rng(0).random(flat.shape[:2]).argsort(axis=1)
     return np.take_along_axis(flat, order[..., None], axis=1).reshape(x.shape)
 
 
 class Learner:
-    """A head, traced once, that begins anew for each run."""
+    """A head that is traced once and reinitialised for each run."""
 
     def __init__(self, name: str):
         tensor = keras.Input((*PLACES, CHANNELS))
@@ -143,7 +144,7 @@ class Learner:
         self.parameters = self.model.count_params()
 
     def train(self, x: np.ndarray, y: np.ndarray, rate: float, seed: int) -> float:
-        """Seconds it took."""
+        """Train the head from new weights; return the seconds."""
         keras.utils.set_random_seed(seed)
         fresh = keras.Input(self.model.input_shape[1:])
         self.model.set_weights(keras.Model(fresh, self.build(fresh)).get_weights())
@@ -159,7 +160,7 @@ class Learner:
 
 
 def feeds() -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """What a head reads, by what follows the comma in its name."""
+    """Return the inputs of the heads, by the text after the comma in their names."""
     raw = maps()
     mean, spread = (f(raw["train"][0], axis=(0, 1, 2)) for f in (np.mean, np.std))
     data = {split: ((x - mean) / spread, y) for split, (x, y) in raw.items()}

@@ -1,13 +1,13 @@
-"""What can be read off each block of the ImageNet network, for three tasks.
+"""Scores of linear classifiers on each block of the ImageNet network, for three tasks.
 
     python tools/measure_layers.py    # about 3 minutes on 2 cores
 
-Writes data/results/layers.csv, which chapter 05 reads: a row a task, network, block and seed, as it
-goes; what is there is not measured again. The network is efficientnet_lite0 at 64 pixels; the seed
-draws 30 labelled images a class, and the weights of the untrained network. Scores are balanced
-accuracy on test images (of clothes on the first 1,000) of a linear classifier on the outputs of a
-block averaged over place, its strength chosen on (at most 400) validation images. Block "pixels":
-the image shrunk to 16 x 16.
+Writes data/results/layers.csv, which chapter 05 reads, one row per task, network, block and seed,
+as it goes. Stored rows are not measured again. The network is efficientnet_lite0 at 64 pixels. The
+seed draws 30 labelled images per class, and the weights of the untrained network. The score is
+balanced accuracy on test images (the first 1,000 of clothes) of a linear classifier on the outputs
+of a block averaged over positions, with a strength chosen on at most 400 validation images. Block
+"pixels" is the image reduced to 16 x 16.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def network(kind: str, seed: int) -> keras.Model:
 
 @cache
 def reader(kind: str, seed: int) -> tuple[list[str], keras.Model]:
-    """The names of all blocks, and a model that gives the outputs of each, averaged over place."""
+    """Return the names of all blocks, and a model that outputs each, averaged over positions."""
     backbone = network(kind, seed)
     blocks = tlk.find_blocks(backbone)
     scale, inside = backbone.layers[1:]
@@ -62,18 +62,21 @@ def reader(kind: str, seed: int) -> tuple[list[str], keras.Model]:
 
 @cache
 def outputs(kind: str, of: int, name: str, split: str, seed: int) -> list[np.ndarray]:
-    """Of the network `of`, on a split as `seed` draws it, a block each; pixels first."""
+    """Return outputs on a split drawn by `seed`, one array per block, pixels first.
+
+    `of` is the seed of the network's weights.
+    """
     images = splits(name, seed)[split][0]
     small = np.asarray(keras.ops.average_pool(images, SIZE // 16)).reshape(len(images), -1)
     return [small, *reader(kind, of)[1].predict(images, batch_size=128, verbose=0)]
 
 
 def probe(name: str, kind: str, seed: int) -> Iterator[tuple[str, float]]:
-    """(block, score), the strength of regularisation chosen on validation."""
+    """Yield (block, score), with the strength of regularisation chosen on validation data."""
     of = 0 if kind == "pretrained" else seed
     data = splits(name, seed)
     names = ["pixels", *reader(kind, of)[0]]
-    # Validation and test are the same whatever the seed: seen once by each network.
+    # Validation and test data do not depend on the seed, so each network sees them once.
     seen = {s: outputs(kind, of, name, s, seed if s == "train" else 0) for s in data}
     for place, block in enumerate(names):
         scale = StandardScaler().fit(seen["train"][place])

@@ -1,41 +1,41 @@
-"""What an image and a report know of a lesion, each alone and both together (section 1.8, no. 10).
+"""Classifying a lesion from an image, from a report, and from both (section 1.8, no. 10).
 
     python tools/measure_modalities.py            # about 10 minutes of one core
     python tools/measure_modalities.py features   # or only a part: features, bert, black
 
-Writes data/results/modalities.csv, which chapter 08_10 reads, a row a run, as it goes: what is
-there is not measured again. Task `lesions` (synthetic; its reports are made of stock phrases), 30
-labels a class, or all 3,600 (0).
+Writes data/results/modalities.csv, which chapter 08_10 reads, one row per run, as it goes. Stored
+rows are not measured again. Task `lesions` (synthetic; its reports are made of stock phrases), with
+30 labels per class, or all 3,600 (0).
 
-The image is what two blocks of the frozen `efficientnet_lite0` put out at 96 pixels, averaged over
-the places: 192 numbers, each brought to mean 0 and spread 1 over the training images. The report is
-a bag of words: which of the words of the training reports are in it (multi-hot), or with weights
-(tf-idf). A modality that is missing is all zeros.
+The image is represented by the outputs of two blocks of the frozen `efficientnet_lite0` at 96
+pixels, averaged over positions: 192 numbers, each scaled to mean 0 and spread 1 over the training
+images. The report is a bag of words, with entries of 0 and 1 (multi-hot) or with weights (tf-idf).
+A missing modality is all zeros.
 
 - features: the same small network (dropout 0.2, 64 hidden units, a Dense layer) on the image, on
-  the report, and on both side by side ("early"). "modality dropout": the same, and in training each
+  the report, and on both concatenated ("early"). "modality dropout": the same, but in training each
   modality is set to zero for a share of the examples (`strength`), by `keras.layers.Dropout` with
-  one draw for all numbers of an example; "no scaling": by a layer that does not enlarge what is
-  left; "plain dropout": number by number. "late": the mean of the two networks' log-probabilities.
-  "shuffled": early, trained and tested with reports of other patients. "leak": early, and in
-  training and validation every report names the class (with a strength: and modality dropout).
+  one draw per example; "no scaling": by a layer that does not scale up the rest; "plain dropout":
+  each number separately. "late": the mean log-probabilities of the two networks. "shuffled": early,
+  trained and tested with reports of other patients. "leak": early, but in training and validation
+  data every report names the class (with a strength: also with modality dropout).
 - bert: KerasHub's BertBackbone (2 layers of width 64, 2 heads), from random weights, on the words
-  in their order. It is slow: one draw for the search, at 30 labels, and three for the test.
+  in order. It is slow: one draw for the search, at 30 labels, and three for the test.
 
 All have 400 steps of AdamW (cosine decay, no choice of epoch) and the same batches of 32, in which
-every class is as frequent as any other. The rate is chosen for each method, strength and number of
-labels among 1e-3, 3e-3 and 1e-2 (of bert 3e-4, 1e-3, 3e-3) by mean balanced accuracy on validation
-of two draws (of all labels, one) that are not used again (part "search"); then five draws are
-tested (part "test"). Columns, balanced accuracies: `validation`, `score`; `no_image`, `no_report`:
-tested with that modality missing; `strangers`: tested with reports of other patients. `seconds` of
-one core, of training alone.
+all classes are equally frequent. The rate is chosen for each method, strength and number of labels
+among 1e-3, 3e-3 and 1e-2 (for bert 3e-4, 1e-3, 3e-3) by mean balanced accuracy on validation data
+of two draws (one with all labels) that are not used again (part "search"). Then five draws are
+tested (part "test"). Columns of balanced accuracy: `validation`, `score`; `no_image` and
+`no_report`, tested without that modality; `strangers`, tested with reports of other patients.
+`seconds` is CPU time of training only.
 
-Part "black": `score` of "early" and of "modality dropout", trained as above, where the missing
-image is fed as a black picture instead of zeros.
+Part "black": `score` of "early" and "modality dropout", trained as above, when the missing image is
+replaced by a black image instead of zeros.
 
-Parts "recall" (a row a class, in `method` after the colon) and "overlap" (the share that both, only
-the image, only the report or neither got right, all classes weighing the same) are of the test
-draws of the image and the report alone, and of "early".
+Parts "recall" (one row per class, which is after the colon in `method`) and "overlap" (the share
+that both, only the image, only the report or neither got right, with equal weight for all classes)
+come from the test draws of the image and the report alone; "recall" also from "early" and "late".
 """
 
 import argparse
@@ -82,7 +82,7 @@ layers = keras.layers
 
 @cache
 def read() -> tuple[keras.Model, np.ndarray, np.ndarray]:
-    """The network up to the features; their mean and spread over the training images."""
+    """Return the network up to the features, and their mean and spread over training images."""
     reader = pooled_reader("efficientnet_lite0", 96)
     images = tlk.load_task("lesions", image_size=96).arrays("train")[0]
     x = reader.predict(images, 100, verbose=0)
@@ -91,7 +91,7 @@ def read() -> tuple[keras.Model, np.ndarray, np.ndarray]:
 
 @cache
 def raw() -> dict[str, tuple[np.ndarray, ...]]:
-    """Of each split features of the images, reports, labels."""
+    """Return features of the images, reports and labels for each split."""
     task, (reader, mean, spread), found = tlk.load_task("lesions", image_size=96), read(), {}
     for split in SPLITS:
         images, reports, labels = task.arrays(split, "image", "report", "label")
@@ -101,7 +101,7 @@ def raw() -> dict[str, tuple[np.ndarray, ...]]:
 
 @cache
 def words(mode: str, leak: bool = False) -> dict[str, np.ndarray]:
-    """The reports as numbers; with a leak, those of training and validation name the class."""
+    """Return the reports as numbers; with a leak, training and validation ones name the class."""
     texts = {split: raw()[split][1] for split in SPLITS}
     if leak:
         for split in ("train", "validation"):
@@ -130,7 +130,7 @@ def inputs(method: str, split: str) -> list[np.ndarray]:
 
 @cache
 def black() -> np.ndarray:
-    """What the frozen blocks make of a black picture, as in `raw`."""
+    """Return the features of a black image, scaled as in `raw`."""
     reader, mean, spread = read()
     return (reader.predict(np.zeros((1, 96, 96, 3)), verbose=0) - mean) / spread
 
@@ -140,7 +140,7 @@ def black() -> np.ndarray:
 
 @keras.saving.register_keras_serializable("tlkeras_tools")
 class Unscaled(layers.Layer):
-    """Sets a share of the examples to zero in training, and leaves the others as they are."""
+    """Sets a share of the examples to zero in training, without scaling up the others."""
 
     def __init__(self, share: float):
         super().__init__()
@@ -185,7 +185,7 @@ def network(method: str, strength: float) -> keras.Model:
 
 
 class Cosine(keras.optimizers.schedules.LearningRateSchedule):
-    """From `start`, which may be set anew, to zero."""
+    """Cosine decay to zero from `start`, a variable that can be changed."""
 
     def __init__(self) -> None:
         self.start = keras.Variable(1e-3, trainable=False)
@@ -196,7 +196,7 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Learner:
-    """A network, traced once, that begins anew for each run."""
+    """A network that is traced once and reinitialised for each run."""
 
     def __init__(self, method: str, strength: float):
         self.method, self.strength = method, strength
@@ -214,7 +214,7 @@ class Learner:
         self.model.fit(x, raw()["train"][2][some], BATCH, shuffle=False, verbose=0)
 
     def train(self, count: int, rate: float, seed: int) -> float:
-        """Seconds of one core."""
+        """Train from new weights; return the CPU seconds."""
         keras.utils.set_random_seed(seed)
         self.model.set_weights(network(self.method, self.strength).get_weights())
         forget(self.model.optimizer)
@@ -232,7 +232,7 @@ class Learner:
         self, split: str, image: np.ndarray | None = None, without: int | None = None,
         strangers: bool = False,
     ) -> np.ndarray:  # fmt: skip
-        """Log-probabilities; `without` the image (0) or the report (1), or with another image."""
+        """Return log-probabilities, `without` image (0) or report (1), or with another image."""
         x = list(inputs(self.method, split))
         if image is not None:
             x[0] = np.repeat(image, len(x[1]), axis=0)
@@ -245,7 +245,7 @@ class Learner:
 
 
 def judged(found: dict[str, np.ndarray]) -> dict[str, float]:
-    """`validation`, and other columns, which are of the test."""
+    """Return balanced accuracies: `validation` on that split, other columns on test data."""
     return {
         column: balanced_accuracy_score(
             raw()["validation" if column == "validation" else "test"][2], answers.argmax(axis=1)
@@ -301,7 +301,7 @@ def late() -> None:
 
 
 def put_together(count: int, seed: int) -> Iterator[tuple[tuple, dict]]:
-    """Rows from the two networks that are on their own; and what each got right."""
+    """Yield rows of "late", made from the two single networks, and of recall and overlap."""
     names, answers, seconds = ("image", "report, multi-hot", "early"), {}, 0.0
     learners = {name: kept_learner(name, 0) for name in names}
     for name, learner in learners.items():

@@ -1,20 +1,20 @@
-"""Several tasks from one network, against a network each (section 1.8, no. 7).
+"""Several tasks in one network, compared with one network per task (section 1.8, no. 7).
 
     python tools/measure_multitask.py   # about 15 minutes of one core
 
-Writes data/results/multitask.csv, which chapter 08_07 reads: a row a run, as it goes; what is there
-is not measured again. `lesions` (synthetic), 64 pixels: type, malignant or benign, mask of the
-boundary. 30 (or 5) training pictures of each type have all three labels, all 3,600 the other two.
-Scores on test: balanced accuracy of the type, AUC of malignant, mean Dice and IoU of the masks over
-pictures. Maps of the frozen `efficientnet_lite0` at three depths are computed once and kept in the
-folder for temporary files.
+Writes data/results/multitask.csv, which chapter 08_07 reads, one row per run, as it goes. Stored
+rows are not measured again. `lesions` (synthetic), 64 pixels: type, malignant or benign, mask of
+the lesion. 30 (or 5) training images of each type have all three labels, and all 3,600 have the
+other two. Scores on test data: balanced accuracy of the type, AUC of malignant, mean Dice and IoU
+of the masks over images. Maps of the frozen `efficientnet_lite0` at three depths are computed once
+and kept in the folder for temporary files.
 
-- heads: a shared convolution on the maps and a head for each of `tasks`, with the losses weighing
-  1:1:1 or 1:1:100 (in the order of TASKS), or weights that are learned (Kendall, Gal and Cipolla
-  2018). Every half batch with types is the same whoever is beside it.
+- heads: a shared convolution on the maps and a head for each of `tasks`, with losses weighted
+  1:1:1 or 1:1:100 (in the order of TASKS), or with learned weights (Kendall, Gal and Cipolla 2018).
+  The half batches with types do not depend on the other tasks.
 - equal cost: one network with about the training time of the three single ones.
-- block: block4-5 of the network learns too, from the first step or from half of them on, at the
-  rate of the heads.
+- block: block4-5 of the network learns too, from the first step or from the middle of training on,
+  at the rate of the heads.
 """
 
 import argparse
@@ -38,11 +38,11 @@ ROWS = Rows(
     ("type", "malignant", "dice", "iou", "seconds", "parameters"),
 )  # fmt: skip
 TASKS = ("type", "malignant", "mask")
-CUTS = ("block2", "block3", "block4-5")  # 16x16x24, 8x8x40, 4x4x112 numbers a picture
+CUTS = ("block2", "block3", "block4-5")  # 16x16x24, 8x8x40, 4x4x112 numbers per image
 SIDE, CLASSES, LABELS, FEW = 64, 7, 30, 5
 STEPS, LONGER, BLOCK_STEPS, HALF, RATE = 150, 220, 60, 32, 2e-3
-SPEED = 10  # of the learned weights: at the rate of all others they would hardly move
-SEEDS = range(10, 15)  # 0 to 2 were used while rate and steps were chosen, on validation
+SPEED = 10  # factor for the learned loss weights, which hardly move at the common rate
+SEEDS = range(10, 15)  # 0 to 2 were used to choose rate and steps, on validation data
 
 
 @cache
@@ -56,7 +56,7 @@ def data(split: str) -> dict[str, np.ndarray]:
 
 @cache
 def maps(split: str) -> tuple[np.ndarray, ...]:
-    """The frozen network's maps at three depths, kept for later runs."""
+    """Return the frozen network's maps at three depths; they are stored for later runs."""
     store = Path(tempfile.gettempdir()) / f"multitask_{split}.npz"
     if not store.exists():
         backbone = tlk.load_backbone("efficientnet_lite0", SIDE)
@@ -69,10 +69,12 @@ def maps(split: str) -> tuple[np.ndarray, ...]:
 
 
 class Batches(keras.utils.PyDataset):
-    """Of each batch one half has every label (all types equally often), the other what `rest` has.
+    """Batches: one half has all labels (all types equally often), the other those of `rest`.
 
-    labelled: places of pictures with all labels. rest: tasks whose labels all pictures have; with
-    "" the other half is drawn from the labelled pictures, too.
+    Args:
+        labelled: indices of the images with all labels.
+        rest: tasks whose labels all images have. If empty, the second half is also drawn from the
+            labelled images.
     """
 
     def __init__(self, tasks, labelled, rest, steps, seed):
@@ -101,7 +103,7 @@ class Batches(keras.utils.PyDataset):
             if not there:
                 weights[task][HALF:] = 0
                 weights[task] *= len(here) / HALF
-            if task == "mask":  # a loss for every row of its pixels, a weight for every picture
+            if task == "mask":  # its loss has a value per row of pixels, weights one per image
                 weights[task] = weights[task][:, None]
         return tuple(part[here] for part in maps("train")), truth, weights
 
@@ -123,7 +125,7 @@ class LogVariances(layers.Layer):
 
 
 def heads(shallow, middle, deep, tasks):
-    """One map that all tasks read, and a head each."""
+    """Return the outputs of one head per task, all on one shared map."""
     x = layers.UpSampling2D(2)(layers.Conv2D(32, 1)(deep))
     x = layers.Concatenate()([x, middle])
     shared = layers.Conv2D(48, 3, padding="same", activation="relu", name="shared")(x)
@@ -149,7 +151,7 @@ def statistics():
 
 @cache
 def upper_block() -> tuple[keras.Model, list[np.ndarray]]:
-    """block4-5, from the map of block3 to its own, BatchNorm for good as it is; its weights."""
+    """Return block4-5, from the map of block3 to its own, with frozen BatchNorm; its weights."""
     backbone = tlk.load_backbone("efficientnet_lite0", SIDE)
     blocks = tlk.find_blocks(backbone)
     block = keras.Model(blocks["block3"].cut, blocks["block4-5"].cut)
@@ -160,7 +162,10 @@ def upper_block() -> tuple[keras.Model, list[np.ndarray]]:
 
 
 def build(tasks, weighting, opened=False):
-    """A model from the three maps to a dictionary of logits; `opened`: from the first two."""
+    """Return a model from the three maps to a dictionary of logits, and its compile options.
+
+    With `opened`, block4-5 is part of the model and computes the third map from the second.
+    """
     inputs = [keras.Input(part.shape[1:]) for part in maps("train")]
     read = [*inputs[:2], upper_block()[0](inputs[1])] if opened else inputs
     scaled = [
@@ -203,7 +208,7 @@ def score(model, split) -> dict[str, float]:
 
 
 def learn(tasks, labels, seed, weighting="1:1:1", steps=STEPS, scarce=False) -> dict:
-    """On frozen maps. scarce: the pictures with a type are all there are."""
+    """Train and score heads on frozen maps. With `scarce`, only images with a type are used."""
     rest = [] if scarce else [task for task in tasks if task != "type"]
     keras.utils.set_random_seed(seed)
     model, options = build(tasks, weighting)
@@ -221,7 +226,7 @@ def count(model) -> int:
 
 
 def open_block(tasks, seed, heads_first) -> dict:
-    """block4-5 learns too: from the first step, or after half of the steps."""
+    """Train and score with block4-5 learning too, from the first step or after half of them."""
     keras.utils.set_random_seed(seed)
     block, start = upper_block()
     block.set_weights(start)
@@ -246,7 +251,7 @@ def open_block(tasks, seed, heads_first) -> dict:
 
 
 def runs() -> Iterator[tuple]:
-    """Key of a row, and what makes the rest of it, a function and its arguments."""
+    """Yield the key of each row, and the function and arguments that measure it."""
     pairs = [("type",), ("malignant",), ("mask",), ("type", "malignant"), ("type", "mask"), TASKS]
     for seed in SEEDS:
         for tasks in pairs:

@@ -1,13 +1,13 @@
-"""How often the doctor is right: faults made on purpose, and healthy runs, over tasks and seeds.
+"""How often `tlk.diagnose` is right: deliberate faults and healthy runs, over tasks and seeds.
 
     python tools/measure_pitfalls.py      # about 15 minutes of one core
 
-Writes data/results/pitfalls.csv, which chapter 09 reads, a row a run, as it goes: what is there is
-not measured again, so it can be stopped at any time. `glyph_resnet_small`, which knows printed
-letters, at 32 pixels, 30 labels a class; for BatchNorm `efficientnet_lite0` at 64, 10 labels. The
-seed draws labels and first weights. `fault`: what was done; "none 1" to
-"none 4": nothing, in four ways of training. `wanted`: the symptom that should be found. `found`:
-those that were, separated by semicolons. `validation`: accuracy at the end.
+Writes data/results/pitfalls.csv, which chapter 09 reads, one row per run, as it goes. Stored rows
+are not measured again, so it can be stopped at any time. `glyph_resnet_small`, trained on printed
+letters, at 32 pixels with 30 labels per class; for BatchNorm `efficientnet_lite0` at 64 pixels with
+10 labels. The seed draws labels and initial weights. `fault` is what was done; "none 1" to "none 4"
+are four ways of training without a fault. `wanted` is the symptom that should be found, `found`
+those that were, separated by semicolons. `validation` is the accuracy at the end.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def dimmed(data: Data) -> Data:
     return {split: (x / 255, y) for split, (x, y) in data.items()}
 
 
-# What is done, to which data, and what should be found; "": nothing.
+# The plan, the change to the data, and the symptom that should be found; "": none.
 FAULTS: dict[str, tuple[tlk.Plan, Callable[[Data], Data] | None, str]] = {
     "rate ten times too high": (two_stage(3e-2, blocks=3), None, DROP),
     "wrong labels learned by heart": (
@@ -98,7 +98,7 @@ FAULTS: dict[str, tuple[tlk.Plan, Callable[[Data], Data] | None, str]] = {
 
 def measure(task: str, fault: str, seed: int) -> dict[str, Any]:
     plan, change, wanted = FAULTS[fault]
-    norms = "BatchNorm" in fault  # there ImageNet's network, whose momentum is 0.9 and not 0.99
+    norms = "BatchNorm" in fault  # use ImageNet's network, whose momentum is 0.9 rather than 0.99
     network, side = ("efficientnet_lite0", 64) if norms else ("glyph_resnet_small", 32)
     loaded = tlk.load_task(task, 10 if norms else 30, seed, side)
     data = {split: loaded.arrays(split) for split in ("train", "validation")}
@@ -126,7 +126,7 @@ def measure(task: str, fault: str, seed: int) -> dict[str, Any]:
 def main() -> None:
     for seed, task, fault in product(SEEDS, TASKS, FAULTS):
         if task == "clothes" and fault == "none 2":
-            continue  # letters do not fit clothes: a head alone is no healthy choice
+            continue  # features of letters do not suit clothes: a head alone is not a healthy run
         ROWS.once((task, fault, seed), measure, task, fault, seed)
 
 

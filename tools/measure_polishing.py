@@ -1,21 +1,21 @@
-"""A new task, or the old one narrowed: which head, and how much of the network, like for like.
+"""A new task, or a narrower version of the old one: which head, and how much of the network learns.
 
-    python tools/measure_polishing.py      # about 10 minutes on 2 cores; goes on where it stopped
+    python tools/measure_polishing.py      # about 10 minutes on 2 cores; continues where it stopped
 
-Writes data/results/polishing.csv, which chapter 03 reads: a row a (task, head, learns, rate, seed).
-One network that names clothes (`efficientnet_lite0` up to block4-5 at 64 pixels, its head trained
-on 100 photographs a class) is put to two uses: on `lesions` (a new task; synthetic) and on other
-clothes as a camera smears them over a moving belt (the old task, narrower; real photographs, the
-smear is ours). Both with five labelled images of each class.
+Writes data/results/polishing.csv, which chapter 03 reads, one row per (task, head, learns, rate,
+seed). One network that classifies clothes (`efficientnet_lite0` up to block4-5 at 64 pixels, its
+head trained on 100 photographs per class) is used for two tasks: `lesions` (a new task; synthetic),
+and other clothes with motion blur, as on a moving belt (the old task, narrower; real photographs
+with synthetic blur). Both have five labelled images of each class.
 
-Every cell has the same: 100 steps of 16 images, AdamW at a constant rate, the rate out of RATES
-that does best on validation with a draw of its own. What differs is the head it starts with (the
-old one, whose first answers are renamed on lesions, or a new one) and what learns (the head alone,
-or all blocks with BatchNorm frozen). What learns "nothing" is the network as it is.
+All runs have 100 steps of 16 images and AdamW at a constant rate, the one of RATES that is best on
+validation data with a separate draw. They differ in the head at the start (the old one, whose first
+outputs stand for the classes of lesions, or a new one) and in what learns (the head alone, or all
+blocks with BatchNorm frozen). "nothing" is the network without training.
 
-Columns: score, balanced accuracy on test (clothes: every other image; lesions: at most 50 of a
-class); `clothes`, the same on clothes as they were, read by the old head on the blocks as they are
-afterwards; seconds of training.
+Columns: `score`, balanced accuracy on test data (clothes: every other image; lesions: at most 50
+per class); `clothes`, the same on the original clothes, with the trained blocks and the old head
+(as trained, if the run started with it); `seconds` of training.
 """
 
 import time
@@ -41,14 +41,14 @@ Data = tuple[np.ndarray, np.ndarray]
 
 
 def on_the_belt(images: np.ndarray) -> np.ndarray:
-    """The images as a camera takes them while they pass: smeared sideways."""
+    """Return the images with a horizontal motion blur, as if they moved past a camera."""
     side = SMEAR // 2
     wide = np.pad(images, ((0, 0), (0, 0), (side, side), (0, 0)), mode="edge")
     return np.mean([wide[:, :, i : i + SIZE] for i in range(SMEAR)], axis=0)
 
 
 def first(data: Data, count: int, after: int = 0) -> Data:
-    """So many images of each class, those that come first in the split."""
+    """Return the first `count` images of each class in the split, after skipping `after`."""
     members = [np.flatnonzero(data[1] == c)[after : after + count] for c in np.unique(data[1])]
     chosen = np.concatenate(members)
     return data[0][chosen], data[1][chosen]
@@ -60,7 +60,7 @@ def network() -> keras.Model:
 
 
 class Trained:
-    """A network with a head of so many answers, compiled once for all runs of a kind."""
+    """A network with a head of `answers` outputs, compiled once for all runs of a kind."""
 
     def __init__(self, answers: int, learns: str):
         keras.utils.set_random_seed(0)
@@ -76,7 +76,7 @@ class Trained:
         self.part.compile(keras.optimizers.AdamW(1e-3), loss)
 
     def fit(self, data: Data, rate: float, seed: int, head: list | None, steps: int = STEPS):
-        """Trains from the first weights, with the given head or a new one; the seconds it took."""
+        """Train from the initial weights, with the given head or a new one; return the seconds."""
         keras.utils.set_random_seed(seed)
         self.model.set_weights(self.start)
         kernel, bias = self.model.layers[-1].get_weights()
@@ -93,7 +93,7 @@ class Trained:
         return time.perf_counter() - started
 
     def score(self, data: Data, head: list | None = None) -> float:
-        """Balanced accuracy in [0, 1]; with the given head instead of its own, if there is one."""
+        """Return balanced accuracy in [0, 1], with the given head instead of its own if any."""
         pooled = self.below.predict(data[0], batch_size=100, verbose=0)
         kernel, bias = head or self.model.layers[-1].get_weights()
         found = (pooled @ np.asarray(kernel) + np.asarray(bias)).argmax(axis=1)

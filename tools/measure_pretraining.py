@@ -1,34 +1,35 @@
-"""Self-supervised pretraining on unlabelled target pictures, on from ImageNet (section 1.10).
+"""Self-supervised pretraining on unlabelled target images, starting from ImageNet (section 1.10).
 
     python tools/measure_pretraining.py           # about a quarter of an hour of one core
     python tools/measure_pretraining.py probe     # or a part: pretrain, probe, tune
 
-Writes data/results/pretraining.csv, which chapter 10_3 reads, a row a run, as it goes: what is
-there is not measured again. Task `lesions` (synthetic) at 64 pixels; of 3,600 training pictures
-nobody says what they are, but which show the same lesion.
+Writes data/results/pretraining.csv, which chapter 10_3 reads, one row per run, as it goes. Stored
+rows are not measured again. Task `lesions` (synthetic) at 64 pixels. For the 3,600 training images
+it is known which of them show the same lesion, but not its class.
 
-`efficientnet_lite0` up to block4-5 is frozen, its outputs are stored: of each picture and of three
-views of it (turned, flipped, zoomed up to 40 %, other brightness and contrast). The blocks above
-learn; BatchNorm keeps its statistics. SimCLR (temperature 0.1), 60 steps of 48 pairs, AdamW with
-cosine decay, is what pretrains them (`method`):
+`efficientnet_lite0` up to block4-5 is frozen, and its outputs are stored, for each image and for
+three views of it (rotated, flipped, zoomed by up to 40 %, other brightness and contrast). The
+blocks above learn; BatchNorm keeps its statistics. They are pretrained by SimCLR (temperature 0.1)
+with 60 steps of 48 pairs, AdamW and cosine decay. `method` says what the pairs are:
 
-- views: two views of one picture; lesion pairs: one each of two pictures of one lesion, where it
-  has several, else of one picture; random pairs: of two pictures at random, the control.
-- ImageNet: no pretraining. whitened: nor here, but the probe's features are divided by the root of
-  how they scatter within a lesion (closed form); whitened, random pairs: within made-up lesions.
+- views: two views of one image; lesion pairs: views of two images of one lesion if it has several,
+  else of one image; random pairs: views of two random images, the control.
+- ImageNet: no pretraining. whitened: no pretraining either, but the probe's features are divided by
+  the square root of their scatter within lesions (closed form); whitened, random pairs: the same
+  with randomly assigned lesions.
 
-Part "pretrain": `seconds`, and the mean cosine of partners and of others at its end. The rate (of
-1e-4, 1e-3) is chosen on validation for lesion pairs and taken for all.
-Part "probe": a logistic regression on what `depth` puts out, averaged over place; its strength is
-chosen on validation by three draws that are not used again, for each method, depth and number of
-labels.
-Part "tune": the same blocks and a new head learn from the labels, 40 steps of 32 views (AdamW,
-cosine decay); the rate (of 3e-4, 1e-3) is chosen on validation for "ImageNet", at ten labels, and
-taken for all. "ImageNet, longer": 180 steps more, so that as many pictures went through the network
-as in pretraining and tuning; "lesion pairs, longer": after pretraining as many steps as that.
+Part "pretrain": `seconds`, and the mean cosine of partners and of others at the end. The rate (1e-4
+or 1e-3) is chosen on validation data for lesion pairs and used for all.
+Part "probe": logistic regression on the outputs of `depth`, averaged over positions. Its strength
+is chosen on validation data by three draws that are not used again, for each method, depth and
+number of labels.
+Part "tune": the same blocks and a new head learn from the labels, with 40 steps of 32 views (AdamW,
+cosine decay). The rate (3e-4 or 1e-3) is chosen on validation data for "ImageNet" at ten labels and
+used for all. "ImageNet, longer" has 180 more steps, so that as many images go through the network
+as in pretraining and tuning together; "lesion pairs, longer" has as many steps after pretraining.
 
-Three seeds, each with its own pretraining and its own draw of labels. `score` is balanced accuracy
-on 1,600 test pictures, `validation` on 800; `seconds` of one core.
+Three seeds, each with its own pretraining and draw of labels. `score` is balanced accuracy on 1,600
+test images, `validation` on 800 validation images; `seconds` is CPU time.
 """
 
 import argparse
@@ -51,7 +52,7 @@ ROWS = Rows(
     "pretraining", ("part", "method", "depth", "labels_per_class", "rate", "seed"),
     ("validation", "score", "partners", "others", "seconds"),
 )  # fmt: skip
-KEPT = ROOT / "build" / "pretraining"  # weights and stored outputs, so that a killed run goes on
+KEPT = ROOT / "build" / "pretraining"  # weights and stored outputs, to continue a killed run
 SPLITS = ("train", "validation", "test")
 PRETRAINED = ("views", "lesion pairs", "random pairs")
 CLOSED = ("whitened", "whitened, random pairs")
@@ -70,14 +71,14 @@ layers = keras.layers
 
 @cache
 def named(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and lesions."""
+    """Return the labels and the lesions of a split."""
     labels, lesions = tlk.load_task("lesions").arrays(split, "label", "lesion")
     return labels, np.unique(lesions, return_inverse=True)[1]
 
 
 @cache
 def network() -> tuple[keras.Model, keras.Model]:
-    """What is frozen, and what learns."""
+    """Return the frozen part and the part that learns."""
     blocks = tlk.find_blocks(tlk.load_backbone("efficientnet_lite0", SIDE))
     below, above = blocks.split("block4-5")
     for layer in above.layers[-1].layers:
@@ -88,7 +89,7 @@ def network() -> tuple[keras.Model, keras.Model]:
 
 @cache
 def maps() -> dict[str, np.ndarray]:
-    """Outputs of the frozen blocks: of a split, and of the views of the training pictures."""
+    """Return outputs of the frozen blocks, for each split and for views of the training images."""
     path = KEPT / "maps.npz"
     if path.exists():
         return dict(np.load(path))
@@ -114,7 +115,7 @@ def maps() -> dict[str, np.ndarray]:
 
 
 class Cosine(keras.optimizers.schedules.LearningRateSchedule):
-    """From `rate` to zero; both can be set anew without tracing again."""
+    """Cosine decay from `rate` to zero; rate and steps can be changed without retracing."""
 
     def __init__(self) -> None:
         self.rate, self.steps = keras.Variable(1e-3), keras.Variable(1.0)
@@ -147,7 +148,7 @@ def learner() -> contrastive.SimCLR:
 
 
 def pairs(method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two views each, of one picture or of two."""
+    """Return the first and the second view of each pair, of one image or of two."""
     rng, (_, lesions), views = np.random.default_rng(seed), named("train"), maps()["views"]
     first = in_passes(len(views), STEPS * PAIRS, rng)
     second, one = first.copy(), rng.integers(VIEWS, size=len(first))
@@ -184,7 +185,7 @@ def pretrain(method: str, rate: float, seed: int) -> dict[str, float]:
 
 
 def load(method: str, rate: float, seed: int) -> None:
-    """Puts weights into the blocks that learn."""
+    """Load the weights of a pretraining into the blocks that learn."""
     if method not in PRETRAINED:
         return network()[1].set_weights(imagenet())
     with np.load(KEPT / f"{method}-{rate:g}-{seed}.npz") as kept:
@@ -202,7 +203,7 @@ def reader() -> keras.Model:
 
 @lru_cache(maxsize=len(SEEDS))
 def features(method: str, rate: float, seed: int) -> dict[tuple[str, str], np.ndarray]:
-    """Of a depth and a split, with mean 0 and spread 1 over the training pictures."""
+    """Return features by depth and split, with mean 0 and spread 1 over the training images."""
     load(method, rate, seed)
     found = {}
     for split in SPLITS:
@@ -236,7 +237,7 @@ def whitening(x: np.ndarray, method: str, seed: int) -> np.ndarray:
 
 
 def probe(network: tuple, depth: str, count: int, strength: float, seed: int) -> dict[str, float]:
-    """network: method, rate and seed of the pretraining."""
+    """Fit and score a probe; `network` is method, rate and seed of the pretraining."""
     read = features(*network)
     some = drawn(named("train")[0], count, seed)
     clock = time.process_time()
@@ -267,7 +268,7 @@ def classifier() -> keras.Model:
 
 
 def tune(method: str, rate: float, own: float, count: int, seed: int) -> dict[str, float]:
-    """rate: of tuning. own: of the pretraining."""
+    """Tune and score a network; `rate` is that of tuning, `own` that of the pretraining."""
     load(method.removesuffix(", longer"), own, seed if seed in SEEDS else SEEDS[0])
     model, labels, views = classifier(), named("train")[0], maps()["views"]
     steps = TUNING + (LONGER if method.endswith("longer") else 0)
@@ -277,7 +278,7 @@ def tune(method: str, rate: float, own: float, count: int, seed: int) -> dict[st
     kernel.assign(rng.normal(0, 0.02, kernel.shape))
     bias.assign(np.zeros(bias.shape))
     renew(model, rate, steps)
-    order = rng.choice(drawn(labels, count, seed), steps * BATCH)  # of each class as many labels
+    order = rng.choice(drawn(labels, count, seed), steps * BATCH)  # all classes equally frequent
     view = rng.integers(VIEWS, size=len(order))
     clock = time.process_time()
     model.fit(views[order, view].astype("float32"), labels[order], BATCH, shuffle=False, verbose=0)
@@ -294,7 +295,7 @@ def tune(method: str, rate: float, own: float, count: int, seed: int) -> dict[st
 
 
 def all_pretrained() -> float:
-    """The rate of all pretrainings."""
+    """Run all pretrainings; return their rate."""
     method = "lesion pairs"
     for rate in RATES:
         args = (method, rate, SEEDS[0])

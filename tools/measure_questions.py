@@ -1,21 +1,21 @@
-"""What, when and how to transfer: probes at every depth, and training from what is kept.
+"""What, when and how to transfer: probes at every depth, and training from pretrained weights.
 
-    python tools/measure_questions.py        # about 20 minutes on 2 cores, goes on where it ended
-    python tools/measure_questions.py "lesions, grey"    # one target only
+    python tools/measure_questions.py        # about 20 minutes on 2 cores, continues where it ended
+    python tools/measure_questions.py "lesions, grey"    # probes and training of one target only
 
-Writes data/results/questions.csv, which chapter 02 reads. All with 30 labels a class; scores are
-balanced accuracy on test. A seed draws the labels, and the random weights of the letters' network.
-What is chosen (how strongly a probe is regularised, the learning rate) is chosen on validation,
-with a draw of labels of its own.
+Writes data/results/questions.csv, which chapter 02 reads. All runs have 30 labels per class; scores
+are balanced accuracy on test data. A seed draws the labels, and the random weights of the letters
+network. Choices (the strength of a probe's regularisation, the learning rate) are made on
+validation data with a separate draw of labels.
 
 - probe: a linear classifier on the outputs of each block of a network: "letters" (glyph_resnet, 32
-  pixels), "ImageNet" (efficientnet_lite0, 64 pixels), and both untrained (ImageNet's once); on
-  pixels; and on six numbers about colour (mean and standard deviation of red, green and blue).
-  "lesions, grey" are the lesions without their colour.
-- training: all of the letters' network is trained for 20 epochs, by the same plan. Only the weights
-  that its backbone starts from differ. Five seeds; eight on lesions, where the two come out closer.
-- tint: the share of the variance of new lesions' mean colour (brightness taken out) that a linear
-  fit on the outputs of each block finds, in all networks of the course, pretrained and random.
+  pixels), "ImageNet" (efficientnet_lite0, 64 pixels), and both untrained (ImageNet with one seed);
+  on pixels; and on six numbers about colour (mean and standard deviation of red, green and blue).
+  "lesions, grey" are the lesions without colour.
+- training: the whole letters network is trained for 20 epochs with the same settings. Only the
+  initial weights of its backbone differ. Five seeds; eight on lesions, where the two are closer.
+- tint: the share of the variance of new lesions' mean colour (without brightness) that a linear
+  fit on the outputs of each block explains, for all networks of the course, pretrained and random.
 """
 
 import sys
@@ -48,7 +48,7 @@ STRENGTHS, RATES = (1e-2, 0.1, 1.0), (1e-3, 3e-3)
 
 @cache
 def arrays(target: str, split: str, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels; of train, the 30 of each class that the seed draws."""
+    """Return images and labels of a split; for train, 30 of each class drawn by the seed."""
     name, _, grey = target.partition(", ")
     images, labels = tlk.load_task(name, LABELS, seed, image_size=size).arrays(split)[:2]
     if grey:
@@ -57,7 +57,7 @@ def arrays(target: str, split: str, seed: int = 0, size: int = 32) -> tuple[np.n
 
 
 def reader(backbone: keras.Model) -> keras.Model:
-    """From images to what each block says, averaged over the image."""
+    """Return a model from images to the outputs of each block, averaged over positions."""
     network = backbone.layers[-1]
     blocks = tlk.find_blocks(backbone)
     cuts = [*(block.cut for block in blocks[:-1]), network.output]
@@ -71,7 +71,7 @@ def reader(backbone: keras.Model) -> keras.Model:
 
 
 def views(start: str, seed: int):
-    """A function from images to what a linear classifier is to see, by name."""
+    """Return a function from images to the inputs of linear classifiers, by name."""
     if start == "pixels":
         return lambda images: {"pixels": images.reshape(len(images), -1)}
     if start == "colour":
@@ -85,7 +85,7 @@ def views(start: str, seed: int):
 
 
 def probe(target: str, start: str, seeds) -> None:
-    """Probes of one network with as many draws of labels; strengths are chosen for each depth."""
+    """Score probes of one network, a draw of labels per seed; strengths are chosen by depth."""
     view, size = views(start, seeds[0]), NETWORKS.get(start.partition(",")[0], ("", 32))[1]
     seen = {split: view(arrays(target, split, 0, size)[0]) for split in ("validation", "test")}
     seen |= {seed: view(arrays(target, "train", seed, size)[0]) for seed in (CHOICE_SEED, *seeds)}
@@ -112,7 +112,7 @@ def tint(images: np.ndarray) -> np.ndarray:
 
 
 def tint_found(network: str, random: bool) -> None:
-    """Fitted on three draws of labelled images, scored on validation images."""
+    """Score linear fits of the tint: fitted on three draws of images, scored on validation."""
     keras.utils.set_random_seed(0)
     options = {"tower": "image"} if network == "scene_clip" else {}
     size = 64 if network == "efficientnet_lite0" else 32
@@ -154,7 +154,7 @@ class Bench:
 
 
 def train(target: str, start: str, seeds: list[int]) -> None:
-    """Trains all of the network, at the rate that is best on validation."""
+    """Train the whole network, at the rate that is best on validation data."""
     if known := ROWS.find("training", target, start):
         rate = float(known["choice"].partition("=")[2])
     else:

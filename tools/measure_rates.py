@@ -1,25 +1,26 @@
-"""Orders of unfreezing, rates block by block, and schedules, on one target and over many rates.
+"""Orders of unfreezing, rates by block, and schedules, on two targets and over many rates.
 
     python tools/measure_rates.py               # about half an hour of one quiet core
     python tools/measure_rates.py --part order  # or only a part
 
-Writes data/results/rates.csv, which chapters 08_05, 10_2 and 10_4 read, a row a run, as it goes:
-what is there is not measured again, so it can be stopped at any time. The seed draws the labelled
-images, the head's first weights, the order of training, and the hundred letters that are kept.
+Writes data/results/rates.csv, which chapters 08_05, 10_2 and 10_4 read, one row per run, as it
+goes. Stored rows are not measured again, so it can be stopped at any time. The seed draws the
+labelled images, the initial weights of the head, the order of training, and the hundred letters of
+the old task.
 
-All with `glyph_resnet_small`, which reads printed letters, at 32 pixels, 30 labels a class, AdamW,
-160 steps of 16 images, BatchNorm frozen. Targets: `digits`, near the letters, and `blinds`, the
-same digits behind stripes that invert them, a synthetic domain shift.
+All runs use `glyph_resnet_small`, trained on printed letters, at 32 pixels, with 30 labels per
+class, AdamW, 160 steps of 16 images and BatchNorm frozen. Targets: `digits`, similar to letters,
+and `blinds`, the same digits behind stripes that invert them, a synthetic domain shift.
 
 Columns. `order`: "head only"; "at once": everything from the first step; "head first": 40 steps
-of the head at 1e-2, then everything; "gradual": the same 40, then 40 steps each with the top, the
-middle and the bottom opened in turn. `rule`: what a block's rate is multiplied with: "one rate": 1;
+of the head at 1e-2, then everything; "gradual": the same 40, then 40 steps each after unfreezing
+the top, the middle and the bottom in turn. `rule`: factors of the rate by block: "one rate": 1;
 "two rates": 1 in the head and 0.1 below; "decay": 1 in the head and 0.3 times as much in every
-block below. `schedule`: "constant"; "cosine" decay to nothing; "warm-up" over the first 40 steps;
-"both". Then `rate`, the head's, and the seed. `validation` and `score` are balanced accuracy on
-the target, `letters` accuracy on the old task with the old head (class means of the untouched
-features); `finite` whether the last loss was a number; `seconds` those of training without
-tracing; the rest how far each block of the backbone moved, in percent of its size.
+block below. `schedule`: "constant"; "cosine" decay to zero; "warm-up" over the first 40 steps;
+"both". Then `rate`, that of the head, and the seed. `validation` and `score` are balanced accuracy
+on the target, `letters` is accuracy on the old task with the old head (class means of the original
+features); `finite` is 1 if the last loss was a number; `seconds` is the time of training without
+tracing; the rest says how far each block of the backbone moved, in percent of its norm.
 """
 
 import argparse
@@ -64,7 +65,7 @@ Data = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def shape(schedule: str, step: int, steps: int = STEPS) -> float:
-    """What a schedule multiplies the rate with, at a step."""
+    """Return the factor of the rate that a schedule has at a step."""
     warm = STAGE if schedule in ("warm-up", "both") else 0
     if step < warm:
         return (step + 1) / warm
@@ -74,7 +75,7 @@ def shape(schedule: str, step: int, steps: int = STEPS) -> float:
 
 
 class Knob(keras.optimizers.schedules.LearningRateSchedule):
-    """A block's rate, to be set from outside: no run needs a graph of its own."""
+    """A block's rate as a variable that is set from outside, so that no run needs a new graph."""
 
     def __init__(self) -> None:
         self.value = keras.Variable(1.0, trainable=False)
@@ -84,7 +85,7 @@ class Knob(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Learner:
-    """The network, and for every depth the part that learns, compiled and traced once."""
+    """The network, and for each depth the part that learns, compiled and traced once."""
 
     def __init__(self, classes: int = 10):
         self.model = tlk.add_head(tlk.load_backbone("glyph_resnet_small"), classes, 0.2)
@@ -104,7 +105,7 @@ class Learner:
         ] for block in blocks[:-1]}  # fmt: skip
 
     def train(self, x, y, order: str, rule: str, schedule: str, rate: float, seed: int) -> tuple:
-        """Seconds it took, and the last loss."""
+        """Train; return the seconds and the last loss."""
         keras.utils.set_random_seed(seed)
         self.model.set_weights([*self.start[:-2], *new_head(self.start)])
         stages = {  # depth, steps
@@ -151,7 +152,7 @@ def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
 
 
 class Letters:
-    """A hundred kinds of letters, and the old head: class means of the untouched features."""
+    """A hundred classes of letters, and the old head: class means of the original features."""
 
     def __init__(self, learner: Learner, seed: int):
         task = tlk.load_task("glyphs", labels_per_class=30, seed=seed)

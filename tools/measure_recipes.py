@@ -1,11 +1,11 @@
-"""What each recipe reaches, as `tlkeras fit` runs it: the figures in the recipes' docstrings.
+"""Accuracy of each recipe as `tlkeras fit` runs it: the figures in the docstrings of the recipes.
 
     python tools/measure_recipes.py            # about 10 minutes on 2 cores
-    python tools/measure_recipes.py --table    # only shows what is stored
+    python tools/measure_recipes.py --table    # only shows the stored rows
 
-Writes data/results/recipes.csv, a row a recipe, task and seed, as it goes; what is there is not
-measured again. Columns: accuracy on the test split, which nothing is chosen by, and seconds of
-training.
+Writes data/results/recipes.csv, one row per recipe, task and seed, as it goes. Stored rows are not
+measured again. Columns: accuracy on the test split, which is not used for any choice, and seconds
+of training.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SEEDS = range(3)
 
 
 def measure(recipe: str, task: str, labels: int, seed: int) -> dict[str, str]:
-    """By the command line, in a process of its own."""
+    """Run a recipe with the command line, in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tlkeras", "fit", task, "--recipe", recipe, "--json"]
         command += ["--labels-per-class", str(labels), "--seed", str(seed), "--out", folder]

@@ -1,33 +1,34 @@
-"""What pictures without labels teach a small network: SimCLR by views and by lesions, and masks.
+"""What a small network learns from images without labels: SimCLR by views or lesions, and masks.
 
     python tools/measure_selfsupervised.py            # about a quarter of an hour of one core
     python tools/measure_selfsupervised.py probe      # or a part (see PARTS)
 
-Writes data/results/selfsupervised.csv, which chapter 08_08 reads, as it goes: what is there is not
-measured again. Task `lesions` (synthetic), pictures reduced to 32 pixels, 3,600 without labels.
+Writes data/results/selfsupervised.csv, which chapter 08_08 reads, as it goes. Stored rows are not
+measured again. Task `lesions` (synthetic), images reduced to 32 pixels, 3,600 without labels.
 
 The network has three convolutions (32, 64, 128 filters, stride 2, BatchNorm, ReLU), 128 features.
-It is taught three times (`pretraining` 0, 1, 2: other first weights, order, views, pairs), for
-about as long: five epochs of SimCLR in batches of 64 (temperature 0.1), or nine of filling
-in three of four squares of 4 x 4 pixels. SimCLR's views are crops of 24 pixels, turned, flipped,
-with another brightness and contrast. "lesion pairs": of two pictures of one lesion, if it has more;
-"random pairs": the same with the lesions' numbers shuffled; "colour views": views that also change
-colours, much; "untrained": first weights. "sizes": lesion pairs among the first patients, whose
-pictures are fewer; as many steps.
+It is trained three times (`pretraining` 0, 1, 2: different initial weights, order, views, pairs),
+for about the same time: five epochs of SimCLR in batches of 64 (temperature 0.1), or nine epochs of
+filling in three of four squares of 4 x 4 pixels. SimCLR's views are crops of 24 pixels, rotated and
+flipped, with other brightness and contrast. "lesion pairs": views of two images of one lesion, if
+it has several; "random pairs": the same with shuffled lesion numbers; "colour views": views that
+also change colours strongly; "untrained": initial weights. "sizes": lesion pairs from the first
+patients only, with fewer images but about as many steps.
 
-Then every BatchNorm gets the statistics of the 3,600 whole pictures (it was trained on parts of
-them, or hidden ones), features are frozen, each brought to mean 0 and spread 1 over the 3,600, and
-a logistic regression learns from few labels. Its strength is chosen on validation, for each network
-and number of labels, by three draws of labels that are not used again (100 to 102); test is looked
-at with five others (the draws 0 to 4 of `tlk.load_task`). `seed` is 5 x pretraining + draw.
+Then all BatchNorm layers get the statistics of the 3,600 whole images (they were trained on parts
+of them, or with masks). The frozen features are scaled to mean 0 and spread 1 over the 3,600
+images, and a logistic regression learns from few labels. Its strength is chosen on validation data,
+for each network and number of labels, by three draws of labels that are not used again (100 to
+102). Test data are used with five others (the draws 0 to 4 of `tlk.load_task`). `seed` is
+5 x pretraining + draw.
 
-"ImageNet, 32 pixels": efficientnet_lite0 after block4-5, of the same pictures enlarged to 96.
-"from scratch": the network and a last layer, trained together on views of the labelled pictures
-alone; "tuned": the same from pretrained weights. 200 steps of 32, AdamW, the better of two rates
-(1e-3, 3e-3) on validation.
+"ImageNet, 32 pixels": efficientnet_lite0 after block4-5, on the same images enlarged to 96.
+"from scratch": the network and a last layer, trained together on views of the labelled images
+only; "tuned": the same from pretrained weights. 200 steps of 32, AdamW, the better of two rates
+(1e-3, 3e-3) on validation data.
 
-Columns: `score` balanced accuracy on 1,600 images; `validation` that of the search on 800;
-`unlabelled` pictures used; `seconds` of one core for the pretraining (or training).
+Columns: `score`, balanced accuracy on 1,600 images; `validation`, that of the search on 800;
+`unlabelled`, the number of images used; `seconds`, CPU time of the pretraining (or training).
 """
 
 import argparse
@@ -52,7 +53,7 @@ ROWS = Rows(
     ("part", "method", "unlabelled", "labels_per_class", "pretraining", "seed"),
     ("validation", "score", "seconds"),
 )
-KEPT = ROOT / "build" / "selfsupervised"  # weights, so that a run that was killed goes on
+KEPT = ROOT / "build" / "selfsupervised"  # weights, to continue a killed run
 LABELS, SEARCH, DRAWS = (5, 10, 30), (100, 101, 102), range(5)
 STRENGTHS = (1e-3, 1e-2, 1e-1)
 SIDE, BATCH, EPOCHS, MASK_EPOCHS, RATE = 32, 64, 5, 9, 2e-3
@@ -87,14 +88,14 @@ def new_views(colours: bool = False) -> keras.Model:
 
 @cache
 def data(split: str) -> tuple[np.ndarray, ...]:
-    """Images, labels, lesions, patients."""
+    """Return images, labels, lesions and patients of a split."""
     task = tlk.load_task("lesions", image_size=SIDE)
     return task.arrays(split, "image", "label", "lesion", "patient")
 
 
 @cache
 def labelled(labels: int, draw: int) -> np.ndarray:
-    """Which training images have labels: those of `tlk.load_task("lesions", labels, draw)`."""
+    """Return indices of the labelled images: those of `tlk.load_task("lesions", labels, draw)`."""
     return np.sort(drawn(data("train")[1], labels, draw))
 
 
@@ -108,7 +109,7 @@ def adamw(rate: float, steps: int) -> keras.optimizers.Optimizer:
 def by_views(
     encoder: keras.Model, images: np.ndarray, groups: np.ndarray, seed: int, colours: bool
 ) -> None:
-    """As many steps whatever the number of images."""
+    """Train with SimCLR, for about the same number of steps with any number of images."""
     model = contrastive.SimCLR(encoder, new_views(colours))
     pairs = contrastive.Pairs(images, groups, BATCH, seed)
     steps = EPOCHS * (3600 // BATCH)
@@ -129,9 +130,9 @@ def by_masks(encoder: keras.Model, images: np.ndarray, seed: int) -> None:
 
 
 def learned(method: str, unlabelled: int, seed: int) -> tuple[keras.Model, float]:
-    """The encoder, and seconds of one core."""
+    """Return a pretrained encoder, and the CPU seconds of its pretraining."""
     images, _, lesions, patients = data("train")
-    if unlabelled:  # whole patients, as many as it takes
+    if unlabelled:  # the images of the first patients
         chosen = np.argsort(patients, kind="stable")[:unlabelled]
         images, lesions = images[chosen], lesions[chosen]
     groups = {
@@ -172,7 +173,7 @@ def imagenet() -> keras.Model:
 
 
 def probe(encoder: keras.Model) -> Iterator[tuple[int, int, float, float]]:
-    """Labels, draw, validation of the search, score."""
+    """Yield labels per class, draw, validation score of the search, and test score."""
 
     def features(split: str) -> np.ndarray:
         images = data(split)[0]
@@ -201,7 +202,7 @@ def probe(encoder: keras.Model) -> Iterator[tuple[int, int, float, float]]:
 
 @cache
 def learner() -> tuple[keras.Model, keras.Model, keras.Model]:
-    """Views, encoder, and both with a last layer, traced once."""
+    """Return the encoder, the model with views and a last layer, and that without views."""
     encoder = new_encoder()
     model = keras.Sequential(
         [keras.Input((SIDE, SIDE, 3)), new_views(), encoder, layers.Dense(CLASSES)]

@@ -1,19 +1,19 @@
-"""Whether a distance without labels says what serves: pairs of images, two measures, a probe.
+"""Does a distance without labels predict which features suit a target? Two measures and a probe.
 
     python tools/measure_shift.py      # about five minutes of one core
 
-Writes data/results/shift.csv, which chapter 11 reads, a row a pair and seed, as it goes: what is
-there is not measured again. The seed draws up to 400 images of each side, and 30 labels a class.
+Writes data/results/shift.csv, which chapter 11 reads, one row per pair and seed, as it goes. Stored
+rows are not measured again. The seed draws up to 400 images of each side, and 30 labels per class.
 
-- distance, low, high, chance: what `tlk.measure_shift` says.
-- classifier: how often a linear classifier tells the two sides apart, on pooled outputs scaled to
-  the source's, by cross-validation in five parts; half of the time is chance.
-- last, lead, serves: `tlk.probe` on the target's labels: accuracy on validation of the last block,
-  by how much the best block is ahead of it, and whether the last one serves as well as any (1).
-  Empty for letters, of which there are too many kinds.
+- distance, low, high, chance: the results of `tlk.measure_shift`.
+- classifier: accuracy of a linear classifier that distinguishes the two sides, on pooled outputs
+  scaled to those of the source, by five-fold cross-validation; chance level is a half.
+- last, lead, serves: `tlk.probe` with the labels of the target: validation accuracy of the last
+  block, how far the best block is ahead of it, and 1 if the last block is as good as any, else 0.
+  Empty for letters, which have too many classes.
 
-Digits changed by hand (blinds, tiles, wave, rows mixed) are a synthetic shift, and so are letters,
-printed digits and lesions synthetic pictures.
+Transformed digits (blinds, tiles, wave, rows mixed) are a synthetic shift. Letters, printed digits
+and lesions are synthetic images.
 """
 
 import tlkeras as tlk

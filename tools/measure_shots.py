@@ -1,36 +1,37 @@
-"""Words against labels: zero-shot, few-shot and learned prompts, on frozen networks.
+"""Words compared with labels: zero-shot, few-shot and learned prompts, on frozen networks.
 
     python tools/measure_shots.py             # about ten minutes of one quiet core
     python tools/measure_shots.py --only coop # or a part of it
 
-Writes data/results/shots.csv, which chapter 08_09 reads, a row a run, as it goes: what is there is
-not measured again.
+Writes data/results/shots.csv, which chapter 08_09 reads, one row per run, as it goes. Stored rows
+are not measured again.
 
-**Scenes** (synthetic), as they are (`clean`) and under `grain`: half the contrast, and normal noise
-of 36 grey values. `scene_clip` is frozen and was never shown grain, nor eight of the 64 pairs of
-colour and shape. All 64 are possible answers. `score` is accuracy on the 1,600 images of test (56
-pairs), `unseen` that on the second 400 images of `held_out` (the eight pairs). Labels are drawn
-from train and from the first 400 of `held_out`, k of each of the 64 pairs; of `coop, 56 pairs`,
-none of the eight.
+Scenes (synthetic), unchanged (`clean`) and with `grain`: half the contrast, and normal noise with a
+spread of 36 grey values. `scene_clip` is frozen and was never trained on grain, nor on eight of the
+64 pairs of colour and shape. All 64 are possible answers. `score` is accuracy on the 1,600 test
+images (56 pairs), `unseen` that on the second 400 images of `held_out` (the eight pairs). Labels
+are drawn from train and from the first 400 of `held_out`, k of each of the 64 pairs; for `coop, 56
+pairs`, none of the eight.
 
 - `prompts`: zero-shot with other wordings. Nothing is drawn.
 - `shots`: `prototypes`, the mean vector of each pair; `linear`, logistic regression; `both`,
-  (1 - strength) words + strength prototypes; `coop`: four learned vectors in place of "a photo of
-  a" (Zhou et al. 2021), which start at "a", 100 steps of AdamW, batches of 32, cosine decay.
-- `shape`: the shape alone (8 answers), of k labels of each of 56 pairs, 0 is all. `linear`, and
-  `words`, the shape of the best of 64 pairs.
+  (1 - strength) words + strength prototypes; `coop`, four learned vectors in place of "a photo of
+  a" (Zhou et al. 2021), which start at "a", with 100 steps of AdamW, batches of 32, cosine decay.
+- `shape`: the shape alone (8 answers), from k labels of each of 56 pairs; 0 is all. `linear`, and
+  `words`, the shape of the best of the 64 pairs.
 
-Strengths (the C of the regression, the rate of CoOp) are chosen on validation by one or two draws
-that are not used again (seeds from 100; rows without a score); five others are tested.
+Strengths (the C of the regression, the share of the prototypes, the rate of CoOp) are chosen on
+validation data by one or two draws that are not used again (seeds from 100; rows without a score).
+Five others are tested.
 
-**Digits behind blinds**, `glyph_vit`, as measure_adapters.py has them, with its labels, head, steps
-and rates, so that its rows can stand beside: part `visual`. `tokens`: eight learned tokens before
-the first block, `deep`: eight before every block (Jia et al. 2022), `pixels`: a learned frame of
-four pixels around the image is added to it (Bahng et al. 2022).
+Digits behind blinds with `glyph_vit` (part `visual`) have the labels, head and steps of
+measure_adapters.py, so that the rows can be compared. `tokens`: eight learned tokens before the
+first block; `deep`: eight before every block (Jia et al. 2022); `pixels`: a learned frame of four
+pixels is added to the image (Bahng et al. 2022).
 
-Stored so far is `deep`; the same command measures the other two.
+`deep` is stored so far; the same command measures the other two.
 
-`seconds` are CPU seconds, those of features not counted; `parameters` are those that learn.
+`seconds` are CPU seconds without computing features; `parameters` are those that learn.
 """
 
 import argparse
@@ -61,7 +62,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "heart")
 NAMES = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
 SEEN = [pair for pair in range(64) if (3 * (pair // 8) + 1) % 8 != pair % 8]
-POOL = 400  # images of the held-out pairs that may be labelled
+POOL = 400  # images of the held-out pairs that can be drawn as labelled ones
 SHOTS, SEARCH, SEEDS = (1, 2, 4, 8, 16), (100, 101), range(5)
 STRENGTHS = {
     "prototypes": (1.0,), "linear": (1.0, 10.0, 100.0, 1000.0),
@@ -90,7 +91,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 class Scenes:
-    """Vectors of all images, and of words."""
+    """The vectors of all images, by split."""
 
     def __init__(self, grain: bool):
         task = tlk.load_task("scenes", image_size=64)
@@ -109,7 +110,7 @@ class Scenes:
         self.judged["unseen"] = tuple(part[POOL:] for part in held)
 
     def drawn(self, labels: int, seed: int, pairs=range(64)) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors and pairs of so many images of each pair; 0 is all."""
+        """Return vectors and pairs of `labels` images of each pair; 0 is all."""
         x, y = self.pool
         rng = np.random.default_rng(seed)
         members = [np.flatnonzero(y == pair) for pair in pairs]
@@ -117,7 +118,7 @@ class Scenes:
         return x[chosen], y[chosen]
 
     def scores(self, answer: Callable, of: int = 1) -> dict[str, float]:
-        """Accuracy of the answers, by column; `of=8`: of shapes alone."""
+        """Return the accuracy of the answers, by column; with `of=8`, of shapes alone."""
         return {c: float(np.mean(answer(x) == y // of)) for c, (x, y) in self.judged.items()}
 
 
@@ -143,7 +144,7 @@ def token_ids(*prompts: str) -> np.ndarray:
 
 @functools.cache
 def words(wording: str = "a {}", names: tuple[str, ...] = tuple(NAMES)) -> np.ndarray:
-    """A unit vector for each of 64 prompts."""
+    """Return a unit vector for each of the 64 prompts."""
     ids = token_ids(*[wording.format(name) for name in names])
     return unit(ops.convert_to_numpy(clip().get_text_embeddings(ids)))
 
@@ -157,12 +158,12 @@ def nearest(vectors: np.ndarray) -> Callable:
 
 @keras.saving.register_keras_serializable("tlkeras_tools")
 class Prompt(keras.layers.Layer):
-    """Images' vectors to logits, by prompts whose first words are learned."""
+    """Maps vectors of images to logits, with prompts whose first words are learned."""
 
     def __init__(self, pairs: list[int]):
         super().__init__()
         ids = token_ids(*[" ".join(["a"] * CONTEXT + [name]) for name in NAMES])
-        self.ids = ids[pairs][:, :TOKENS]  # what follows the end is not looked at
+        self.ids = ids[pairs][:, :TOKENS]  # tokens after the end have no effect
         self.table = clip().text_encoder.embedding.token_embedding
 
     def build(self, shape: tuple) -> None:
@@ -190,7 +191,7 @@ class Prompt(keras.layers.Layer):
 
 
 class CoOp:
-    """Made and traced once for many runs."""
+    """Learned prompts, built and traced once for many runs."""
 
     def __init__(self, pairs: list[int]):
         self.pairs, self.prompt, self.every = pairs, Prompt(pairs), Prompt(list(range(64))).ids
@@ -201,7 +202,7 @@ class CoOp:
         self.model.train_on_batch(np.ones((BATCH, 64)), np.zeros(BATCH))
 
     def train(self, x: np.ndarray, y: np.ndarray, rate: float, seed: int) -> np.ndarray:
-        """The words' vectors after training, of all 64 pairs."""
+        """Train; return the vectors of the prompts of all 64 pairs."""
         self.prompt.begin()
         forget(self.model.optimizer)
         y = np.searchsorted(self.pairs, y)
@@ -219,7 +220,7 @@ def coop(seen: bool) -> CoOp:
 
 
 def learned(scenes: Scenes, method: str, labels: int, strength: float, seed: int) -> tuple:
-    """What answers, CPU seconds of learning, and the numbers that learned."""
+    """Return a function that answers, CPU seconds of learning, and the number of parameters."""
     x, y = scenes.drawn(labels, seed, SEEN if "56" in method else range(64))
     if method.startswith("coop"):
         learner = coop("56" in method)
@@ -237,7 +238,7 @@ def learned(scenes: Scenes, method: str, labels: int, strength: float, seed: int
 
 @keras.saving.register_keras_serializable("tlkeras_tools")
 class Frame(keras.layers.Layer):
-    """Adds a learned frame of four pixels, in units of 100 grey values."""
+    """Adds a learned frame of four pixels to images, in units of 100 grey values."""
 
     def build(self, shape: tuple) -> None:
         self.pixels = self.add_weight(shape=shape[1:], initializer="zeros", name="prompt")
@@ -251,7 +252,7 @@ class Frame(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tlkeras_tools")
 class Tokens(keras.layers.Layer):
-    """Puts learned tokens before the others, in place of the first `old`."""
+    """Puts learned tokens before the others, replacing the first `old` of these."""
 
     def __init__(self, count: int, old: int = 0, **options):
         super().__init__(**options)
@@ -270,7 +271,7 @@ class Tokens(keras.layers.Layer):
 
 
 class Visual(measure_adapters.Learner):
-    """measure_adapters' training, of prompts and the head."""
+    """The training of measure_adapters, for prompts and the head."""
 
     def __init__(self, method: str, count: int = 8):
         self.method = method

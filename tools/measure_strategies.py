@@ -1,19 +1,19 @@
-"""The strategies of section 1.4 where labels are missing: what a source still gives a target.
+"""The strategies of section 1.4 without labels: how much a source still helps a target.
 
     python tools/measure_strategies.py               # about 5 minutes on 2 cores
     python tools/measure_strategies.py transductive  # one part; or unsupervised
 
-Writes data/results/strategies.csv, which chapter 04 reads: a row a strategy, source, target,
-method, labels of the target, target patients and draw, as it goes; what is there is not measured
-again. Score: balanced accuracy on the target's test images. The features are pooled outputs of a
-frozen network: two middle blocks of efficientnet_lite0 at 64 pixels for lesions (synthetic), all of
-glyph_resnet at 32 for digits. The head is a logistic regression with C=0.01, the best of 0.001,
-0.01, 0.1 and 1 on validation images of the *source*.
+Writes data/results/strategies.csv, which chapter 04 reads, one row per strategy, source, target,
+method, labels of the target, target patients and draw, as it goes. Stored rows are not measured
+again. The score is balanced accuracy on test images of the target. The features are pooled outputs
+of a frozen network: two middle blocks of efficientnet_lite0 at 64 pixels for lesions (synthetic),
+the last block of glyph_resnet at 32 for digits. The head is a logistic regression with C=0.01, the
+best of 0.001, 0.01, 0.1 and 1 on validation images of the source.
 
-- transductive: 30 labels a class on the source, none on the target, whose training images are
-  there unlabelled. Target labels are used for the score and for the row "target labels".
-- unsupervised: features are whitened by how pictures of one lesion differ, without class labels;
-  then few labels on the target. The few labelled images of a draw are the same for every method.
+- transductive: 30 labels per class on the source, none on the target, whose training images are
+  used without labels. Target labels are used for the score and for the row "target labels".
+- unsupervised: features are whitened by the differences between images of the same lesion, without
+  class labels; then few labels on the target. Every method gets the same labelled images of a draw.
 """
 
 import argparse
@@ -38,7 +38,7 @@ ROWS = Rows(
 LETTERS = {"printed": "glyphs/digits", "handwritten": "digits"}
 SEEDS = range(5)
 LABELS, FEW, PATIENTS = 30, (5, 10, 30), (10, 30, 100, 300, 1000)
-REGULARISE = 0.1  # of a covariance, in units of its mean diagonal
+REGULARISE = 0.1  # added to the diagonal of a covariance, in units of its mean diagonal
 
 
 # --- data and features ---------------------------------------------------------------------------
@@ -46,7 +46,7 @@ REGULARISE = 0.1  # of a covariance, in units of its mean diagonal
 
 @cache
 def data(domain: str, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images, labels, and of each image which lesion (of digits: which image)."""
+    """Return images, labels, and the lesion of each image (for digits: the image itself)."""
     if domain in LETTERS:
         x, y = tlk.load_task(LETTERS[domain], image_size=32).arrays(split)
         return x, y, np.arange(len(y))
@@ -71,7 +71,7 @@ reader = cache(new_reader)
 
 @cache
 def adapted_reader(domain: str) -> keras.Model:
-    """With the BatchNorm statistics of this domain's training images (AdaBN, Li et al., 2016)."""
+    """Return a reader with BatchNorm statistics of the domain (AdaBN, Li et al. 2016): 800 images."""
     network = new_reader(domain)
     inside = network.layers[0] if domain in LETTERS else network
     for layer in inside.layers[-1].layers:
@@ -106,7 +106,7 @@ def power(covariance: np.ndarray, exponent: float) -> np.ndarray:
 
 
 def self_training(x, y, unlabelled, test, rounds: int = 5) -> np.ndarray:
-    """The surest answers of each class become labels, more of them each round."""
+    """Use the most confident predictions of each class as labels, more of them each round."""
     model, classes = head(x, y), len(np.unique(y))
     for turn in range(1, rounds + 1):
         share = len(unlabelled) * turn // (rounds * classes)
@@ -116,7 +116,7 @@ def self_training(x, y, unlabelled, test, rounds: int = 5) -> np.ndarray:
 
 
 def class_centres(x, y, unlabelled, test, rounds: int = 5) -> np.ndarray:
-    """Centres that start from the source's answers and move (Liang, Hu, Feng, 2020)."""
+    """Move class centres that start from the source's predictions (Liang, Hu, Feng, 2020)."""
     believed = head(x, y).predict_proba(unlabelled)
     unlabelled, test = keras.utils.normalize(unlabelled), keras.utils.normalize(test)
     for _ in range(rounds):
@@ -126,7 +126,7 @@ def class_centres(x, y, unlabelled, test, rounds: int = 5) -> np.ndarray:
 
 
 def answers(method: str, source: str, target: str, seed: int) -> np.ndarray:
-    """On the target's test images."""
+    """Return predictions on the test images of the target."""
     by_network = method == "AdaBN"
     of_source, unlabelled = (features(d, "train", by_network) for d in (source, target))
     test, labels = features(target, "test", by_network), data(source, "train")[1]
@@ -135,7 +135,7 @@ def answers(method: str, source: str, target: str, seed: int) -> np.ndarray:
     if method == "as it is" or by_network:
         return head(x, y).predict(standard(test, of_source))
     own, test = standard(unlabelled, unlabelled), standard(test, unlabelled)
-    if method == "CORAL":  # also the covariance of the target's (Sun, Feng, Saenko, 2016)
+    if method == "CORAL":  # also matches the covariance of the target (Sun, Feng, Saenko, 2016)
         x = x @ power(np.cov(standard(of_source, of_source).T), -0.5) @ power(np.cov(own.T), 0.5)
     if method == "target labels":
         labels = data(target, "train")[1]
@@ -160,7 +160,7 @@ METHODS = (
 PAIRS = (
     ("dermatoscope", "phone"),
     ("printed", "handwritten"),
-    ("dermatoscope", "dermatoscope"),  # a rehearsal: no shift, and the labels are known
+    ("dermatoscope", "dermatoscope"),  # a control: no shift, and the labels are known
     ("printed", "printed"),
 )
 
@@ -175,7 +175,7 @@ def transductive() -> None:
 
 
 def within(x: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, int]:
-    """The scatter of features around the mean of their group, and its degrees of freedom."""
+    """Return the scatter of features around the mean of their group, and degrees of freedom."""
     _, place, count = np.unique(group, return_inverse=True, return_counts=True)
     means = np.zeros((len(count), x.shape[1]))
     np.add.at(means, place, x)
@@ -185,7 +185,7 @@ def within(x: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, int]:
 
 @cache
 def views() -> tuple[np.ndarray, np.ndarray]:
-    """Features of every source image changed at random, twice, and which image it was."""
+    """Return features of two random views of every source image, and the image of each."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
     change = keras.Sequential([
@@ -201,7 +201,7 @@ def views() -> tuple[np.ndarray, np.ndarray]:
 
 
 def scatters(seed: int) -> Iterator[tuple[str, int, np.ndarray | None]]:
-    """(method, target patients, covariance to whiten by or None), of a draw."""
+    """Yield (method, target patients, covariance for whitening or None) for a draw."""
     rng = np.random.default_rng(seed)
     source, group = features("dermatoscope", "train"), data("dermatoscope", "train")[2]
     x, pairs = standard(source, source), within

@@ -1,15 +1,15 @@
-"""The options and playbooks of section 1.6, on a target near the source and on one far from it.
+"""The options and playbooks of section 1.6, on targets near to the source and far from it.
 
     python tools/measure_unfreezing.py      # about 15 minutes on 2 cores
     python tools/measure_unfreezing.py --seed 3 --target near   # a part; other rows are kept
 
-Writes data/results/unfreezing.csv, which chapter 06 reads: a row a target, option and seed, as it
-goes; what is there is not measured again. The seed draws the training images (30 a class), the
-head's first weights, and the hundred letters on which forgetting is measured; plans are those of
-the chapter, with more epochs.
+Writes data/results/unfreezing.csv, which chapter 06 reads, one row per target, option and seed, as
+it goes. Stored rows are not measured again. The seed draws the training images (30 per class), the
+initial weights of the head, and the hundred letters on which forgetting is measured. The plans are
+those of the chapter, with more epochs.
 
-Columns: accuracy on the target's test images; accuracy on letters, as read by the class means of
-the untouched backbone's features ("letters") and by means computed anew ("letters_relearned");
+Columns: accuracy on test images of the target; accuracy on letters, classified by class means of
+the original backbone's features ("letters") and by newly computed means ("letters_relearned");
 drift of the backbone's weights, without BatchNorm's statistics, in percent of their norm;
 parameters that learn in the last stage; seconds of all stages.
 """
@@ -38,7 +38,7 @@ RATES = {"head": 1, "top": 0.1, "middle": 0.03, "bottom": 0.01}
 
 
 def bottom_blocks(blocks: Sequence[Block]) -> list[Block]:
-    """A policy that tlkeras does not have: the bottom and the head learn."""
+    """Return the bottom and the head as the blocks that learn: a policy that tlkeras lacks."""
     return [block for block in blocks if block.role in ("bottom", "head")]
 
 
@@ -46,7 +46,7 @@ def tune(policy: Callable, learning_rate: float = TUNE_LR, rates=None) -> tlk.Pl
     return tlk.Plan([tlk.Stage("tune", policy, learning_rate, epochs=10, rates=rates)])
 
 
-AFTER_HEAD = {  # what follows the head's stage
+AFTER_HEAD = {  # plans that follow the stage of the head
     "top block": tune(tlk.policies.last_blocks(1)),
     "middle blocks": tune(tlk.policies.middle_blocks()),
     "bottom blocks": tune(bottom_blocks),
@@ -55,13 +55,13 @@ AFTER_HEAD = {  # what follows the head's stage
     "progressive": tlk.Plan(tlk.recipes.progressive(1, 4, HEAD_LR, TUNE_LR, blocks=3).stages[1:]),
     "head first, head's rate": tune(tlk.policies.all_blocks(), HEAD_LR),
 }
-FROM_START = {  # instead of it
+FROM_START = {  # plans that replace it
     "head, 100 epochs": tlk.recipes.head_only(epochs=100, head_lr=HEAD_LR),
     "rushed": tlk.recipes.full(epochs=10, lr=HEAD_LR),
     "rushed, Keras's rate": tlk.recipes.full(epochs=10, lr=1e-3),
-    "at once, small rate": tlk.recipes.full(epochs=25, lr=TUNE_LR),  # as many in all as head first
+    "at once, small rate": tlk.recipes.full(epochs=25, lr=TUNE_LR),  # as many epochs as head first
 }
-PLANS = {  # what is measured on which target
+PLANS = {  # the options measured on each target
     "near": ["head only", "all blocks", "head, 100 epochs"],
     "far": ["head only", *AFTER_HEAD, *FROM_START],
 }
@@ -73,7 +73,7 @@ def new_model(seed: int) -> keras.Model:
 
 
 class Source:
-    """A hundred letters, and what the untouched backbone knows of them."""
+    """A hundred letters, and class means of the original backbone's features for them."""
 
     def __init__(self, seed: int):
         task = tlk.load_task("glyphs", labels_per_class=30, seed=seed)
@@ -98,7 +98,7 @@ def only(arrays: tuple, labels: np.ndarray) -> list[np.ndarray]:
 
 
 def weights_of(backbone: keras.Model) -> list[np.ndarray]:
-    """What training could move: all but the statistics of BatchNorm, which stay frozen here."""
+    """Return the weights that training can move: all but BatchNorm's statistics, frozen here."""
     weights = [weight for weight in backbone.weights if "moving" not in weight.name]
     return [keras.ops.convert_to_numpy(weight) for weight in weights]
 
@@ -117,7 +117,10 @@ def arrays(target: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def train(source: Source, data: dict, plan: tlk.Plan, seed: int, headed: tuple = (None, 0.0)):
-    """What was measured, weights, and seconds. headed: weights after the head's stage, seconds."""
+    """Return measurements, weights and seconds.
+
+    `headed` has the weights and the seconds of a stage of the head, from which the plan continues.
+    """
     start, seconds = headed
     model = new_model(seed)
     if start is not None:
@@ -135,7 +138,7 @@ def train(source: Source, data: dict, plan: tlk.Plan, seed: int, headed: tuple =
 
 
 def measure(target: str, options: list[str], seed: int) -> None:
-    """The options that are not stored; those that follow the head's stage share it."""
+    """Measure the options that are not stored; those that follow the head's stage share it."""
     left = [option for option in options if not ROWS.find(target, option, seed)]
     if not left:
         return

@@ -1,4 +1,4 @@
-"""Make chapters/named_systems.md of chapters/source/named_systems.toml.
+"""Make chapters/named_systems.md from chapters/source/named_systems.toml.
 
 python tools/named_systems.py
 """
@@ -40,12 +40,12 @@ photo = load_sample_image("china.jpg").astype("float32")  # one picture, any siz
 
 
 def systems() -> list[dict[str, Any]]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     return tomllib.loads(SOURCE.read_text(encoding="utf-8"))["system"]
 
 
 def page() -> str:
-    """The page, in Markdown."""
+    """Return the page, in Markdown."""
     rows, parts = ["| system | known for | here | chapter |", "|---|---|---|---|"], []
     for system in systems():
         name, chapter = system["name"], system["chapter"]

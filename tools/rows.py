@@ -1,8 +1,9 @@
-"""Rows that are measured once, and stored in data/results/NAME.csv as they come.
+"""Rows that are measured once, and stored in data/results/NAME.csv as they are measured.
 
-A row is a key, which says what was done and with which seed, and what was measured. What is there
-is not measured again, so a measurement can be stopped at any time, or begun again after a row was
-deleted. Beside the file, NAME.json says the command and the settings; `tlk.results` reads both.
+A row has a key, which says what was done and with which seed, and the measured values. Stored rows
+are not measured again, so a measurement can be stopped at any time and continued later; to repeat
+a row, delete it. NAME.json next to the file gives the command and the settings; `tlk.results` reads
+both.
 """
 
 import csv
@@ -20,11 +21,12 @@ Row = dict[str, str]
 
 
 class Rows:
-    """The rows of a measurement: those that are stored, and those that come.
+    """The rows of a measurement, stored and new ones.
 
     Args:
-        name: of the file, data/results/NAME.csv.
-        key: the columns that tell rows apart. measured: the others.
+        name: name of the file, data/results/NAME.csv.
+        key: the columns that identify a row.
+        measured: the other columns.
     """
 
     def __init__(self, name: str, key: tuple[str, ...], measured: tuple[str, ...]):
@@ -32,7 +34,7 @@ class Rows:
 
     @cached_property
     def stored(self) -> list[Row]:
-        """All of them, in the order of the file. Raises ValueError if its columns are others."""
+        """All stored rows, in the order of the file. Raises ValueError if its columns differ."""
         text = ""
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -43,34 +45,34 @@ class Rows:
         return list(reader)
 
     def where(self, **wanted: object) -> list[Row]:
-        """The rows with these values in their key."""
+        """Return the rows with these values in these columns."""
         texts = {column: _text(value, "g") for column, value in wanted.items()}
         return [row for row in self.stored if texts.items() <= row.items()]
 
     def find(self, *key: object) -> Row | None:
-        """The first row whose key is this, or begins with this."""
+        """Return the first row whose key is `key` or begins with it, or None."""
         texts = [_text(value, "g") for value in key]
         columns = self.key[: len(texts)]
         return next((row for row in self.stored if [row[c] for c in columns] == texts), None)
 
     def best(self, column: str, **wanted: object) -> str:
-        """The value of a column whose rows, of those wanted, have the best mean `validation`."""
+        """Return the value of a column with the best mean `validation` among the wanted rows."""
         scores: dict[str, list[float]] = {}
         for row in self.where(**wanted):
             scores.setdefault(row[column], []).append(float(row["validation"]))
         return max(scores, key=lambda value: np.mean(scores[value]))
 
     def once(self, key: tuple, measure: Callable[..., dict], *args: object) -> Row:
-        """The stored row; if there is none, `measure(*args)` says what stands beside the key."""
+        """Return the stored row; if there is none, add one with the values of `measure(*args)`."""
         return self.find(*key) or self.add(key, measure(*args))
 
     def add(self, key: tuple, found: dict) -> Row:
-        """Stores and prints a row. A column that is not in `found` stays empty."""
+        """Store and print a row. A column that is not in `found` is empty."""
         self.add_all([(key, found)])
         return self.stored[-1]
 
     def add_all(self, found: Iterable[tuple[tuple, dict]]) -> None:
-        """Stores and prints rows that belong together, those of them that are not stored."""
+        """Store and print rows that belong together, except those that are already stored."""
         rows = []
         for key, values in found:
             if not self.find(*key):
@@ -94,7 +96,7 @@ class Rows:
 
 
 def finished(text: str) -> str:
-    """A CSV file's text without its last row, if that breaks off.
+    """Return the text of a CSV file without its last row, if that is incomplete.
 
     >>> finished("seed,score\\n0,0.91\\n1,0.")
     'seed,score\\n0,0.91\\n'

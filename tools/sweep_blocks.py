@@ -1,13 +1,13 @@
-"""Holds `find_blocks` against every network at hand, and prints a table (slow; not run by pytest).
+"""Checks `find_blocks` on all available networks, and prints a table (slow; not run by pytest).
 
     python tools/sweep_blocks.py [--fast] [--only TEXT] [--exact] [--blocks]
 
-Every model of keras.applications (with and without its top), KerasHub and KerasCV backbones in
-small configurations, each flat and nested under an outer model. Checked with code of its own:
-every weight in exactly one block; blocks in data-flow order; at least four blocks where ten or
-more layers convolve; the head holds exactly what it should; the model splits at a cut, and
-(`--exact`) the halves give the model's output. `--fast` leaves out the largest networks,
-`--blocks` prints the names of the blocks.
+The networks are every model of keras.applications (with and without its top), and KerasHub and
+KerasCV backbones in small configurations, each flat and nested in an outer model. The checks have
+their own code: every weight is in exactly one block; blocks are in data-flow order; there are at
+least four blocks if ten or more layers convolve; the head has exactly the right weights; the model
+splits at a cut, and (`--exact`) the halves give the output of the model. `--fast` leaves out the
+largest networks, `--blocks` prints the names of the blocks.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def applications(fast):
     for name, make in sorted(vars(keras.applications).items()):
         if inspect.isfunction(make) and not (fast and name in LARGE):
             yield f"{name}", lambda make=make: make(weights=None)
-            # NASNetLarge without a fixed size is built wrong by Keras: it cannot run.
+            # Keras builds NASNetLarge incorrectly without a fixed size: it cannot run.
             more = {"input_shape": (331, 331, 3)} if name == "NASNetLarge" else {}
             yield (
                 f"{name} no top",
@@ -271,7 +271,7 @@ def nest(backbone):
     return keras.Model(inputs, keras.layers.Dense(3, name="outer_predictions")(x))
 
 
-# The checks, written without the library's own walk ---------------------------------------------
+# The checks, written without the library's own graph traversal -----------------------------------
 
 
 def graph_of(model):
@@ -280,7 +280,7 @@ def graph_of(model):
 
 
 def out_of_order(model, blocks):
-    """Names of layers that read, however indirectly, what a later block computes."""
+    """Return the names of layers that depend, directly or not, on outputs of a later block."""
     home = {id(w): i for i, block in enumerate(blocks) for w in block.weights}
     late, met = [], set()
 
@@ -338,17 +338,17 @@ def problems(name, model, blocks, head, exact):
     if able:
         try:
             found += unlike(model, blocks, able[len(able) // 2], exact)
-        except Exception as error:  # a finding like any other
+        except Exception as error:  # reported like any other problem
             found.append(f"split at {able[len(able) // 2]}: {error!s:.100}")
     return found
 
 
 def unlike(model, blocks, name, exact):
-    """What is wrong with the halves of `model` at the block `name`."""
+    """Return the problems with the halves of `model`, split at the block `name`."""
     below, above = blocks.split(name)
     if {id(w) for w in below.weights} & {id(w) for w in above.weights}:
         return ["the halves share weights"]
-    # KerasHub 0.32 gives the wrong symbolic shape for SigLIP's patches: one token too many.
+    # KerasHub 0.32 has a wrong symbolic shape for SigLIP's patches: one token too many.
     siglip = any("SigLIP" in type(x).__name__ for x in model._flatten_layers())
     if exact and not siglip and len(model.inputs) == 1:
         shape = [n or 64 for n in model.inputs[0].shape[1:]]
@@ -362,7 +362,7 @@ def unlike(model, blocks, name, exact):
 
 
 def head_of(name, model):
-    """The weights that must be the head of a flat model; None for a bare backbone."""
+    """Return the weights that must be the head of a flat model; None for a bare backbone."""
     if name.startswith(("VGG16", "VGG19")) and "top" not in name and "96" not in name:
         return [w for x in model.layers[-3:] for w in x.weights] if name != "VGG" else None
     if "classifier" in name or "segmenter" in name:
@@ -396,7 +396,7 @@ def main():
             try:
                 keras.backend.clear_session()
                 flat = make()
-            except Exception as error:  # say so and go on to the next network
+            except Exception as error:  # report it and continue with the next network
                 rows.append((name, "-", "-", "-", f"not built: {error!s:.150}"))
                 failures += 1
                 continue

@@ -1,7 +1,7 @@
-"""What several measurements do alike: draws of labels, a made-up shift, training that starts anew.
+"""Code shared by several measurements: draws of labels, a synthetic shift, training from scratch.
 
-Arguments: `labels` and `y` are arrays of whole numbers, `x` of inputs, one an example; `rng` is a
-NumPy generator, whose state is part of a trial.
+Arguments: `labels` and `y` are arrays of integers, `x` of inputs, one per example; `rng` is a NumPy
+generator, whose state is part of a trial.
 """
 
 import tlkeras as tlk
@@ -18,12 +18,12 @@ MIDDLE = ("block4c_add", "block5c_add")  # two middle blocks of efficientnet_lit
 
 
 def behind_blinds(images: np.ndarray) -> np.ndarray:
-    """Images of 32 x 32 behind stripes, bright and dark, that invert them: a synthetic shift."""
+    """Put images of 32 x 32 behind bright and dark stripes that invert them: a synthetic shift."""
     return np.abs(images - BLINDS[:, None]).astype("float32")
 
 
 def drawn(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of `count` examples of each class, as the seed draws them; of all, where it is 0."""
+    """Return indices of `count` examples of each class, drawn by the seed; 0 means all examples."""
     if not count:
         return np.arange(len(labels))
     rng = np.random.default_rng(seed)
@@ -32,19 +32,19 @@ def drawn(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def in_passes(count: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """`wanted` indices of `count` examples, each of which comes once before any comes again."""
+    """Return `wanted` indices of `count` examples; all occur once before any is repeated."""
     passes = range(-(-wanted // count))
     return np.concatenate([rng.permutation(count) for _ in passes])[:wanted]
 
 
 def class_weights(y: np.ndarray, classes: int) -> dict[int, float]:
-    """Weights with which every class counts as much as any other, for `fit`."""
+    """Return class weights for `fit` that make all classes count the same."""
     counts = np.maximum(np.bincount(y, minlength=classes), 1)
     return dict(enumerate(len(y) / classes / counts))
 
 
 def standard(x: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """With mean 0 and spread 1 where `like` has them."""
+    """Standardise `x` with the mean and the spread of `like`."""
     return (x - like.mean(axis=0)) / (like.std(axis=0) + 1e-6)
 
 
@@ -52,7 +52,10 @@ def standard(x: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def pooled_reader(network: str, side: int) -> keras.Model:
-    """Images to outputs averaged over place: of ImageNet's network from two middle blocks."""
+    """Return a model from images to outputs averaged over positions.
+
+    For efficientnet_lite0 these are the outputs of two middle blocks, else those of the last block.
+    """
     backbone, pool = tlk.load_backbone(network, side), keras.layers.GlobalAveragePooling2D()
     if network != "efficientnet_lite0":
         return keras.Sequential([backbone, pool])
@@ -63,7 +66,7 @@ def pooled_reader(network: str, side: int) -> keras.Model:
 
 
 def new_head(weights: list[np.ndarray]) -> list[np.ndarray]:
-    """First weights of another last layer for a model with these weights."""
+    """Return initial weights of a new last layer for a model with these weights."""
     *_, kernel, bias = weights
     head = keras.layers.Dense(len(bias))
     head.build((None, len(kernel)))
@@ -71,7 +74,7 @@ def new_head(weights: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def drift(model: keras.Model, start: list[np.ndarray]) -> float:
-    """How far all weights but the head's two moved from those at the start, in percent."""
+    """Return how far all weights but the head's two moved, in percent of their initial norm."""
     pairs = list(zip(model.get_weights()[:-2], start[:-2], strict=True))
     moved = sum(float(np.sum((new - old) ** 2)) for new, old in pairs)
     return 100 * (moved / sum(float(np.sum(old**2)) for _, old in pairs)) ** 0.5
@@ -81,19 +84,19 @@ def drift(model: keras.Model, start: list[np.ndarray]) -> float:
 
 
 def forget(optimizer: keras.optimizers.Optimizer) -> None:
-    """As it was before its first step; its learning rate stays."""
+    """Reset an optimizer to its state before the first step; keep its learning rate."""
     for variable in optimizer.variables:
         if "learning_rate" not in variable.path:
             variable.assign(keras.ops.zeros_like(variable))
 
 
 def cosine(rate: float, step: int, steps: int) -> float:
-    """The learning rate at a step, on the way from `rate` to nothing."""
+    """Return the learning rate at a step of a cosine decay from `rate` to zero."""
     return rate * (1 + np.cos(np.pi * step / steps)) / 2
 
 
 def fit(model: keras.Model, x, y, rate: float, steps: int, batch: int, rng, **options) -> None:
-    """So many steps with cosine decay, from a fresh optimizer; traced once for all rates."""
+    """Train for `steps` steps with cosine decay and a reset optimizer, without retracing."""
 
     def set_rate(step, logs=None):
         model.optimizer.learning_rate = cosine(rate, step, steps)
@@ -107,6 +110,6 @@ def fit(model: keras.Model, x, y, rate: float, steps: int, batch: int, rng, **op
 
 
 def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray, batch: int = 100) -> float:
-    """Balanced accuracy in [0, 1] of a model that puts out logits."""
+    """Return the balanced accuracy in [0, 1] of a model that outputs logits."""
     found = model.predict(x, batch_size=batch, verbose=0).argmax(axis=-1)
     return float(balanced_accuracy_score(y, found))
