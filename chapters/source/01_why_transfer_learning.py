@@ -14,7 +14,7 @@ import tlkeras as tlk
 import keras
 import numpy as np
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels and another run
 setting = tlk.setting("01")
 
 # %% [markdown]
@@ -34,7 +34,7 @@ setting = tlk.setting("01")
 # of marks on skin. They are **synthetic**: a program draws them, and nothing here says anything
 # about real skin. You have five labelled images per class.
 
-# %% alt="A row of seven small synthetic pictures of skin, one of each kind: akiec, bcc, bkl, df, mel, nv, vasc. They differ in colour, border and texture."
+# %% alt="A row of seven small synthetic images of skin, one per class: akiec, bcc, bkl, df, mel, nv, vasc. They differ in colour, border and texture."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 task.show(rows=1, columns=7)
 
@@ -53,7 +53,7 @@ task.show(rows=1, columns=7)
 
 # %%
 def features_of(network):
-    """A model from images to their features: the network up to its last block but one, averaged."""
+    """Return a model that outputs features: the network without its last block, averaged."""
     blocks = tlk.find_blocks(network)
     backbone = blocks.split(blocks.names[-2])[0]
     pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
@@ -65,7 +65,7 @@ network = tlk.load_backbone(setting.backbone, setting.image_size)
 extractor = features_of(network)
 images, labels = task.arrays("train")[:2]
 features = extractor.predict(images, 64, verbose=0)
-print(f"{images[0].size:,} numbers in an image, {features.shape[1]:,} in its features")
+print(f"{images[0].size:,} pixel values per image, {features.shape[1]:,} features")
 
 # %% [markdown]
 # On these features we train the simplest classifier there is: scikit-learn's logistic regression,
@@ -79,7 +79,7 @@ from sklearn.preprocessing import StandardScaler
 
 classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
 classifier.fit(features, labels)
-print(f"{classifier[-1].coef_.size + 7} numbers learned")
+print(f"{classifier[-1].coef_.size + 7} trained parameters")
 
 # %% [markdown]
 # Now for new images. In the test set some classes are 50 times as frequent as others. So we take
@@ -89,21 +89,21 @@ print(f"{classifier[-1].coef_.size + 7} numbers learned")
 
 # %% tags=["plumbing"]
 test_images, truth = task.arrays("test")[:2]
-places = np.concatenate([np.flatnonzero(truth == kind)[:50] for kind in np.unique(truth)])
+places = np.concatenate([np.flatnonzero(truth == label)[:50] for label in np.unique(truth)])
 test_images, truth = test_images[places], truth[places]
 
 # %%
 from sklearn.metrics import balanced_accuracy_score
 
 test_features = extractor.predict(test_images, 97, verbose=0)
-said = classifier.predict(test_features)
-right = balanced_accuracy_score(truth, said)
+predicted = classifier.predict(test_features)
+right = balanced_accuracy_score(truth, predicted)
 print(f"{len(labels)} labels; {100 * right:.0f} % balanced accuracy on {len(truth)} new images")
 
-# %% tags=["plumbing"] alt="Fourteen synthetic skin pictures, two of each kind, each with the kind that the classifier says above it and a cross where that is wrong; nine of the fourteen names are right."
-shown = np.concatenate([np.flatnonzero(truth == kind)[:2] for kind in np.unique(truth)])
-names = [f"{task.classes[said[i]]}{' ✗' * int(said[i] != truth[i])}" for i in shown]
-title = f"{task.name}: what it says of new images ({task.note or 'real'})"
+# %% tags=["plumbing"] alt="Fourteen synthetic skin images, two per class, each with the predicted class above it and a cross where that is wrong; nine of the fourteen are classified correctly."
+shown = np.concatenate([np.flatnonzero(truth == label)[:2] for label in np.unique(truth)])
+names = [f"{task.classes[predicted[i]]}{' ✗' * int(predicted[i] != truth[i])}" for i in shown]
+title = f"{task.name}: predictions for new images ({task.note or 'real'})"
 tlk.plots.samples(test_images[shown], range(len(shown)), names, columns=7, title=title)
 
 # %% [markdown]
@@ -146,7 +146,7 @@ untrained = features_of(blank)
 
 
 def as_pixels(images):
-    """Every image at 16 x 16, as a row of numbers."""
+    """Return every image at 16 x 16 pixels, flattened to one row."""
     small = keras.ops.image.resize(images, (16, 16), antialias=True)
     return np.asarray(small).reshape(len(images), -1)
 
@@ -163,11 +163,11 @@ rivals = {
 
 # %%
 def score(name, draw):
-    """Balanced accuracy in % with five labels of each kind; `draw` says which."""
+    """Return balanced accuracy in % with five labels per class; `draw` chooses them."""
     rows, new_rows = rivals[name]
     rng = np.random.default_rng([SEED, draw])
-    kinds = [rng.permutation(np.flatnonzero(drawable[1] == kind)) for kind in range(7)]
-    drawn = np.concatenate([kind[: setting.labels_per_class] for kind in kinds])
+    members = [rng.permutation(np.flatnonzero(drawable[1] == label)) for label in range(7)]
+    drawn = np.concatenate([places[: setting.labels_per_class] for places in members])
     classifier.fit(rows[drawn], drawable[1][drawn])
     return 100 * balanced_accuracy_score(truth, classifier.predict(new_rows))
 
@@ -178,7 +178,7 @@ tlk.table(scores, "features of")
 # %% tags=["plumbing", "nbval-check-output"]
 means = {name: np.mean(draws) for name, draws in scores.items()}
 lead = means["ImageNet"] - max(means["the same, untrained"], means["pixels"])
-rows = [("ImageNet, ahead of the better of its rivals", "more than 7" if lead > 7 else lead)]
+rows = [("ImageNet's lead over its better rival", "more than 7" if lead > 7 else lead)]
 tlk.table(rows, ["balanced accuracy, ten draws", "points"])
 
 # %% [markdown]
@@ -197,12 +197,12 @@ tlk.table(rows, ["balanced accuracy, ten draws", "points"])
 # 18 % on lesions and 33 % on clothes.
 
 # %% tags=["plumbing"]
-STRONGEST = {"lesions": "glyph_resnet_small", "clothes": "glyph_resnet"}  # of those from scratch
+STRONGEST = {"lesions": "glyph_resnet_small", "clothes": "glyph_resnet"}  # the best from scratch
 LABELS = [5, 10, 30]
 
 
 def stored(task, method, preset=""):
-    """Scores in % by labels per class, from data/results/tasks.csv."""
+    """Return scores in % by labels per class, from data/results/tasks.csv."""
     found = tlk.results("tasks", task=task, method=method, preset=preset, labels_per_class=LABELS)
     return found.scores("labels_per_class", scale=100)
 
@@ -216,8 +216,8 @@ def rivals_on(task):
     }
 
 
-# %% alt="Line plot for lesions (synthetic), balanced accuracy against 5, 10 and 30 labels of each class. ImageNet: 45, 54, 66 %. From scratch: 34, 44, 59 %. Untrained and pixels: 24 rising to 40 and 37 %."
-title = "lesions (synthetic): ten points ahead of everything else with few labels"
+# %% alt="Line plot for lesions (synthetic), balanced accuracy against 5, 10 and 30 labels per class. ImageNet: 45, 54, 66 %. From scratch: 34, 44, 59 %. Untrained and pixels: 24 rising to 40 and 37 %."
+title = "lesions (synthetic): ImageNet is ten points ahead with few labels"
 tlk.plots.curves(rivals_on("lesions"), x="labels per class", log=True, title=title)
 
 # %% [markdown]
@@ -227,7 +227,7 @@ tlk.plots.curves(rivals_on("lesions"), x="labels per class", log=True, title=tit
 # %% alt="Two rows of ten small grey photographs of clothes, shoes and bags on black, with their class names."
 tlk.load_task("clothes").show(rows=2, columns=10)
 
-# %% alt="Line plot for clothes (real photographs), balanced accuracy against 5, 10 and 30 labels of each class. ImageNet: 72, 77, 81 %. Pixels: 65, 72, 75 %. From scratch: 64, 71, 77 %. Untrained: 54, 61, 67 %."
+# %% alt="Line plot for clothes (real photographs), balanced accuracy against 5, 10 and 30 labels per class. ImageNet: 72, 77, 81 %. Pixels: 65, 72, 75 %. From scratch: 64, 71, 77 %. Untrained: 54, 61, 67 %."
 title = "clothes (real): ten labels from ImageNet do the work of thirty from scratch"
 tlk.plots.curves(rivals_on("clothes"), x="labels per class", log=True, title=title)
 
@@ -270,7 +270,7 @@ rows = [
     ("frozen, from ImageNet", up, [100 * run["score"] for run in frozen]),
     ("from scratch", both_ways, [100 * run["score"] for run in scratch_runs]),
 ]
-tlk.table(rows, ["lesions, 5 labels", "passes of an image", "balanced accuracy (%)"])
+tlk.table(rows, ["lesions, 5 labels", "image passes", "balanced accuracy (%)"])
 
 # %% [markdown]
 # That is some 270 times fewer passes, for more than twice the balanced accuracy. Of course
@@ -313,11 +313,11 @@ def from_scratch(steps=200):
 import time
 
 rows = []
-for name, way in (("frozen, from ImageNet", from_imagenet), ("from scratch", from_scratch)):
+for name, classify in (("frozen, from ImageNet", from_imagenet), ("from scratch", from_scratch)):
     start = time.perf_counter()
-    named = way()
+    predicted = classify()
     seconds = time.perf_counter() - start
-    rows.append((name, seconds, 100 * balanced_accuracy_score(truth, named)))
+    rows.append((name, seconds, 100 * balanced_accuracy_score(truth, predicted)))
 tlk.table(rows, ["one draw of 35 labels", "seconds", "balanced accuracy (%)"], digits=0)
 
 # %% [markdown]
@@ -348,7 +348,7 @@ digits = {
     "pixels": stored("digits", "pixels"),
 }
 groups = {
-    f"{count} labels of each digit": {name: draws[count] for name, draws in digits.items()}
+    f"{count} labels per class": {name: draws[count] for name, draws in digits.items()}
     for count in (5, 30)
 }
 tlk.plots.bars(groups, title="digits (real): letters help, ImageNet hardly does")
@@ -398,7 +398,7 @@ for name, curve in rivals_on("lesions").items():
     means = [draws.mean() for draws in curve.values()]
     count = f"{np.exp(np.interp(50, means, np.log(LABELS))):.0f}"
     needed.append((name, count if means[-1] >= 50 else "not reached with 30"))
-tlk.table(needed, ["features", "labels of each kind for 50 %"])
+tlk.table(needed, ["features", "labels per class for 50 %"])
 
 # %% [markdown] tags=["answer"]
 # About eight labels per class from ImageNet, and twice as many from scratch. Pixels and the
@@ -422,14 +422,14 @@ letters = tlk.load_backbone("glyph_resnet", 32)
 pool = keras.layers.GlobalAveragePooling2D()(letters.output)
 views = {"letters": keras.Model(letters.input, pool), "pixels": as_pixels}
 new, answers = (part[:200] for part in tlk.load_task("digits").arrays("test")[:2])
-read = {}
+accuracies = {}
 for name, view in views.items():
     rows = np.asarray(view(new))
     for draw in range(5):
         one = tlk.load_task("digits", 1, 5 * SEED + draw).arrays("train")[:2]
         classifier.fit(np.asarray(view(one[0])), one[1])
-        read.setdefault(name, []).append(100 * classifier.score(rows, answers))
-tlk.table(read, "one labelled digit of each; read right in %", digits=0)
+        accuracies.setdefault(name, []).append(100 * classifier.score(rows, answers))
+tlk.table(accuracies, "one label per class, accuracy (%)", digits=0)
 
 # %% [markdown] tags=["answer"]
 # With the features learned from letters about eight in ten are right, with pixels about half. A
@@ -456,7 +456,7 @@ for name, view in views.items():
     classifier.fit(np.asarray(view(few[0])), few[1])
     right = [classifier.score(np.asarray(view(x)), answers) for x in (new, 255 - new)]
     turned.append((name, 100 * right[0], 100 * right[1]))
-tlk.table(turned, ["features", "as they are, %", "negatives, %"], digits=0)
+tlk.table(turned, ["features", "accuracy (%)", "accuracy on negatives (%)"], digits=0)
 
 # %% [markdown] tags=["answer"]
 # Pixels do no better than guessing (10 %): nothing looks less like a black three than a white one.
