@@ -13,7 +13,7 @@ import tlkeras as tlk
 import keras
 import numpy as np
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels and another run
 setting = tlk.setting("02")
 
 # %% [markdown]
@@ -35,7 +35,7 @@ setting = tlk.setting("02")
 # They are **synthetic**, drawn by a program, and of no medical validity. Three questions come
 # first: *what*, *when* and *how*.
 
-# %% alt="A row of seven small synthetic pictures of skin, one of each kind; they differ in colour, border and texture."
+# %% alt="A row of seven small synthetic images of skin, one per class; they differ in colour, border and texture."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 task.show(rows=1, columns=7)
 
@@ -70,19 +70,19 @@ reader = keras.Model(below.input, pooled)
 # %% tags=["plumbing"]
 images, labels = task.arrays("train")[:2]
 held, truth = task.arrays("validation")[:2]
-places = np.concatenate([np.flatnonzero(truth == kind)[:20] for kind in np.unique(truth)])
+places = np.concatenate([np.flatnonzero(truth == label)[:20] for label in np.unique(truth)])
 held, truth = held[places], truth[places]
 
 
 # %%
 def probe(seen, unseen):
-    """Balanced accuracy in % of a linear classifier on what is seen of images."""
+    """Return the balanced accuracy in % of a linear classifier on features of images."""
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     return 100 * balanced_accuracy_score(truth, classifier.fit(seen, labels).predict(unseen))
 
 
 middle = [reader.predict(x, 70, verbose=0) for x in (images, held)]
-print(f"{blocks.names[-2]}: {probe(*middle):.0f} %, guessing: 14 %")
+print(f"{blocks.names[-2]}: {probe(*middle):.0f} % balanced accuracy (guessing: 14 %)")
 
 # %% [markdown]
 # `tlk.probe` does this for every block (it reports plain accuracy), and adds what it would
@@ -100,7 +100,7 @@ tlk.probe(network, (images, labels), (held, truth), strength=0.01)
 
 # %% tags=["plumbing"]
 def by_depth(target, start):
-    """Scores in % of stored probes, by block."""
+    """Return the scores of stored probes in %, by block."""
     found = tlk.results("questions", experiment="probe", target=target, start=start)
     return found.scores("where", scale=100)
 
@@ -125,7 +125,7 @@ for target in ("lesions", "clothes"):
     blank = by_depth(target, "ImageNet, untrained")
     table[f"{target}, ImageNet"] = depth
     table[f"{target}, untrained"] = blank
-tlk.table(table, "read off after")
+tlk.table(table, "linear probe after")
 
 # %% [markdown]
 # So the answer is: most of the network, but not the last block, which is already specialised on
@@ -144,7 +144,7 @@ tlk.table(table, "read off after")
 
 # %%
 def last_block(network):
-    """A model from images to what the network's last block says, averaged over the image."""
+    """Return a model that outputs the network's last block, averaged over the image."""
     pooled = keras.layers.GlobalAveragePooling2D()(network.output)
     return keras.Model(network.input, pooled)
 
@@ -166,14 +166,16 @@ views = {
     "letters' network, untrained": [blank.predict(x, 70, verbose=0) for x in small],
     "six numbers": [six_numbers(x) for x in (images, held)],
 }
-tlk.table([(name, probe(*seen)) for name, seen in views.items()], ["features", "%"], digits=0)
+rows = [(name, probe(*seen)) for name, seen in views.items()]
+tlk.table(rows, ["features", "balanced accuracy (%)"], digits=0)
 
 # %% [markdown]
 # That was one draw. The next table has the five stored draws, on all test images, with each
 # start's best block and its last. (The best block favours starts with more blocks to choose from.)
 
 # %% tags=["plumbing", "nbval-check-output"]
-starts = ("ImageNet", "letters", "letters, untrained", "pixels", "colour")  # six numbers of it
+# "colour" stands for the six numbers.
+starts = ("ImageNet", "letters", "letters, untrained", "pixels", "colour")
 rows = []
 for start in starts:
     scores = list(by_depth("lesions", start).values())
@@ -204,12 +206,13 @@ def tint(images):
 
 
 def tint_found(seen, unseen):
-    """Share of the variance of new images' tint, in %; 0 where the fit is no better than none."""
+    """Return the share of the variance of new images' tint that is predicted, in %; at least 0."""
     fit = make_pipeline(StandardScaler(), Ridge(10.0)).fit(seen, tint(images))
     return 100 * max(0, fit.score(unseen, tint(held)))
 
 
-tlk.table([(name, tint_found(*seen)) for name, seen in views.items()], ["features", "%"], digits=0)
+rows = [(name, tint_found(*seen)) for name, seen in views.items()]
+tlk.table(rows, ["features", "predicted share of the tint (%)"], digits=0)
 
 # %% [markdown]
 # From the letters features it predicts nothing. (210 images are few for such a fit: in stored fits
@@ -231,7 +234,7 @@ for name in ("glyph_resnet", "glyph_resnet_small", "glyph_vit", "scene_clip", "e
     trained, untrained = (tlk.results("tasks", method=m, **case).rows for m in ("frozen", "random"))
     gain = [100 * (a["score"] - b["score"]) for a, b in zip(trained, untrained, strict=True)]
     rows.append((name, f"{kept} of {len(shares)}", gain))
-header = ["network", "blocks that keep half of the tint", "gain by its training, points"]
+header = ["network", "blocks that keep half of the tint", "gain from training (points)"]
 tlk.table(rows, header)
 
 # %% [markdown]
@@ -270,7 +273,7 @@ trained = {
     }
     for target in ("lesions", "lesions, grey")
 }
-tlk.plots.bars(trained, title="lesions (synthetic): letters cost in colour and help in grey")
+tlk.plots.bars(trained, title="lesions (synthetic): letters hurt in colour and help in grey")
 
 # %% [markdown]
 # Not in twenty epochs: in colour, the network that starts from random weights is five points ahead
@@ -291,16 +294,17 @@ model = keras.Sequential([network, keras.layers.GlobalAveragePooling2D(), keras.
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def right(model):
-    said = model.predict(held, 70, verbose=0).argmax(axis=1)
-    return f"{100 * balanced_accuracy_score(truth, said):.0f} %"
+def accuracy(model):
+    """Return the balanced accuracy on the validation images, as text."""
+    predicted = model.predict(held, 70, verbose=0).argmax(axis=1)
+    return f"{100 * balanced_accuracy_score(truth, predicted):.0f} %"
 
 
 # %%
 network.trainable = False
 model.compile(keras.optimizers.AdamW(1e-2), loss)
 model.fit(images, labels, batch_size=16, epochs=4, verbose=0)
-head_alone, extracted = model.get_weights(), right(model)
+head_alone, extracted = model.get_weights(), accuracy(model)
 
 # %% [markdown]
 # That was feature extraction. Next comes fine-tuning of the last block, `block6-7`, except for its
@@ -317,7 +321,7 @@ for block in blocks:
 
 model.compile(keras.optimizers.AdamW(1e-4), loss)
 model.fit(images, labels, batch_size=16, epochs=3, verbose=0)
-tuned = right(model)
+tuned = accuracy(model)
 
 # %% [markdown]
 # And only ten times smaller, starting from the same head?
@@ -327,8 +331,8 @@ model.set_weights(head_alone)
 model.compile(keras.optimizers.AdamW(1e-3), loss)
 model.fit(images, labels, batch_size=16, epochs=3, verbose=0)
 rows = [["feature extraction", extracted], ["block6-7 at 1e-4", tuned]]
-rows.append(["block6-7 at 1e-3", right(model)])
-tlk.table(rows, ["one draw, one run", "validation"])
+rows.append(["block6-7 at 1e-3", accuracy(model)])
+tlk.table(rows, ["one draw, one run", "balanced accuracy on validation"])
 
 # %% [markdown]
 # At a hundredth of the head's rate the score rose a little, which on 140 images is a tie. At a
@@ -357,7 +361,7 @@ for target in ("lesions", "clothes"):
         found = tlk.results("tasks", labels_per_class=[5, 10], **case)
         scores = found.scores("labels_per_class", scale=100)
         rows[f"{target}, {how}"] = {f"{count} labels": draws for count, draws in scores.items()}
-tlk.table(rows, "balanced accuracy, %", note=found.note)
+tlk.table(rows, "balanced accuracy (%)", note=found.note)
 
 # %% [markdown]
 # With so few labels, fine-tuning gains nothing: a tie on lesions and some three points *less* on
@@ -380,11 +384,7 @@ for target in ("digits", "glyphs/styles", "lesions", "lesions, grey"):
     runs = tlk.results("questions", experiment="training", target=target)
     means = {s: draws.mean() for s, draws in runs.scores("start", scale=100).items()}
     rows.append((target, float(ahead), float(means["letters"] - means["letters, untrained"])))
-header = [
-    "from letters to",
-    "probe ahead of its best rival by",
-    "training ahead of random start by",
-]
+header = ["from letters to", "probe: lead over best rival", "training: lead over random weights"]
 tlk.table(rows, header)
 
 # %% [markdown]
@@ -415,7 +415,8 @@ both = [np.hstack(pair) for pair in zip(views["letters"], views["six numbers"], 
 alone = {
     name: probe(*views[name]) for name in ("letters", "six numbers", "ImageNet, up to block4-5")
 }
-tlk.table([*alone.items(), ("letters and six numbers", probe(*both))], ["features", "%"], digits=0)
+rows = [*alone.items(), ("letters and six numbers", probe(*both))]
+tlk.table(rows, ["features", "balanced accuracy (%)"], digits=0)
 
 # %% [markdown] tags=["answer"]
 # It is: about 30 %, hardly more than the letters alone and less than the six numbers alone, in
@@ -442,12 +443,12 @@ rows = [
     ("block4-5", below.count_params(), probe(*middle)),
     ("block6-7", network.count_params(), probe(*last)),
 ]
-tlk.table(rows, ["up to", "numbers in the network", "probe, %"], digits=0)
+tlk.table(rows, ["up to", "parameters", "balanced accuracy (%)"], digits=0)
 
 # %% [markdown] tags=["answer"]
-# The cut network has a fifth of the parameters ("numbers in the network") and does about as well
-# (on 140 images, a few points mean nothing; the stored probes have 62 and 60 %). What you do not
-# need, you need not carry around: a smaller network is faster in training and in use.
+# The cut network has a fifth of the parameters and does about as well (on 140 images, a few points
+# mean nothing; the stored probes have 62 and 60 %). What you do not need, you need not carry
+# around: a smaller network is faster in training and in use.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 3: would you transfer?
@@ -466,7 +467,7 @@ pairs = [
     ("b", "place, size, lighting", "none of it", "yes"),
     ("c", "ink, grain, font", "exactly that", "no, or only the first blocks"),
 ]
-tlk.table(pairs, ["pair", "paid for overlooking", "the target needs", "transfer?"])
+tlk.table(pairs, ["pair", "rewarded for overlooking", "the target needs", "transfer?"])
 
 # %% [markdown] tags=["answer"]
 # If two images with the same answer differ in something, the source is rewarded for throwing that
