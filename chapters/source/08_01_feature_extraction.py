@@ -13,10 +13,10 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_01")
 tlk.accelerate(quiet=True)
 
@@ -35,14 +35,14 @@ tlk.accelerate(quiet=True)
 # Our images are `lesions`: seven classes of **synthetic** skin marks, with no medical validity. We
 # use 30 labelled images per class.
 
-# %% alt="A row of seven small synthetic pictures of skin, one of each kind; they differ in colour, border and texture."
+# %% alt="A row of seven small synthetic images of skin, one of each class; they differ in colour, border and texture."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 images, labels = task.arrays("train")
 new, truth = (part[:300] for part in task.arrays("validation")[:2])
 task.show(rows=1, columns=7)
 
 # %% [markdown]
-# ## By hand: read once, keep the cards
+# ## By hand: compute once, keep the features
 #
 # The network was trained on ImageNet photographs. It outputs a 3 x 3 grid with 1,280 numbers at
 # each position. Averaged over the positions, an image becomes 1,280 numbers. After one call of
@@ -56,7 +56,7 @@ features = reader.predict(images, verbose=0)
 seen = reader.predict(new, verbose=0)
 
 # %% tags=["nbval-check-output"]
-rows = [["pictures", images[0].size, images.nbytes / 1024]]
+rows = [["images", images[0].size, images.nbytes / 1024]]
 rows += [["features", features[0].size, features.nbytes / 1024]]
 tlk.table(rows, [f"{len(images)} examples", "numbers each", "KiB"], digits=0)
 
@@ -75,9 +75,9 @@ from sklearn.preprocessing import StandardScaler
 
 
 def probed(x, y, x_new, y_new):
-    """Balanced accuracy in %, of a linear classifier."""
-    judge = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
-    return 100 * balanced_accuracy_score(y_new, judge.fit(x, y).predict(x_new))
+    """Balanced accuracy of a linear classifier, in %."""
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
+    return 100 * balanced_accuracy_score(y_new, classifier.fit(x, y).predict(x_new))
 
 
 print(f"{probed(features, labels, seen, truth):.0f} % balanced accuracy, a single draw")
@@ -108,7 +108,7 @@ EPOCHS = 3
 
 # %% tags=["plumbing"]
 def fitted(before_the_head, x):
-    """The first weights and the order of the pictures follow from the seed."""
+    """The initial weights and the order of the images depend only on the seed."""
     counter.seen.assign(0)
     keras.utils.set_random_seed(SEED)
     head = keras.layers.Dense(len(task.classes))
@@ -121,15 +121,15 @@ def fitted(before_the_head, x):
 # %% tags=["plumbing"]
 in_fit, times = fitted([counted], images)
 counter.seen.assign(0)
-cards = counted.predict(images, batch_size=30, verbose=0)
+extracted = counted.predict(images, batch_size=30, verbose=0)
 once = int(counter.seen.numpy())
-cached, more = fitted([keras.Input(cards.shape[1:])], cards)
+cached, more = fitted([keras.Input(extracted.shape[1:])], extracted)
 apart = float(np.abs(in_fit.kernel.numpy() - cached.kernel.numpy()).max())
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = [["network inside fit", times], ["features once, head alone", once + more]]
 note = f"Largest difference between the weights of the two heads: {apart:.2f}"
-tlk.table(rows, [f"{EPOCHS} epochs", "pictures through the network"], note=note)
+tlk.table(rows, [f"{EPOCHS} epochs", "images through the network"], note=note)
 
 # %% [markdown]
 # The heads are the same, for a third of the work; over a hundred epochs it would be a hundredth.
@@ -146,7 +146,7 @@ tlk.table(rows, [f"{EPOCHS} epochs", "pictures through the network"], note=note)
 model = tlk.add_head(backbone, classes=len(task.classes))
 plan = tlk.recipes.head_only(epochs=30, head_lr=1e-3)
 run = tlk.fit_stages(model, plan, (images, labels), seed=SEED, verbose=0)
-print("features kept:", run.stages[0].cache)
+print("features cached:", run.stages[0].cache)
 
 # %% [markdown]
 # ## Of which network, from which depth
@@ -170,7 +170,7 @@ reader_4 = keras.Model(vit.input, keras.layers.GlobalAveragePooling1D()(x))
 digits = tlk.load_task("digits", setting.labels_per_class, SEED, 32)
 (x, y), (x_new, y_new) = digits.arrays("train"), digits.arrays("validation")
 x, x_new = (reader_4.predict(part, verbose=0) for part in (x, x_new))
-print(f"{x.shape[1]} numbers a digit; {probed(x, y, x_new, y_new):.0f} % right, a single draw")
+print(f"{x.shape[1]} numbers per digit; {probed(x, y, x_new, y_new):.0f} % right, a single draw")
 
 # %% [markdown]
 # The stored results cover every block of both networks on both tasks, with 5 and 30 labels per
@@ -216,16 +216,16 @@ tlk.table(rows, ["task", "network", "block", "5 labels", "30 labels"], note=stor
 # settings were chosen on validation images, with other draws.
 
 # %% tags=["plumbing"] alt="Bars of balanced accuracy of linear probe, nearest neighbours and small network. Lesions, 5 labels: 38, 35, 36 percent; 30 labels: 65, 53, 61. Digits, 5 labels: 90, 87, 89; 30 labels: 96, 96, 96."
-judges = {}
+classifiers = {}
 for task_name in ("lesions", "digits"):
     for count in (5, 30):
         runs = stored.where(part="classifier", task=task_name, labels_per_class=count)
-        judges[f"{task_name}, {count} labels"] = runs.scores("what", scale=100)
-tlk.plots.bars(judges, title="No judge is clearly better than the linear probe")
+        classifiers[f"{task_name}, {count} labels"] = runs.scores("what", scale=100)
+tlk.plots.bars(classifiers, title="No classifier is clearly better than the linear probe")
 
 # %% tags=["plumbing", "nbval-check-output"]
 lead = {}
-for where, found in judges.items():
+for where, found in classifiers.items():
     linear = found["linear probe"]
     lead[where] = {name: draws - linear for name, draws in found.items() if name != "linear probe"}
 tlk.table(lead, "points ahead of the linear probe, draw by draw")
@@ -237,7 +237,7 @@ tlk.table(lead, "points ahead of the linear probe, draw by draw")
 # equal weight, while a linear classifier learns to ignore the uninformative ones. The small network
 # is four points behind after 300 steps at the highest rate tried, so it may not have converged.
 #
-# ## Augmentation and cards
+# ## Augmentation and cached features
 #
 # If an image is rotated differently in every epoch, its features cannot be cached. The features of
 # a *fixed* set of views can. A mark on the skin has no right way up, so compute features for all
@@ -267,7 +267,7 @@ tlk.table(views.scores("what", "labels_per_class", scale=100), "lesions, labels 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-(written,) = tlk.load_task("lesions").arrays("train", "report")
+written = tlk.load_task("lesions").arrays("train", "report")[0]
 few = tlk.load_task("lesions", 30, SEED)
 reports, kind = few.arrays("train", "report", "label")
 held, answer = few.arrays("validation", "report", "label")
@@ -344,15 +344,15 @@ bert = keras_hub.models.BertBackbone(
 )
 
 
-def cards_of(texts):
+def features_of(texts):
     given = tokens(texts)
     there = given["padding_mask"][..., None]
     said = bert.predict(given, batch_size=100, verbose=0)["sequence_output"]
     return np.sum(said * there, axis=1) / np.sum(there, axis=1)
 
 
-right = probed(cards_of(reports), kind, cards_of(held), answer)
-print(f"{cards_of(reports).shape} numbers; {right:.0f} % from an untrained one, a single draw")
+right = probed(features_of(reports), kind, features_of(held), answer)
+print(f"shape {features_of(reports).shape}; {right:.0f} % with an untrained network, a single draw")
 
 # %% [markdown]
 # Online, the same lines compute features with BioBERT. They were **not run here**, because this
@@ -418,11 +418,13 @@ tlk.table(rows, ["30 labels", "what", "test, %"])
 # %% tags=["plumbing"]
 rows = []
 for name, what in {"in fit": "network inside fit", "once": "features once, head alone"}.items():
-    (row,) = stored.where(part="cache", what=name)
+    row = stored.where(part="cache", what=name).rows[0]
     rows.append([f"{what}, ten epochs", row["choice"], row["seconds"], "8,967"])
 for row in stored.where(part="classifier", task="lesions", labels_per_class=30, seed=20):
-    rows.append([f"{row['what']}, on the cards", "0", row["seconds"], f"{row['parameters']:,.0f}"])
-header = ["210 pictures of lesions", "through the network", "seconds of one core", "numbers kept"]
+    rows.append(
+        [f"{row['what']}, on the features", "0", row["seconds"], f"{row['parameters']:,.0f}"]
+    )
+header = ["210 images of lesions", "through the network", "seconds of one core", "numbers stored"]
 tlk.table(rows, header)
 
 # %% [markdown]
@@ -434,7 +436,7 @@ tlk.table(rows, header)
 # ## Try it yourself
 
 # %% [markdown] tags=["question"]
-# ### Exercise 1: the nearest card, by hand
+# ### Exercise 1: the nearest neighbour, by hand
 #
 # One nearest neighbour takes three lines of NumPy. For every new image, find the labelled image
 # whose `features` point in the most similar direction (cosine), and take its label.
@@ -446,7 +448,7 @@ tlk.table(rows, header)
 # %% tags=["answer"]
 ours, theirs = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, seen))
 nearest = np.argmax(theirs @ ours.T, axis=1)
-rows = [["nearest card", 100 * balanced_accuracy_score(truth, labels[nearest])]]
+rows = [["nearest neighbour", 100 * balanced_accuracy_score(truth, labels[nearest])]]
 rows += [["linear probe", probed(features, labels, seen, truth)]]
 tlk.table(rows, ["one draw", "validation, %"], digits=0)
 
