@@ -12,11 +12,11 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_02")
 tlk.accelerate(quiet=True)
 
@@ -36,12 +36,12 @@ tlk.accelerate(quiet=True)
 # medical validity, but as imbalanced as in a clinic. We take a random 300 of them and keep the
 # imbalance.
 
-# %% alt="Two rows of small synthetic pictures of skin spots, each with the name of its kind; most are called nv."
+# %% alt="Two rows of small synthetic images of skin spots, each with the name of its class; most are called nv."
 task = tlk.load_task(setting.task, image_size=setting.image_size)
 images, labels = task.arrays("train")
 chosen = np.random.default_rng(SEED).permutation(len(labels))[:300]
 images, labels = images[chosen], labels[chosen]
-new, truth = (part[:400] for part in task.arrays("validation"))  # 400 to judge by
+new, truth = (part[:400] for part in task.arrays("validation"))  # 400 for validation
 task.show(rows=2, columns=7)
 
 # %% [markdown]
@@ -102,7 +102,7 @@ rows = [["the head", *100 * recalls(), 100 * recalls().mean()]]
 
 # %%
 def flat(model):
-    """All layers, also those of a model inside the model."""
+    """Return all layers, including those of models inside the model."""
     layers = []
     for layer in model.layers:
         layers += flat(layer) if isinstance(layer, keras.Model) else [layer]
@@ -144,7 +144,7 @@ rows = []
 for policy in (tlk.policies.head_only(), tlk.policies.last_blocks(1), tlk.policies.all_blocks()):
     learns = tlk.freeze(model, policy).trainable_params
     rows.append([policy, learns, round(8 * learns / 2**20, 1)])
-tlk.table(rows, ["what learns", "numbers", "optimizer (MiB)"])
+tlk.table(rows, ["what is trained", "trainable parameters", "optimizer (MiB)"])
 
 # %% [markdown]
 # ## The experiment: what do class weights do?
@@ -175,7 +175,7 @@ for images_used in (300, 3600):
             rows.append([f"{images_used:,}", label, how, *cells])
 
 # %% tags=["nbval-check-output"]
-tlk.table(rows, ["pictures", "learns", "class weights", "balanced (%)", "accuracy (%)"],
+tlk.table(rows, ["images", "trained", "class weights", "balanced (%)", "accuracy (%)"],
           note=stored.note)  # fmt: skip
 
 # %% [markdown]
@@ -189,13 +189,13 @@ tlk.table(rows, ["pictures", "learns", "class weights", "balanced (%)", "accurac
 # 4.5 ± 0.9 behind with 3,600. A likely reason, not measured: 200 steps in batches of 16 are less
 # than one pass over 3,600 images, which is little training for 2.7 million parameters.
 
-# %% tags=["plumbing"] alt="Bars of the share found of seven kinds. Without class weights: akiec 53, bcc 53, bkl 56, df 2, mel 67, nv 90, vasc 55. With: akiec 73, bcc 59, bkl 53, df 53, mel 67, nv 63, vasc 72."
+# %% tags=["plumbing"] alt="Bars of the share found of seven classes. Without class weights: akiec 53, bcc 53, bkl 56, df 2, mel 67, nv 90, vasc 55. With: akiec 73, bcc 59, bkl 53, df 53, mel 67, nv 63, vasc 72."
 found = {}
 for weights_used, how in ((0, "no class weights"), (1, "class weights")):
     draws = uneven(3600, "head", weights_used)
     found[how] = {c: draws.scores("learns", value=c, scale=100)["head"] for c in CLASSES}
-tlk.plots.bars(found, x="found (%)", digits=0, title="Rare kinds gain, the common one pays\n"
-               "(lesions, synthetic; the head, 3,600 pictures)")  # fmt: skip
+tlk.plots.bars(found, x="found (%)", digits=0, title="Rare classes gain, the common one pays\n"
+               "(lesions, synthetic; the head, 3,600 images)")  # fmt: skip
 
 # %% [markdown]
 # `df` is 59 times rarer than `nv`. Without weights, 2 % of its images are found, with weights 53 %.
@@ -213,7 +213,7 @@ far = tlk.results("depths", part="grid", target="lesions").scores(
     "depth", "labels_per_class", scale=100
 )
 rows = [[label, *(far[depth][n] for n in (5, 30, 0))] for depth, label in DEPTHS.items()]
-header = ["from letters", "5 labels a class", "30", "all"]
+header = ["from letters", "5 labels per class", "30", "all"]
 tlk.table(rows, header, note=tlk.results("depths").note)
 
 # %% [markdown]
@@ -273,7 +273,7 @@ control.mean_by("method", "labels_per_class", scale=100)
 # All images / number of classes / images of the class.
 
 # %% tags=["answer"]
-tlk.table([[n, 1000 / 7 / n] for n in (400, 10)], ["pictures of the class", "weight"])
+tlk.table([[n, 1000 / 7 / n] for n in (400, 10)], ["images of the class", "weight"])
 
 # %% [markdown] tags=["answer"]
 # 0.4 and 14.3: one image of the rare class changes the network as much as 40 of the common one. It
