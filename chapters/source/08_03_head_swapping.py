@@ -12,11 +12,11 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_03")
 tlk.accelerate(quiet=True)
 
@@ -37,7 +37,7 @@ tlk.accelerate(quiet=True)
 # Our task is `lesions`: seven classes of marks on skin, with thirty labelled images per class. They
 # are **synthetic** and have no medical validity.
 
-# %% alt="A row of seven small synthetic pictures of skin, one of each kind; they differ in colour, border and texture."
+# %% alt="A row of seven small synthetic images of skin, one of each class; they differ in colour, border and texture."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 images, labels = task.arrays("train")[:2]
 task.show(rows=1, columns=7)
@@ -55,10 +55,11 @@ old_head = classifier.layers[-1]
 print(old_head.name, "answers", classifier.output_shape[-1])
 
 # %%
-classifier.trainable = False  # all of the old network, before the new head is there
+classifier.trainable = False  # the old network, before the new head is added
 by_hand = keras.Sequential([*classifier.layers[:-1], keras.layers.Dense(len(task.classes))])
 count = sum(np.prod(weight.shape) for weight in by_hand.trainable_weights)
-print(f"{by_hand.output_shape[-1]} answers; {count:,} of {by_hand.count_params():,} numbers learn")
+total = by_hand.count_params()
+print(f"{by_hand.output_shape[-1]} answers; {count:,} of {total:,} parameters are trainable")
 
 # %% [markdown]
 # That is all. A new head is needed even if the number of classes is the same: the third output of
@@ -75,12 +76,15 @@ print(f"{by_hand.output_shape[-1]} answers; {count:,} of {by_hand.count_params()
 swapped = tlk.heads.swap_head(classifier, keras.layers.Dense(len(task.classes)))
 name = "efficient_net_backbone"
 before, after = (model.get_layer(name).get_weights() for model in (classifier, swapped))
+changed = 0
+for old, new in zip(before, after, strict=True):
+    changed += not np.array_equal(old, new)
 tlk.table(
     [
         ["answers", classifier.output_shape[-1], swapped.output_shape[-1]],
         ["arrays of the backbone", len(before), len(after)],
-        ["of these not bit for bit alike", "", sum(map(np.any, map(np.not_equal, before, after)))],
-        ["arrays that learn", len(classifier.trainable_weights), len(swapped.trainable_weights)],
+        ["of these changed", "", changed],
+        ["trainable arrays", len(classifier.trainable_weights), len(swapped.trainable_weights)],
     ],
     ["", "before", "after"],
 )
@@ -101,7 +105,7 @@ backbone, _ = blocks.split(blocks.names[-2])
 backbone.trainable = False
 model = tlk.add_head(backbone, len(task.classes))
 height, width, channels = backbone.output_shape[1:]
-print(f"after {blocks.names[-2]}: {height} x {width} places, {channels} numbers each")
+print(f"after {blocks.names[-2]}: {height} x {width} positions, {channels} numbers each")
 
 # %% [markdown]
 # The network stays [frozen](glossary.md#freeze), so its output for every image is computed once.
@@ -143,9 +147,10 @@ import keras_hub
 
 
 def transformer(x):
-    places = keras.layers.Reshape((height * width, channels))(scale(x))
-    places += keras_hub.layers.PositionEmbedding(height * width)(places)
-    seen = keras_hub.layers.TransformerEncoder(376, 4, dropout=0.1, normalize_first=True)(places)
+    positions = keras.layers.Reshape((height * width, channels))(scale(x))
+    positions += keras_hub.layers.PositionEmbedding(height * width)(positions)
+    seen = keras_hub.layers.TransformerEncoder(376, 4, dropout=0.1, normalize_first=True)(positions)
+    seen = keras.layers.LayerNormalization()(seen)
     return keras.layers.Dense(7)(keras.layers.GlobalAveragePooling1D()(seen))
 
 
@@ -157,7 +162,7 @@ rows_of_table = []
 for name, one in models.items():
     learning = tlk.freeze(one, tlk.policies.head_only())
     rows_of_table.append([name, learning.trainable_params, learning.params])
-tlk.table(rows_of_table, ["head", "numbers that learn", "of all"])
+tlk.table(rows_of_table, ["head", "trainable parameters", "parameters in total"])
 
 # %% [markdown]
 # Now train three of them on the stored maps. The head alone is a model from map to logits, which
@@ -167,7 +172,7 @@ tlk.table(rows_of_table, ["head", "numbers that learn", "of all"])
 
 # %%
 def fit_head(name, rate, epochs=20):
-    """Balanced accuracy in % on validation pictures."""
+    """Balanced accuracy in % on validation images."""
     keras.utils.set_random_seed(SEED)
     parts = tlk.find_blocks(models[name])
     _, head = parts.split([block.name for block in parts if block.role != "head"][-1])
@@ -201,14 +206,14 @@ MAIN = ["linear", "MLP", "large MLP", "convolution", "GRU over rows", "transform
 scores = stored.scores("head", scale=100)
 size, took = (stored.scores("head", value=v) for v in ("parameters", "seconds"))
 
-# %% alt="Bars of balanced accuracy at 30 labels a class: linear 65, MLP 66, large MLP 65, convolution 72, GRU over rows 65, transformer block 67; spreads are one to two points."
+# %% alt="Bars of balanced accuracy at 30 labels per class: linear 65, MLP 66, large MLP 65, convolution 72, GRU over rows 65, transformer block 67; spreads are one to two points."
 tlk.plots.bars({name: scores[name] for name in MAIN},
                title="Heads on one frozen map, lesions (synthetic), 30 labels")  # fmt: skip
 
 # %% tags=["nbval-check-output"]
 tlk.table(
     [[name, f"{size[name][0]:,.0f}", scores[name]] for name in MAIN],
-    ["head", "numbers that learn", "balanced accuracy (%)"],
+    ["head", "trainable parameters", "balanced accuracy (%)"],
     note=stored.note,
 )
 
@@ -247,7 +252,7 @@ tlk.table({name: scores[name] for name in CONTROLS}, "head, 30 labels", digits=0
 # same GRU on the map without the `Normalization`, at its own best rate:
 
 # %% tags=["nbval-check-output"]
-raw = {"as it comes": scores["GRU, raw map"], "brought to one scale": scores["GRU over rows"]}
+raw = {"not normalised": scores["GRU, raw map"], "normalised": scores["GRU over rows"]}
 tlk.table(raw, "the map that the GRU reads")
 
 # %% [markdown]
@@ -323,7 +328,7 @@ def rows_of_any(x):
 
 
 at_the_top = tlk.heads.swap_head(tlk.add_head(whole, 7), rows_of_any, at="map")
-print(f"{at_the_top.count_params() - whole.count_params():,} numbers")
+print(f"{at_the_top.count_params() - whole.count_params():,} parameters")
 
 # %% [markdown] tags=["answer"]
 # The last map has 3 × 3 positions with 1,280 numbers each, not 6 × 6 with 112. The function `rows`
