@@ -12,10 +12,10 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_04")
 domain = tlk.flavors.domain
 tlk.accelerate(quiet=True)
@@ -32,17 +32,22 @@ tlk.accelerate(quiet=True)
 # nobody has labelled the target.
 #
 # If you do have target labels, the usual advice is to freeze the lower layers and retrain the
-# middle and top. Measure before you follow it. From letters to lesions, with all labels, that
-# advice reaches 32.5 ± 0.8 %. Training the head and the two *lower* blocks of four reaches 34.9 ±
-# 1.4 %, and training everything 35.6 ± 1.5 % (three draws, as in [chapter
-# 8.2](08_02_fine_tuning.ipynb)). There the images look different, and it is the lower layers that
-# have to adapt.
+# middle and top. Measure before you follow it. From letters to lesions, with all labels (three
+# draws, as in [chapter 8.2](08_02_fine_tuning.ipynb)):
+#
+# | trained | balanced accuracy, % |
+# |---|---|
+# | head, middle and top: the usual advice | 32.5 ± 0.8 |
+# | head and the two *lower* blocks of four | 34.9 ± 1.4 |
+# | everything | 35.6 ± 1.5 |
+#
+# There the images look different, and it is the lower layers that have to adapt.
 #
 # The [source](glossary.md#source) here is printed digits (synthetic), with 30 labelled images per
 # class. The [target](glossary.md#target) is real handwritten digits. Their labels stay hidden until
 # the end, where they are used to measure the gain.
 
-# %% alt="Two rows of eight small pictures: printed digits in many colours and typefaces; grey handwritten digits."
+# %% alt="Two rows of eight small images: printed digits in many colours and typefaces; grey handwritten digits."
 source = tlk.load_task(setting.source, setting.labels_per_class, SEED, setting.image_size)
 target = tlk.load_task(setting.task, image_size=setting.image_size)
 images, labels = source.arrays("train")
@@ -140,7 +145,8 @@ class Reversal(keras.layers.Layer):
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
 for name, between in {"nothing": keras.layers.Identity(), "Reversal(1)": Reversal(1)}.items():
-    low, high = (keras.layers.Dense(1, use_bias=False, kernel_initializer="ones") for _ in "ab")
+    low = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    high = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
     chain = keras.Sequential([keras.Input((1,)), low, between, high])
     chain.compile(keras.optimizers.SGD(0.1), "mean_absolute_error")
     chain.fit(np.ones((1, 1)), np.zeros((1, 1)), verbose=0)
@@ -180,7 +186,8 @@ print(f"{right(model, test_own):.0f} % right with an adversary, at full strength
 
 # %%
 def adapted(strength, known=labels, features=x_own):
-    """The classifier, trained beside a classifier of the domain that passes back so much."""
+    """The classifier, trained together with a domain classifier whose reversed gradient has this
+    strength."""
     keras.utils.set_random_seed(SEED)
     model = new_classifier()
     both = domain.adversarial(model, "hidden", strength, rise=STEPS)
@@ -204,7 +211,7 @@ found["adversary"] = right(adapted(1), test_own)
 
 # %%
 def surest(model, share):
-    """Its answers for the pictures that it is surest about; -1 for all others."""
+    """The most confident answers of the model; -1 for all other images."""
     chances = keras.ops.convert_to_numpy(keras.ops.softmax(model(z_own)))
     believed = np.argmax(chances, axis=1)
     order = np.argsort(-np.max(chances, axis=1))
@@ -244,7 +251,7 @@ rivals = [row for row in stored if row["method"] in shown[:-1]]
 
 
 def chosen(pair, by, methods):
-    """The score, in percent, of the run with the most of a column, in every draw."""
+    """Percent, per draw: the score of the run with the highest value in column `by`."""
     runs = [row for row in rivals if row["pair"] == pair and row["method"] in methods]
     seeds = sorted({row["seed"] for row in runs})
     best = [max((r for r in runs if r["seed"] == seed), key=lambda r: r[by]) for seed in seeds]
@@ -311,15 +318,16 @@ tlk.table(rows, "target, %, chosen by")
 # see how many of those answers were right, class by class:
 
 # %% tags=["plumbing", "nbval-check-output"]
-kinds = {"lesions": seen[0].classes, "digits": range(10)}
+class_names = {"lesions": seen[0].classes, "digits": range(10)}
 believed = [row for row in tlk.results("domain", part="believed") if "equal" not in row["method"]]
 rows = []
-for pair, names in kinds.items():
+for pair, names in class_names.items():
     for number, name in enumerate(names):
-        those = [r for r in believed if (r["pair"], r["method"][15:]) == (pair, str(number))]
+        method = f"self-training: {number}"
+        those = [row for row in believed if row["pair"] == pair and row["method"] == method]
         share = [100 * row["score"] for row in those if row["number"]]
         rows.append([pair, name, [row["number"] for row in those], share or "-"])
-tlk.table(rows, ["pair", "class", "pictures believed", "of them right, %"], digits=0)
+tlk.table(rows, ["pair", "class", "images believed", "of them right, %"], digits=0)
 
 # %% [markdown]
 # On digits, 6 of the 995 believed answers in five draws were wrong, all of them sevens. On lesions
@@ -343,7 +351,7 @@ rows = []
 for name in ("own statistics", "CORAL", "DANN", "self-training"):
     seconds = [row["seconds"] for row in stored.where(pair="digits", method=name)]
     rows.append([name, seconds, learns.get(name, plain.count_params()), scores["digits"][name]])
-tlk.table(rows, ["digits", "seconds of one core", "numbers that learn", "right, %"])
+tlk.table(rows, ["digits", "seconds of one core", "trainable parameters", "right, %"])
 
 # %% [markdown]
 # Training on features takes seconds; self-training takes four trainings instead of one. (The core
