@@ -12,11 +12,11 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 from sklearn.neighbors import NearestCentroid
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_05")
 tlk.accelerate(quiet=True)
 
@@ -37,17 +37,17 @@ tlk.accelerate(quiet=True)
 # The network, `glyph_resnet_small`, was trained to recognise printed letters. Its new task:
 # handwritten digits behind **blinds**, synthetic stripes that invert them.
 
-# %% alt="Two rows of six small pictures: printed letters of several scripts, and handwritten digits behind light and dark stripes that invert them."
+# %% alt="Two rows of six small images: printed letters of several scripts, and handwritten digits behind light and dark stripes that invert them."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 old = tlk.load_task(setting.source, image_size=setting.image_size)
 blinds = 128 + 127 * np.sin(1.3 * np.arange(setting.image_size))[:, None]
 images, labels = task.arrays("train")
 new, truth = task.arrays("validation")
 images, new = np.abs(images - blinds), np.abs(new - blinds)
-letters, kinds = (part[old.arrays("test")[1] < 100] for part in old.arrays("test"))
+letters, letter_classes = (part[old.arrays("test")[1] < 100] for part in old.arrays("test"))
 rows = {"the old task": letters[::9], "the new one": images[::50]}
 tlk.plots.strips(
-    rows, title="What it knows, and what it is to learn\n(letters and stripes are synthetic)"
+    rows, title="What it knows, and what it has to learn\n(letters and stripes are synthetic)"
 )
 
 # %% [markdown]
@@ -76,7 +76,7 @@ def open_blocks(names, learning_rate):
 
 # %%
 def weights():
-    """All weights of every block, in one row."""
+    """Return one vector per block that holds all its weights."""
     found = []
     for block in blocks:
         rows = [w.ravel() for layer in block.layers for w in layer.get_weights()]
@@ -141,20 +141,21 @@ def fresh():
     return tlk.add_head(backbone, len(task.classes))
 
 
-half = np.arange(len(kinds)) % 2 == 0
-old_head = NearestCentroid().fit(features(fresh())[half], kinds[half])
+half = np.arange(len(letter_classes)) % 2 == 0
+old_head = NearestCentroid().fit(features(fresh())[half], letter_classes[half])
 
 # %%
-rows = [["untouched", "-", old_head.score(features(fresh())[~half], kinds[~half]) * 100, "-"]]
+untouched = old_head.score(features(fresh())[~half], letter_classes[~half])
+rows = [["untouched", "-", 100 * untouched, "-"]]
 for name, plan in (("at once", at_once), ("gradual, decay", both)):
     keras.utils.set_random_seed(SEED)
     model = fresh()
     run = tlk.fit_stages(model, plan, (images, labels), (new, truth), batch_size=16, verbose=0)
     read = np.mean(model.predict(new, verbose=0).argmax(axis=-1) == truth)
-    kept = old_head.score(features(model)[~half], kinds[~half])
+    kept = old_head.score(features(model)[~half], letter_classes[~half])
     rows.append([name, 100 * read, 100 * kept, run.seconds])
 tlk.table(rows, ["order", "digits (%)", "letters kept (%)", "seconds"], digits=0,
-          note="A single draw. Digits: 200 validation pictures.")  # fmt: skip
+          note="A single draw. Digits: 200 validation images.")  # fmt: skip
 
 # %% [markdown]
 # Both learn the digits, and one of them has lost most of the letters. Nothing in the *digits*
@@ -169,7 +170,7 @@ tlk.table(rows, ["order", "digits (%)", "letters kept (%)", "seconds"], digits=0
 # after 40 steps of the head. Scores are mean ± [spread](glossary.md#spread) of five
 # [draws](glossary.md#draw).
 
-# %% tags=["plumbing"] alt="Two groups of six bars, at a rate of 1e-3. Digits read: at once with one rate 88, with decay 86; head first 90 and 85; gradual 85 and 80. Letters kept: at once 3 and 49; head first 13 and 57; gradual 23 and 59."
+# %% tags=["plumbing"] alt="Two groups of six bars, at a rate of 1e-3. Digits recognised: at once with one rate 88, with decay 86; head first 90 and 85; gradual 85 and 80. Letters kept: at once 3 and 49; head first 13 and 57; gradual 23 and 59."
 ORDERS, RULES = ("at once", "head first", "gradual"), ("one rate", "decay")
 stored = tlk.results("rates", target="blinds", schedule="constant")
 
@@ -179,13 +180,13 @@ def both_tasks(order, rule, rate, target=stored):
     return [100 * found.scores("order", value=v)[order] for v in ("score", "letters")]
 
 
-groups = {"digits read": {}, "letters kept": {}}
+groups = {"digits recognised": {}, "letters kept": {}}
 for order in ORDERS:
     for rule in RULES:
         for group, draws in zip(groups.values(), both_tasks(order, rule, 1e-3), strict=True):
             group[f"{order}, {rule}"] = draws
 title = "Same rate in the head, 1e-3: what is learned and what is kept\n(digits behind synthetic stripes)"
-tlk.plots.bars(groups, x="% of the pictures", title=title, digits=0)
+tlk.plots.bars(groups, x="% of the images", title=title, digits=0)
 
 # %% [markdown]
 # **At the same rate, the later the blocks are opened, the less is forgotten.** With one rate for
@@ -254,7 +255,7 @@ rows = []
 for stage in gradual.stages:
     learns = tlk.freeze(model, stage.policy).trainable_params
     rows.append([stage.name, learns, round(2 * 4 * learns / 1024)])
-tlk.table(rows, ["stage", "numbers that learn", "optimizer (KiB)"])
+tlk.table(rows, ["stage", "trainable parameters", "optimizer (KiB)"])
 
 # %% [markdown]
 # In seconds it costs more here: every stage compiles again, and with a network this small that
