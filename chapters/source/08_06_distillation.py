@@ -14,10 +14,10 @@ import time
 
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_06")
 tlk.accelerate(quiet=True)
 layers = keras.layers
@@ -41,10 +41,10 @@ layers = keras.layers
 few = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 task = tlk.load_task(setting.task, image_size=setting.image_size)
 images, labels = few.arrays("train")
-pictures, _ = task.arrays("train")  # their labels stay hidden
+all_images, _ = task.arrays("train")  # their labels stay hidden
 new, truth = task.arrays("validation")
 names, classes = task.classes, len(task.classes)
-print(f"{len(images):,} pictures with labels, {len(pictures):,} in all.")
+print(f"{len(images):,} images with labels, {len(all_images):,} in total.")
 
 # %% [markdown]
 # ## By hand: the teacher
@@ -57,7 +57,7 @@ print(f"{len(images):,} pictures with labels, {len(pictures):,} in all.")
 blocks = tlk.find_blocks(tlk.load_backbone(setting.backbone, setting.image_size))
 below, _ = blocks.split(blocks.names[-2])
 network = keras.Sequential([below, layers.GlobalAveragePooling2D()])
-x, z, z_new = (network.predict(part, verbose=0) for part in (images, pictures, new))
+x, z, z_new = (network.predict(part, verbose=0) for part in (images, all_images, new))
 
 # %%
 keras.utils.set_random_seed(SEED)
@@ -77,10 +77,10 @@ history = head.fit(x, labels, 32, epochs=32, verbose=0)
 logits = head.predict(z, verbose=0)
 soft = np.array(keras.ops.softmax(logits))
 
-# %% alt="A row of eight small grey pictures: tops and dresses that look much alike, two shoes, a bag."
+# %% alt="A row of eight small grey images: tops and dresses that look much alike, two shoes, a bag."
 doubtful = np.argsort(soft.max(axis=1))[: len(soft) // 10 : len(soft) // 80][:8]
 tlk.plots.strips(
-    {"": pictures[doubtful]}, columns=8, title="Pictures of which the teacher is unsure"
+    {"": all_images[doubtful]}, columns=8, title="Images about which the teacher is unsure"
 )
 
 # %%
@@ -88,7 +88,7 @@ rows = []
 for chances in soft[doubtful]:
     order = np.argsort(-chances)[:3]
     rows.append([f"{names[k]} {100 * chances[k]:.0f} %" for k in order])
-tlk.table(rows, ["the teacher's first thought", "second", "third"])
+tlk.table(rows, ["the teacher's first choice", "second", "third"])
 
 # %% [markdown]
 # ## By hand: the student
@@ -99,7 +99,7 @@ tlk.table(rows, ["the teacher's first thought", "second", "third"])
 
 # %%
 def new_student():
-    student = keras.Sequential([keras.Input(pictures.shape[1:])])
+    student = keras.Sequential([keras.Input(all_images.shape[1:])])
     student.add(layers.Resizing(28, 28))
     student.add(layers.Rescaling(1 / 127.5, -1))
     for filters, stride in ((16, 2), (32, 2), (64, 1), (80, 2)):
@@ -135,7 +135,7 @@ def trained(inputs, targets, loss):
 # %%
 from_chances = keras.losses.CategoricalCrossentropy(from_logits=True)
 alone = trained(images, labels, from_labels)
-student = trained(pictures, soft, from_chances)
+student = trained(all_images, soft, from_chances)
 
 # %%
 answers = {"teacher": head.predict(z_new, verbose=0)}
@@ -172,7 +172,8 @@ for temperature in (1, 4, 16):
 tlk.table(rows, ["T", "first", "second", "third"])
 
 # %% [markdown]
-# `student.compile(..., soft_loss)` and `student.fit(pictures, logits)` would train with this loss.
+# `student.compile(..., soft_loss)` and `student.fit(all_images, logits)` would train with this
+# loss.
 #
 # ## The same with Keras, and its wrong default
 #
@@ -207,7 +208,7 @@ distiller.compile(keras.optimizers.AdamW(RATE), from_labels)
 distiller.fit(images[:BATCH], labels[:BATCH], BATCH, verbose=0)  # the first step is slow
 start = time.process_time()
 distiller.fit(images, labels, BATCH, verbose=0)
-print(f"Seconds of a core for {len(images)} pictures: {time.process_time() - start:.1f}")
+print(f"CPU seconds for {len(images)} images: {time.process_time() - start:.1f}")
 
 # %% [markdown]
 # `distiller.student` is the student. Here half of the loss comes from labels, so every image needs
@@ -225,13 +226,13 @@ print(f"Seconds of a core for {len(images)} pictures: {time.process_time() - sta
 # each answer, a hard label. There are five [draws](glossary.md#draw) of labels. Two learning rates
 # were chosen on validation images, with other draws: one for 300 images, one for 3,000.
 
-# %% tags=["plumbing"] alt="Bars of the share of test pictures that are right. The teacher 79 percent; student alone on 300 labels 75; soft answers on 300 pictures 75; surest guesses on 3,000 pictures 79; soft answers on 3,000 pictures 79."
+# %% tags=["plumbing"] alt="Bars of the share of test images that are right. The teacher 79 percent; student alone on 300 labels 75; soft answers on 300 images 75; surest guesses on 3,000 images 79; soft answers on 3,000 images 79."
 stored = tlk.results("distillation", part="test")
 shown = {
     "alone": "student alone: 300 labels",
-    "soft, labelled": "soft answers, 300 pictures",
-    "surest guess, all": "surest guesses, 3,000 pictures",
-    "soft, all": "soft answers, 3,000 pictures",
+    "soft, labelled": "soft answers, 300 images",
+    "surest guess, all": "surest guesses, 3,000 images",
+    "soft, all": "soft answers, 3,000 images",
 }
 once = stored.where(temperature=1)
 scores, taught = (once.scores("method", value=v, scale=100) for v in ("score", "teacher"))
@@ -239,8 +240,8 @@ drawn = {"the teacher": taught["soft, all"]}
 drawn |= {name: scores[method] for method, name in shown.items()}
 tlk.plots.bars(
     drawn,
-    "right, % of the test pictures",
-    title="With unlabelled pictures the student reaches its teacher",
+    "right, % of the test images",
+    title="With unlabelled images the student reaches its teacher",
 )
 
 # %% tags=["nbval-check-output"]
@@ -248,7 +249,9 @@ gained = {name: drawn[name] - drawn["student alone: 300 labels"] for name in dra
 rows = [[name, points, int(sum(points > 0))] for name, points in gained.items()]
 del rows[1]
 tlk.table(
-    rows, ["against the student alone", "points gained", "of 5 draws better"], note=stored.note
+    rows,
+    ["compared with the student alone", "points gained", "of 5 draws better"],
+    note=stored.note,
 )
 
 # %% [markdown]
@@ -267,15 +270,15 @@ tlk.table(
 settings = [("soft, all", T) for T in (1, 4, 16)]
 settings += [("soft, labelled", 1), ("alone", 1)]
 says = {
-    "soft, all": "3,000 pictures",
-    "soft, labelled": "300 pictures",
+    "soft, all": "3,000 images",
+    "soft, labelled": "300 images",
     "alone": "300 labels",
 }
 rows = []
 for method, temperature in settings:
     draws = stored.where(method=method, temperature=temperature).scores("method", scale=100)
     rows.append([says[method], temperature if method != "alone" else "-", draws[method]])
-tlk.table(rows, ["the student fits to", "T", "right, %"])
+tlk.table(rows, ["the student is trained on", "T", "right, %"])
 
 # %% [markdown]
 # *T* = 4 ties with *T* = 1. At 16 the student loses two points, and something in each draw: its
@@ -287,7 +290,7 @@ tlk.table(rows, ["the student fits to", "T", "right, %"])
 
 # %% tags=["plumbing", "nbval-check-output"]
 cases = {
-    "30 labels a kind": ("soft, all", "alone"),
+    "30 labels per class": ("soft, all", "alone"),
     "a teacher with 5, a student with 30": ("poor teacher", "alone"),
 }
 rows = []
@@ -309,8 +312,8 @@ tlk.table(rows, ["labels", "teacher", "student alone", "distilled", "points gain
 # %% tags=["plumbing", "nbval-check-output"]
 sizes = {row["method"]: row for row in tlk.results("distillation", part="size")}
 rows = []
-units = {"parameters": (1, "numbers"), "kilobytes": (1, "LiteRT file (kB)")}
-units["milliseconds"] = (1000, "microseconds a picture")
+units = {"parameters": (1, "parameters"), "kilobytes": (1, "LiteRT file (kB)")}
+units["milliseconds"] = (1000, "microseconds per image")
 for column, (times, name) in units.items():
     large, small = (round(times * sizes[who][column]) for who in ("teacher", "student"))
     rows.append([name, large, small, f"{large / small:.0f} times less"])
