@@ -12,11 +12,11 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 from keras import layers
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_07")
 tlk.accelerate(quiet=True)
 
@@ -43,8 +43,8 @@ task = tlk.load_task(setting.task, image_size=setting.image_size)
 names = ("image", "label", "malignant", "mask")
 images, types, malignant, masks = task.arrays("train", *names)
 rng = np.random.default_rng(SEED)
-kinds = [np.flatnonzero(types == kind) for kind in range(len(task.classes))]
-expert = [rng.choice(kind, setting.labels_per_class, replace=False) for kind in kinds]
+by_type = [np.flatnonzero(types == number) for number in range(len(task.classes))]
+expert = [rng.choice(those, setting.labels_per_class, replace=False) for those in by_type]
 expert = np.concatenate(expert)
 
 # %% tags=["plumbing"]
@@ -56,7 +56,7 @@ validation = task.arrays("validation", *names)
 new, new_types, new_malignant, new_masks = (x[::2] for x in validation)
 
 # %% alt="A row of eight small synthetic skin lesions, brown or red spots on skin; below each the same spot in white on black."
-rows = {"pictures": images[::30], "masks": 255 * np.squeeze(masks[::30])}
+rows = {"images": images[::30], "masks": 255 * np.squeeze(masks[::30])}
 tlk.plots.strips(rows, columns=8, title="Synthetic lesions, and where they are")
 
 # %% [markdown]
@@ -75,8 +75,8 @@ middle = keras.Model(blocks["block2"].cut, blocks["block3"].cut)
 top = keras.Model(blocks["block3"].cut, blocks["block4-5"].cut)
 
 
-def three_maps(pictures):
-    first = bottom.predict(pictures, verbose=0)
+def three_maps(x):
+    first = bottom.predict(x, verbose=0)
     second = middle.predict(first, verbose=0)
     return [first, second, top.predict(second, verbose=0)]
 
@@ -161,7 +161,7 @@ def scores(model):
     answers, found = model.predict(new_maps, verbose=0), {}
     if "type" in answers:
         right = answers["type"].argmax(axis=1) == new_types
-        found["type"] = np.mean([right[new_types == kind].mean() for kind in np.unique(new_types)])
+        found["type"] = np.mean([right[new_types == one].mean() for one in np.unique(new_types)])
     if "malignant" in answers:
         auc = keras.metrics.AUC(from_logits=True)
         found["malignant, AUC"] = float(auc(new_malignant[:, None], answers["malignant"]))
@@ -180,9 +180,9 @@ for name in ("type", "mask"):
     results[f"{name} alone"] = scores(train([name]))
 tlk.table(results, "a single draw, %")
 
-# %% alt="Three rows of eight small pictures: synthetic lesions, their true masks, and the masks that the network drew, which are alike but smoother."
+# %% alt="Three rows of eight small images: synthetic lesions, their true masks, and the masks that the network drew, which are alike but smoother."
 drawn = together.predict([found[:8] for found in new_maps], verbose=0)["mask"] > 0
-rows = {"new pictures": new, "true masks": 255 * np.squeeze(new_masks), "drawn": 255 * drawn}
+rows = {"new images": new, "true masks": 255 * np.squeeze(new_masks), "drawn": 255 * drawn}
 tlk.plots.strips(rows, columns=8, title="A network made for classes draws boundaries (synthetic)")
 
 # %% [markdown]
@@ -212,7 +212,7 @@ def kernel_of_type(hidden, counts):
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = []
-for name, hidden in {"nothing that learns": False, "a layer that learns": True}.items():
+for name, hidden in {"nothing trainable": False, "a trainable layer": True}.items():
     change = np.abs(kernel_of_type(hidden, 0.0) - kernel_of_type(hidden, 1.0)).max()
     rows.append([name, "yes" if change > 1e-4 else "no"])
 tlk.table(rows, ["between frozen network and heads", "does malignant change the head of type?"])
@@ -240,9 +240,9 @@ class LogVariances(layers.Layer):
     def call(self, outputs):
         return outputs
 
-    def weigh(self, place, loss):
+    def weigh(self, index, loss):
         def weighed(truth, answers):
-            s = 10 * self.s[place]  # so that it moves ten times as fast as other numbers
+            s = 10 * self.s[index]  # so that it moves ten times as fast as other parameters
             return keras.ops.exp(-s) * loss.call(truth, answers) + s
 
         return weighed
@@ -252,7 +252,7 @@ class LogVariances(layers.Layer):
 keras.utils.set_random_seed(SEED)
 plain = new_model(TASKS)
 learned = LogVariances(len(TASKS))
-weighed = {name: learned.weigh(place, losses[name]) for place, name in enumerate(TASKS)}
+weighed = {name: learned.weigh(index, losses[name]) for index, name in enumerate(TASKS)}
 model = keras.Model(plain.inputs, learned(plain.output))
 model.compile(keras.optimizers.Adam(2e-3), weighed)
 model.fit(maps, truth, 64, epochs=8, sample_weight=missing, verbose=0)
@@ -260,7 +260,7 @@ results["one network, learned weights"] = scores(model)
 
 # %% tags=["plumbing"]
 counts = np.exp(-10 * keras.ops.convert_to_numpy(learned.s))
-tlk.table(list(zip(TASKS, counts, strict=True)), ["task", "its loss counts, after 8 epochs"])
+tlk.table(list(zip(TASKS, counts, strict=True)), ["task", "weight of its loss after 8 epochs"])
 
 # %% [markdown]
 # ## The experiment: do the tasks help one another?
@@ -270,21 +270,21 @@ tlk.table(list(zip(TASKS, counts, strict=True)), ["task", "its loss counts, afte
 # Every run took 150 steps with the same images in the same order, and half of every batch has a
 # type. So the type is learned from exactly the same images, whichever tasks are trained with it.
 
-# %% tags=["plumbing"] alt="Bars of balanced accuracy for the type. With 30 types of each kind: alone 64 percent, mask beside it 64, malignant beside it 65, both 65. With 5: alone 44, mask beside it 44, malignant beside it 47."
+# %% tags=["plumbing"] alt="Bars of balanced accuracy for the type. With 30 type labels per class: alone 64 percent, with the mask 64, with malignant 65, with both 65. With 5: alone 44, with the mask 44, with malignant 47."
 stored = tlk.results("multitask", part="heads", weighting="1:1:1")
-beside = {
+trained_with = {
     "type": "type alone",
-    "type+mask": "mask beside it",
-    "type+malignant": "malignant beside it",
-    "type+malignant+mask": "both beside it",
+    "type+mask": "with the mask",
+    "type+malignant": "with malignant",
+    "type+malignant+mask": "with both",
 }
-types_from, gains = {}, {name: {} for name in list(beside.values())[1:]}
+types_from, gains = {}, {name: {} for name in list(trained_with.values())[1:]}
 for number in (30, 5):
     found = stored.where(labels=number).scores("tasks", value="type", scale=100)
-    there = {name: found[key] for key, name in beside.items() if key in found}
-    types_from[f"type known of {number} of each kind"] = there
+    there = {name: found[key] for key, name in trained_with.items() if key in found}
+    types_from[f"{number} type labels per class"] = there
     for name in list(there)[1:]:
-        gains[name][f"{number} of each kind"] = there[name] - there["type alone"]
+        gains[name][f"{number} per class"] = there[name] - there["type alone"]
 title = "Masks do nothing for the type; malignant helps it where types are few"
 tlk.plots.bars(types_from, "type: balanced accuracy (%)", title)
 
@@ -352,7 +352,7 @@ tlk.table(shown, "seconds of one core; test, %")
 
 # %% tags=["plumbing", "nbval-check-output"]
 starved = measured([("heads", three, "1:1:100")])
-lost = {"all count 1": shown["together"], "mask counts 100": starved}
+lost = {"all weights 1": shown["together"], "mask weight 100": starved}
 change = {name: starved[name] - shown["together"][name] for name in starved}
 tlk.table(lost | {"difference, draw by draw": change}, "seconds of one core; test, %")
 
@@ -405,7 +405,7 @@ tlk.table(results, "a single draw, %")
 
 # %% tags=["answer"]
 heavy = {"type": 1.0, "malignant": 1.0, "mask": 100.0}
-rows = {"all count 1": results["one network"], "mask counts 100": scores(train(TASKS, heavy))}
+rows = {"all weights 1": results["one network"], "mask weight 100": scores(train(TASKS, heavy))}
 tlk.table(rows, "a single draw, %")
 
 # %% [markdown] tags=["answer"]
