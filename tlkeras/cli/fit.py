@@ -1,4 +1,4 @@
-"""`tlkeras fit`: trains on a task or on a folder of images, in stages, and writes the results."""
+"""`tlkeras fit`: train on a task or on a folder of images, in stages, and write the results."""
 
 import argparse
 import contextlib
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import tlkeras as tlk
 
-if TYPE_CHECKING:  # at run time Keras is loaded when it is needed
+if TYPE_CHECKING:  # at run time Keras is loaded only when it is needed
     from tlkeras.advice.interpret import Interpretation
     from tlkeras.runs.run import StageResult
     from tlkeras.tasks.task import Task
 
 TEXT = "train on a task or on a folder of images, in stages"
 
-# What `tlkeras fit` hands to each recipe.
+# The arguments that `tlkeras fit` gives to each recipe.
 SETTINGS: dict[str, dict[str, Any]] = {
     "two_stage": {}, "head_only": {}, "progressive": {}, "middle_only": {}, "full": {},
     # The course document's rates: small data sets need many epochs at them.
@@ -29,12 +29,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "recipe_b": {"head_epochs": 200, "tune_epochs": 50},
     "recipe_c": {"epochs": 50},
 }  # fmt: skip
-AUTO = "auto"  # decides by probe and validation, and needs no settings
+AUTO = "auto"  # decides by a probe and by validation; has no settings
 REASONS = {
     "efficientnet_lite0": "it has learned from photographs (ImageNet)",
     "glyph_resnet": "it has learned from printed letters",
 }
-# What each kind of label is judged by, and its name in --json; the first is the one to state.
+# The measures for each kind of label, with their names in --json; the first is printed.
 MEASURES = {
     "class": {"accuracy": "accuracy"},
     "labels": {"mean average precision": "mean_average_precision", "mean f1": "f1"},
@@ -43,7 +43,7 @@ MEASURES = {
         "error of always saying the mean": "error_of_the_mean",
     },
 }
-LEAST = {"efficientnet_lite0": 96}  # pixels a side; smaller images are enlarged
+LEAST = {"efficientnet_lite0": 96}  # pixels per side; smaller images are enlarged
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     talk: TextIO = sys.stderr if options.json else sys.stdout
     talk = io.StringIO() if options.quiet else talk
-    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints
+    with contextlib.redirect_stdout(sys.stderr):  # anything that a library prints
         result = _train(options, talk)
     if options.json:
         print(json.dumps(result))
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
-    """Loads, trains, writes the results, and returns what --json prints."""
+    """Load the task, train, write the results, and return what --json prints."""
     import keras
 
     from tlkeras.cli import fit_options
@@ -134,7 +134,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     if options.recipe == AUTO:
         fit_options.check_auto(options, task.kind)
     weights = targets.class_weights(task) if options.class_weight else None
-    keras.utils.set_random_seed(options.seed)  # the head's first weights
+    keras.utils.set_random_seed(options.seed)  # for the head's initial weights
     backbone = tlk.load_backbone(network, image_size=task.image_size)
     model = tlk.add_head(backbone, len(task.classes))
     feed = targets.FitInputs(task, rows=options.augment == "strong")
@@ -197,7 +197,7 @@ def _staged(
     given: dict[str, Any],
     talk: TextIO,
 ) -> "tuple[tlk.Run, str]":
-    """What came of a recipe's plan, and whether the time ended it."""
+    """Train by a recipe's plan; return the Run, and why the time budget ended it, or ""."""
     from tlkeras.advice import budget
     from tlkeras.cli import fit_options
 
@@ -212,7 +212,7 @@ def _staged(
     limit = [budget.TimeBudget(60 * minutes, f"{minutes:g} minutes")] if minutes else []
     try:
         with warnings.catch_warnings():
-            if options.lora:  # what a file would forget of adapters: they are merged below
+            if options.lora:  # adapters cannot be saved, but they are merged afterwards
                 warnings.filterwarnings("ignore", "Keras does not save all", UserWarning)
             run = tlk.fit_stages(
                 model, plan, feed.train, feed.validation, loss=feed.loss, metrics=feed.metrics,
@@ -224,7 +224,7 @@ def _staged(
 
 
 def _interpretation(run: "tlk.Run", task: "Task") -> "Interpretation | None":
-    """How good it is, or None: whatever fails here must not cost what was trained."""
+    """Evaluate the run; None if that fails, because an error here must not lose the model."""
     for missing, examples in (("examples", 8), ("word of how good it is", 0)):
         try:
             return tlk.interpret(run, task, examples=examples)
@@ -234,7 +234,7 @@ def _interpretation(run: "tlk.Run", task: "Task") -> "Interpretation | None":
 
 
 def _scores(task: "Task", found: "Interpretation | None") -> dict[str, Any]:
-    """How good the model is, as --json says it; None for what was not measured."""
+    """Return the scores of the model for --json, with None for what was not measured."""
     record: dict[str, Any] = found.record if found else {"split": "test", "scores": {}}
     known = {"validation": record.get("validation", {}), record["split"]: record["scores"]}
     scores = {"measure": next(iter(MEASURES[task.kind].values()))}
@@ -246,7 +246,10 @@ def _scores(task: "Task", found: "Interpretation | None") -> dict[str, Any]:
 
 
 def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str, str]":
-    """The task, the network to start from, which may want larger images, and why that one."""
+    """Return the task, the name of the pretrained network, and why that one was chosen.
+
+    Images that are too small for the network are enlarged, unless --image-size is given.
+    """
     task = tlk.load_task(
         options.task, options.labels_per_class, options.seed, options.image_size,
         regression=options.regression, skip_unreadable=options.skip_unreadable,
@@ -274,7 +277,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 
 def _check_place(out: Path, task: Path) -> None:
-    """That results can be written there: better to know before training."""
+    """Check before training that results can be written to the folder `out`."""
     if task.is_dir() and out.resolve().is_relative_to(task.resolve()):
         raise ValueError(f"--out {out} is inside the images' own folder: choose another place.")
     there = next(place for place in (out, *out.absolute().parents) if place.exists())
@@ -287,7 +290,7 @@ def _check_place(out: Path, task: Path) -> None:
 
 
 def _stage(stage: "StageResult") -> dict[str, Any]:
-    """A stage for JSON, which knows no NaN."""
+    """Return a stage for JSON; values that JSON cannot represent (NaN, infinity) become None."""
     metrics = {
         name: float(value) if math.isfinite(value) else None
         for name, value in stage.metrics.items()

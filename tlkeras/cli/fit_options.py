@@ -1,4 +1,4 @@
-"""What the options of `tlkeras fit` stand for, and which do not go together."""
+"""Apply the options of `tlkeras fit` to a plan, and refuse those that do not go together."""
 
 import argparse
 
@@ -10,12 +10,12 @@ from tlkeras.plans.plan import Plan, Stage
 from tlkeras.runs.run import Run
 from tlkeras.tasks.contents import CLASS, NUMBER
 
-FACTORS_FASTER = 10  # LoRA's factors start from zero (tools/measure_adapters.py)
-VIEWS = 4  # augmented views of an image, drawn once, where only the head learns
+FACTORS_FASTER = 10  # times the block's rate, as LoRA starts from zero (tools/measure_adapters.py)
+VIEWS = 4  # augmented views per image, drawn once for a stage in which only the head learns
 
 
 def check_auto(options: argparse.Namespace, kind: str) -> None:
-    """Raises ValueError for what `--recipe auto` decides itself, or cannot judge."""
+    """Raise ValueError for options that `--recipe auto` decides itself, or labels it cannot use."""
     for name in ("epochs", "augment", "lora"):
         if getattr(options, name):
             raise ValueError(f"--{name} does not go with --recipe auto: name another recipe.")
@@ -27,7 +27,7 @@ def check_auto(options: argparse.Namespace, kind: str) -> None:
 
 
 def for_adapters(plan: Plan) -> Plan:
-    """A plan in which adapters learn faster than the blocks that hold them would."""
+    """Return the plan with higher learning rates for adapters than for the blocks they are in."""
     stages = [
         stage
         if _head_alone(stage)
@@ -38,13 +38,13 @@ def for_adapters(plan: Plan) -> Plan:
 
 
 def merge_adapters(run: Run) -> None:
-    """Leaves plain layers, which a file holds as they are, and a backbone that is frozen."""
+    """Merge the adapters of a run, which leaves plain layers that can be saved."""
     lora.merge(run.model)
     run.unsaved = remark(run.model, head_only(), ["head"], "frozen")
 
 
 def changed(plan: Plan, epochs: int | None, augment: str | None, kind: str, seed: int) -> Plan:
-    """A plan with as many epochs a stage, at most, and with augmentation."""
+    """Return the plan with `epochs` as the maximum per stage, and with augmentation."""
     stages = list(plan.stages)
     if epochs is not None:
         stages = [stage.replace(epochs=epochs) for stage in stages]
@@ -54,8 +54,11 @@ def changed(plan: Plan, epochs: int | None, augment: str | None, kind: str, seed
 
 
 def judged(plan: Plan, monitor: str, kind: str) -> Plan:
-    """A plan whose best epochs are chosen by `monitor`. What a recipe stops by stays what it is,
-    where this kind of label has it: a loss, or for classes an accuracy."""
+    """Return the plan with `monitor` choosing the best epochs.
+
+    A stage with early stopping keeps its own monitor if this kind of label has it: the loss or,
+    for classes, the accuracy.
+    """
     stages = [
         stage
         if stage.patience and (kind == CLASS or stage.monitor == "val_loss")
@@ -66,7 +69,7 @@ def judged(plan: Plan, monitor: str, kind: str) -> Plan:
 
 
 def _augmented(stage: Stage, strength: str, kind: str, seed: int) -> Stage:
-    """A stage of the head alone keeps a few views, which can be cached."""
+    """Add augmentation to a stage; with "light", a head-only stage draws a few cacheable views."""
     layers = augmentation(strength, seed, mixing=kind != NUMBER)
     cached = strength == "light" and _head_alone(stage)
     return stage.replace(augment=layers, views=VIEWS if cached else None)

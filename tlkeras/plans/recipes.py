@@ -1,21 +1,22 @@
-"""Named plans: the options and playbooks of section 1.6, and the recipes of section 1.7.
+"""Ready-made plans: the options and playbooks of section 1.6, and the recipes of section 1.7.
 
-| section 1.6 | what learns | section 1.7 | for |
+| section 1.6 | what learns | section 1.7 | data |
 |---|---|---|---|
 | `head_only` | option 1: the head | `recipe_a` | about 10,000 images |
 | `two_stage` | playbook A: the head, then the last blocks | `recipe_b` | about 50,000 images |
-| `progressive` | playbook B: one block more a stage | `recipe_c` | more, or a far domain |
+| `progressive` | playbook B: one more block per stage | `recipe_c` | more, or a far domain |
 | `middle_only` | option 4: the middle blocks | | |
 | `full` | option 3: every block | | |
 
 Learning rates are for AdamW. The head starts from random weights and learns fast; pretrained
-blocks learn 10 to 100 times slower, so that they adapt without forgetting. The defaults suit some
-hundreds to a few thousand images, where an epoch has few steps; they are what `tlkeras fit` uses.
-Recipes A to C have the rates of the course document, which are meant for 10,000 images and more.
+blocks learn 10 to 100 times slower, so that they adapt without forgetting. The default rates of
+the five plans on the left suit some hundreds to a few thousand images, where an epoch has few
+steps; `tlkeras fit` uses them. Recipes A to C have the rates of the course document, which are
+meant for 10,000 images or more.
 
-The accuracies below are on `digits`, starting from the letters of `glyph_resnet`: mean and spread
-over three draws of 30 labels per class, by the command line (`tools/measure_recipes.py`). Recipes
-that differ by less than their spread are tied.
+The accuracies below are test accuracies on `digits`, starting from `glyph_resnet`, which was
+pretrained on letters: mean and spread over three draws of 30 labels per class, measured with the
+command line (`tools/measure_recipes.py`). Differences smaller than the spread do not count.
 
 >>> tlk.recipes.two_stage(tune_lr=3e-5, patience=3)
 stage  what learns     learning rate  epochs  BatchNorm  patience
@@ -40,7 +41,9 @@ def head_only(
     batchnorm: str = "frozen",
     patience: int | None = None,
 ) -> Plan:
-    """Option 1: feature extraction. Fast and safe; limited where the target is very different.
+    """Option 1, feature extraction: only the head learns.
+
+    This is fast and safe, but limited if the target task is very different.
 
     `tlkeras fit digits --labels-per-class 30 --recipe head_only`: 98.6 ± 0.5 % on test.
 
@@ -62,7 +65,7 @@ def two_stage(
     batchnorm: str = "frozen",
     patience: int | None = None,
 ) -> Plan:
-    """Playbook A, the default choice: the head first, then the last `blocks` with it, slower.
+    """Playbook A, the default choice: first the head, then also the last `blocks`, more slowly.
 
     `tlkeras fit digits --labels-per-class 30 --recipe two_stage`: 98.9 ± 0.2 % on test.
 
@@ -90,7 +93,7 @@ def progressive(
     batchnorm: str = "frozen",
     patience: int | None = None,
 ) -> Plan:
-    """Playbook B, gradual unfreezing: the head, then one block more a stage, from the top down.
+    """Playbook B, gradual unfreezing: the head, then one more block per stage, from the top down.
 
     Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning", section 3.3.
 
@@ -119,7 +122,7 @@ def middle_only(
     batchnorm: str = "frozen",
     patience: int | None = None,
 ) -> Plan:
-    """Option 4: the head first, then the middle blocks with it; bottom and top stay.
+    """Option 4: first the head, then also the middle blocks; bottom and top stay frozen.
 
     `tlkeras fit digits --labels-per-class 30 --recipe middle_only`: 99.1 ± 0.1 % on test.
 
@@ -140,8 +143,10 @@ def middle_only(
 def full(
     epochs: int = 30, lr: float = 3e-4, *, batchnorm: str = "frozen", patience: int | None = None
 ) -> Plan:
-    """Option 3: every block learns from the first step. For a model from scratch, too, with
-    batchnorm="train" and a learning rate of about 1e-3.
+    """Option 3, full fine-tuning: every block learns from the first step.
+
+    Also suitable for training from scratch, with batchnorm="train" and a learning rate of about
+    1e-3.
 
     `tlkeras fit digits --labels-per-class 30 --recipe full`: 98.7 ± 0.5 % on test.
 
@@ -165,16 +170,16 @@ def recipe_a(
     patience: int | None = 3,
     monitor: str = "val_accuracy",
 ) -> Plan:
-    """Recipe A, a small data set (about 10,000 images): the head at 1e-3, then the last block.
+    """Recipe A, for a small data set (about 10,000 images): the head at 1e-3, then the last block.
 
     In the second stage head and last block both learn at 1e-5. Each stage stops when validation
-    accuracy, what the document names, has not improved for `patience` epochs; for a model
-    without that metric, monitor="val_loss".
+    accuracy, which the course document prescribes, has not improved for `patience` epochs. For a
+    model without that metric, pass monitor="val_loss".
 
     Args:
-        head_epochs, tune_epochs: at most. patience: epochs.
-        scale: multiplies the learning rates, which are meant for 10,000 images and up; on some
-            hundred images a pass has few steps, and 10 is a scale to try.
+        head_epochs, tune_epochs: the maximum number of epochs of each stage.
+        scale: multiplies the learning rates, which are meant for 10,000 images or more. With a few
+            hundred images an epoch has few steps; try 10.
 
     `tlkeras fit digits --labels-per-class 30 --recipe recipe_a`: 96.9 ± 0.3 % on test.
 
@@ -204,14 +209,16 @@ def recipe_b(
     patience: int | None = 3,
     monitor: str = "val_loss",
 ) -> Plan:
-    """Recipe B, a medium data set (about 50,000 images): the head at 1e-4, then 2 to 4 blocks.
+    """Recipe B, for a medium data set (about 50,000 images): the head at 1e-4, then 2 to 4 blocks.
 
-    In the second stage the head learns at 1e-4, top blocks at 1e-5, lower ones at 1e-6. The
-    regularisation that goes with it: `augment` in both stages here, weight decay in the
-    optimizer (AdamW has it), dropout in the head (`add_head(..., dropout=0.2)`).
+    In the second stage the head learns at 1e-4, top blocks at 1e-5, lower blocks at 1e-6. The
+    recipe includes regularisation: `augment`, used in both stages here, weight decay in the
+    optimizer (AdamW has it), and dropout in the head (`add_head(..., dropout=0.2)`).
 
     Args:
-        scale: multiplies the learning rates. blocks: backbone blocks that learn, 2 to 4.
+        head_epochs, tune_epochs: the maximum number of epochs of each stage.
+        scale: multiplies the learning rates.
+        blocks: the number of backbone blocks that learn, 2 to 4.
         augment: a Keras layer or model for the training images.
 
     Raises ValueError if `blocks` is not 2, 3 or 4.
@@ -253,17 +260,19 @@ def recipe_c(
     patience: int | None = 3,
     monitor: str = "val_loss",
 ) -> Plan:
-    """Recipe C, a large data set or a far domain: every block at 1e-6, strong regularisation.
+    """Recipe C, for a large data set or a far domain: every block at 1e-6, strong regularisation.
 
-    Of the regularisation the plan holds `augment` and early stopping. Dropout belongs to the
-    model, `add_head(backbone, classes, dropout=0.5)`, and weight decay to the optimizer:
-    `fit_stages(..., optimizer=keras.optimizers.AdamW(weight_decay=0.05))`.
+    The plan contains only a part of the regularisation: `augment` and early stopping. Dropout
+    belongs to the model, `add_head(backbone, classes, dropout=0.5)`, and weight decay to the
+    optimizer: `fit_stages(..., optimizer=keras.optimizers.AdamW(weight_decay=0.05))`.
 
     Args:
-        scale: multiplies the learning rate. augment: a Keras layer or model for the images.
+        epochs: the maximum number of epochs.
+        scale: multiplies the learning rate.
+        augment: a Keras layer or model for the training images.
 
-    `tlkeras fit digits --labels-per-class 30 --recipe recipe_c`: 16.2 ± 7.7 % on test: 300 images
-    are far too few for a rate that is made for hundreds of thousands.
+    `tlkeras fit digits --labels-per-class 30 --recipe recipe_c`: 16.2 ± 7.7 % on test. 300 images
+    are far too few for a learning rate that is meant for hundreds of thousands.
 
     >>> tlk.recipes.recipe_c(augment=keras.layers.RandomFlip("horizontal"))
     stage  what learns   learning rate  epochs  BatchNorm  patience

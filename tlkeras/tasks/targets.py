@@ -1,8 +1,8 @@
-"""What each kind of label needs: a loss and metrics for a head without activation.
+"""Choose the loss and metrics that each kind of label needs, for a head without activation.
 
-One class an image has softmax cross-entropy and accuracy; several labels have a sigmoid each,
-binary cross-entropy and mean average precision; a number has squared and absolute error, on a
-scale where it varies by 1.
+One class per image: softmax cross-entropy and accuracy. Several labels per image: binary
+cross-entropy and mean average precision, with a sigmoid per label. A number per image: squared and
+absolute error of the number scaled to mean 0 and standard deviation 1.
 """
 
 import math
@@ -18,22 +18,23 @@ from tlkeras.tasks.contents import CLASS, LABELS, NUMBER
 from tlkeras.tasks.task import Task
 
 FEW = 100  # images for validation
-MEMORY = 2 * 2**30  # bytes of images as floats; more of them are streamed
+MEMORY = 2 * 2**30  # bytes of images as floats; if there are more, they are streamed
 
 
 class FitInputs:
-    """What `fit_stages` is given for a task and a head of `len(task.classes)` outputs.
+    """The arguments of `fit_stages` for a task and a head with `len(task.classes)` outputs.
 
     Args:
         task: from `load_task`.
-        rows: classes as rows of 0 and 1, which augmentation can mix.
+        rows: whether to turn classes into one-hot rows, which augmentation can mix.
 
     Attributes:
-        train, validation: as `fit_stages` takes them. Arrays, since the cache looks at an array's
-            images once and at a stream's in every epoch; streams where they take more than 2 GiB.
-        loss, metrics: as `fit_stages` takes them.
-        monitor: by which to choose the best epoch: what a user is told in the end; but the loss
-            where classes or labels are judged on so few images that many epochs do equally well.
+        train, validation: data for `fit_stages`: arrays, because the cache reads the images of an
+            array once but those of a stream in every epoch; streams if they take more than 2 GiB.
+        loss, metrics: for `fit_stages`.
+        monitor: the metric that chooses the best epoch. It is the one reported at the end, except
+            for classes or labels with fewer than 100 validation images: there many epochs reach
+            the same score, and the loss is used.
 
     >>> from tlkeras.tasks.targets import FitInputs
     >>> FitInputs(tlk.load_task("digits")).metrics
@@ -77,7 +78,7 @@ class FitInputs:
         )
 
     def finish(self, model: keras.Model) -> None:
-        """After training: a model of a number gives it in its own unit, by its last layer."""
+        """After training, scale the last layer of a model that predicts a number to its unit."""
         if self.task.kind == NUMBER:
             mean, spread = self.scale
             kernel, bias = model.layers[-1].get_weights()
@@ -85,7 +86,7 @@ class FitInputs:
 
 
 def _data(task: Task) -> tuple[Any, Any]:
-    """For training and validation: arrays, or streams of batches."""
+    """Return the data for training and validation, as arrays or as streams of batches."""
     images = task.counts["train"] + task.counts["validation"]
     if images * math.prod(task.image_size) * 3 * 4 <= MEMORY:
         return task.arrays("train", "image", "label"), task.arrays("validation", "image", "label")
@@ -93,9 +94,9 @@ def _data(task: Task) -> tuple[Any, Any]:
 
 
 def class_weights(task: Task) -> dict[int, float]:
-    """Weights for `fit_stages` by which every class counts the same in training; on average 1.
+    """Return class weights with which every class counts the same in training.
 
-    Raises ValueError for other labels than classes.
+    The average weight of an example is 1. Raises ValueError if the labels are not classes.
     """
     if task.kind != CLASS:
         raise ValueError(
