@@ -13,7 +13,7 @@ import tlkeras as tlk
 import keras
 import numpy as np
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels and another run
 setting = tlk.setting("03")
 
 # %% [markdown]
@@ -33,16 +33,15 @@ setting = tlk.setting("03")
 # %%
 clothes = tlk.load_task(setting.source, image_size=setting.image_size)
 images, labels = clothes.arrays("train")[:2]
-known, others = (
-    np.concatenate([np.flatnonzero(labels == kind)[part] for kind in range(10)])
-    for part in (slice(0, 100), slice(100, 300))
-)
+members = [np.flatnonzero(labels == label) for label in range(10)]
+known = np.concatenate([places[:100] for places in members])
+others = np.concatenate([places[100:300] for places in members])
 test_images, truth = (part[::5] for part in clothes.arrays("test")[:2])
 
 
 # %%
 def new_model(classes):
-    """ImageNet's network up to its last block but one, with a new head."""
+    """Return ImageNet's network without its last block, with a new head."""
     keras.utils.set_random_seed(SEED)
     blocks = tlk.find_blocks(tlk.load_backbone(setting.backbone, setting.image_size))
     return tlk.add_head(blocks.split(blocks.names[-2])[0], classes, dropout=0)
@@ -63,7 +62,7 @@ tlk.fit_stages(namer, plan, original, seed=SEED, batch_size=16, verbose=0)
 
 # %%
 def on_the_belt(images, smear=9):
-    """The images as a camera takes them while they pass: the mean of nine places side by side."""
+    """Return the images smeared sideways, as a camera takes them while they pass."""
     side = smear // 2
     wide = np.pad(images, ((0, 0), (0, 0), (side, side), (0, 0)), mode="edge")
     return np.mean([wide[:, :, i : i + images.shape[2]] for i in range(smear)], axis=0)
@@ -77,18 +76,19 @@ belt_test = on_the_belt(test_images)
 
 # %% tags=["plumbing"]
 skin = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
-skin_images, kinds = skin.arrays("test")[:2]
-places = np.concatenate([np.flatnonzero(kinds == kind)[:50] for kind in np.unique(kinds)])
-skin_images, kinds = skin_images[places], kinds[places]
+skin_images, skin_truth = skin.arrays("test")[:2]
+members = [np.flatnonzero(skin_truth == label)[:50] for label in np.unique(skin_truth)]
+places = np.concatenate(members)
+skin_images, skin_truth = skin_images[places], skin_truth[places]
 
-# %% tags=["plumbing"] alt="Three rows of six pictures with the name the network gives each. Clothes: the names are right. The same clothes smeared sideways: five of the six names are right. Synthetic skin lesions: five are called sandals and one a bag."
-some = [np.flatnonzero(truth == kind)[0] for kind in (0, 1, 3, 5, 8, 9)]
+# %% tags=["plumbing"] alt="Three rows of six images, each with the class the network predicts. Clothes: all six are right. The same clothes smeared sideways: five of the six are right. Synthetic skin lesions: five are classified as sandals and one as a bag."
+some = [np.flatnonzero(truth == label)[0] for label in (0, 1, 3, 5, 8, 9)]
 shown = np.concatenate(
     [test_images[some], belt_test[some], skin_images[:: len(skin_images) // 6][:6]]
 )
-said = namer.predict(shown, 64, verbose=0).argmax(axis=1)
+predicted = namer.predict(shown, 64, verbose=0).argmax(axis=1)
 title = "clothes (real); the same on the belt; lesions (synthetic)"
-tlk.plots.samples(shown, said, clothes.classes, columns=6, title=title)
+tlk.plots.samples(shown, predicted, clothes.classes, columns=6, title=title)
 
 # %% [markdown]
 # ## Do the old answers still fit?
@@ -101,15 +101,15 @@ tlk.plots.samples(shown, said, clothes.classes, columns=6, title=title)
 from sklearn.metrics import balanced_accuracy_score
 
 
-def right(model, images, answers):
-    """Balanced accuracy in %."""
-    said = model.predict(images, 100, verbose=0).argmax(axis=1)
-    return 100 * balanced_accuracy_score(answers, said)
+def accuracy(model, images, truth):
+    """Return balanced accuracy in %."""
+    predicted = model.predict(images, 100, verbose=0).argmax(axis=1)
+    return 100 * balanced_accuracy_score(truth, predicted)
 
 
 before = {
-    "clothes": right(namer, test_images, truth),
-    "clothes on the belt": right(namer, belt_test, truth),
+    "clothes": accuracy(namer, test_images, truth),
+    "clothes on the belt": accuracy(namer, belt_test, truth),
 }
 fitting = len(set(clothes.classes) & set(skin.classes))
 
@@ -120,7 +120,7 @@ rows = [
     for name, share in before.items()
 ]
 rows.append((skin.name, f"{fitting} of {len(skin.classes)}", "none"))
-tlk.table(rows, ["task", "answers that fit", "right as it is, %"])
+tlk.table(rows, ["task", "answers that fit", "balanced accuracy before training (%)"])
 
 # %% [markdown]
 # - On the belt they fit. The task is the same, the images are a narrow part of the world, and many
@@ -140,15 +140,16 @@ tlk.table(rows, ["task", "answers that fit", "right as it is, %"])
 # [frozen](glossary.md#freeze).
 
 # %%
-few, few_kinds = skin.arrays("train")[:2]
+few, few_labels = skin.arrays("train")[:2]
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 transferred = new_model(7)
 for layer in transferred.layers[:-1]:
     layer.trainable = False
 transferred.compile(keras.optimizers.AdamW(3e-2), loss)
-transferred.fit(few, few_kinds, batch_size=16, epochs=12, verbose=0)
-print(f"{right(transferred, skin_images, kinds):.0f} % of the lesions, guessing: 14 %")
+transferred.fit(few, few_labels, batch_size=16, epochs=12, verbose=0)
+reached = accuracy(transferred, skin_images, skin_truth)
+print(f"{reached:.0f} % balanced accuracy on lesions (guessing: 14 %)")
 
 # %% [markdown]
 # And what has the network lost? Compare the weights below the new head with those below the old
@@ -158,7 +159,7 @@ print(f"{right(transferred, skin_images, kinds):.0f} % of the lesions, guessing:
 old_head = namer.layers[-1].get_weights()
 pairs = zip(transferred.get_weights()[:-2], namer.get_weights()[:-2], strict=True)
 changed = sum(np.sum(now != then) for now, then in pairs)
-print(f"{changed} of {namer.count_params():,} numbers changed")
+print(f"{changed} of {namer.count_params():,} parameters changed")
 
 # %% [markdown]
 # Nothing. What is frozen is not forgotten: put the old head back, and the network recognises
@@ -173,12 +174,12 @@ print(f"{changed} of {namer.count_params():,} numbers changed")
 
 # %%
 rng = np.random.default_rng(SEED)
-drawn = [rng.choice(others[labels[others] == kind], 5, replace=False) for kind in range(10)]
+drawn = [rng.choice(others[labels[others] == label], 5, replace=False) for label in range(10)]
 drawn = np.concatenate(drawn)
 belt = on_the_belt(images[drawn])
 
 # %%
-polished = new_model(10)  # a copy: the network as it was is kept
+polished = new_model(10)  # a copy; the original network is kept
 polished.set_weights(namer.get_weights())
 for block in tlk.find_blocks(polished):
     for layer in block.layers:
@@ -187,19 +188,19 @@ for block in tlk.find_blocks(polished):
 polished.compile(keras.optimizers.AdamW(1e-4), loss)
 polished.fit(belt, labels[drawn], batch_size=16, epochs=15, verbose=0)
 after = {
-    "clothes": right(polished, test_images, truth),
-    "clothes on the belt": right(polished, belt_test, truth),
+    "clothes": accuracy(polished, test_images, truth),
+    "clothes on the belt": accuracy(polished, belt_test, truth),
 }
 
 # %%
 rows = [(name, before[name], after[name]) for name in before]
-tlk.table(rows, ["right, %", "before", "after polishing"], digits=0)
+tlk.table(rows, ["balanced accuracy (%)", "before", "after polishing"], digits=0)
 
 # %% tags=["plumbing", "nbval-check-output"]
 gain = after["clothes on the belt"] - before["clothes on the belt"]
 lost = before["clothes"] - after["clothes"]
 rows = [("gained on the belt", "more than 10" if gain > 10 else gain)]
-rows.append(("lost on clothes at large", "less than 15" if lost < 15 else lost))
+rows.append(("lost on clothes in general", "less than 15" if lost < 15 else lost))
 tlk.table(rows, ["fifty labels", "points"])
 
 # %% [markdown]
@@ -221,14 +222,14 @@ tlk.table(rows, ["fifty labels", "points"])
 # %% tags=["plumbing", "nbval-check-output"]
 found = tlk.results("polishing", split="test")
 table = {}
-for learns in ("head", "all blocks"):
+for learns, title in (("head", "only the head trained"), ("all blocks", "all blocks trained")):
     for head in ("old", "new"):
         part = found.where(head=head, learns=learns)
-        table[f"{head} head, {learns}" + " learns" * (learns == "head")] = {
+        table[f"{head} head, {title}"] = {
             "lesions, a new task": part.where(task="lesions").scores("task", scale=100)["lesions"],
-            "the belt, the old one": part.where(task="belt").scores("task", scale=100)["belt"],
+            "the belt, the old task": part.where(task="belt").scores("task", scale=100)["belt"],
         }
-tlk.table(table, "balanced accuracy, %", note=found.note)
+tlk.table(table, "balanced accuracy (%)", note=found.note)
 
 # %% [markdown]
 # Read it by columns.
@@ -254,7 +255,7 @@ for task in ("lesions", "belt"):
             rows.append(
                 (task, f"{head} head", learns, [100 * r["clothes"] - untouched for r in runs])
             )
-tlk.table(rows, ["trained on", "starting with", "what learned", "points on clothes, old head"])
+tlk.table(rows, ["trained on", "starting with", "what was trained", "change on clothes (points)"])
 
 # %% [markdown]
 # A new head on a frozen backbone costs nothing, whatever it learned. Polishing does cost
@@ -277,7 +278,7 @@ tlk.table(rows, ["trained on", "starting with", "what learned", "points on cloth
 
 # %% tags=["plumbing", "nbval-check-output"]
 def stored(task, head, learns, value="score"):
-    """Draws in %."""
+    """Return the scores of all draws in %."""
     return [100 * run[value] for run in found.where(task=task, head=head, learns=learns).rows]
 
 
@@ -288,9 +289,9 @@ rows = [
     ("the problem is", "new, but related", "the old one, narrower"),
     ("do the old answers fit?", "no", "yes"),
     ("the head is", "new", "kept"),
-    ("right before training, %", "none", stored("belt", "old", "nothing")),
-    ("right after, five labels, %", stored("lesions", "new", "head"), stored("belt", "old", "all blocks")),
-    ("from scratch, five labels, %", [100 * run["score"] for run in scratch_skin],
+    ("accuracy before training (%)", "none", stored("belt", "old", "nothing")),
+    ("accuracy after, five labels (%)", stored("lesions", "new", "head"), stored("belt", "old", "all blocks")),
+    ("from scratch, five labels (%)", [100 * run["score"] for run in scratch_skin],
      [100 * run["score"] for run in scratch_clothes]),
 ]  # fmt: skip
 tlk.table(rows, ["", "transfer", "fine-tuning"])
@@ -319,7 +320,7 @@ tlk.table(rows, ["", "transfer", "fine-tuning"])
 
 # %% [markdown] tags=["hint"]
 # `model = new_model(10)`, `model.layers[-1].set_weights(old_head)`, freeze `model.layers[:-1]`,
-# compile, fit; `right(model, ...)` twice.
+# compile, fit; `accuracy(model, ...)` twice.
 
 # %% tags=["answer"]
 model = new_model(10)
@@ -328,9 +329,9 @@ for layer in model.layers[:-1]:
     layer.trainable = False
 model.compile(keras.optimizers.AdamW(1e-2), loss)
 model.fit(belt, labels[drawn], batch_size=16, epochs=8, verbose=0)
-alone = [right(model, x, truth) for x in (test_images, belt_test)]
+alone = [accuracy(model, x, truth) for x in (test_images, belt_test)]
 rows = [(name, before[name], after[name], now) for name, now in zip(before, alone, strict=True)]
-tlk.table(rows, ["right, %", "before", "all blocks", "head alone"], digits=0)
+tlk.table(rows, ["balanced accuracy (%)", "before", "all blocks", "head alone"], digits=0)
 
 # %% [markdown] tags=["answer"]
 # The head alone, with 1,130 parameters, gains nearly as much on the belt as all blocks do, in a
@@ -356,7 +357,7 @@ scores = model.predict(test_images[worn], 64, verbose=0)
 any_answer = np.mean(scores.argmax(axis=1) == truth[worn])
 these_only = np.mean(shoes[scores[:, shoes].argmax(axis=1)] == truth[worn])
 rows = [("any answer", 100 * any_answer), ("these three only", 100 * these_only)]
-tlk.table(rows, ["allowed", "shoes named right, %"], digits=0)
+tlk.table(rows, ["allowed answers", "accuracy on shoes (%)"], digits=0)
 
 # %% [markdown] tags=["answer"]
 # Next to nothing: about 95 % either way. Shoes are mistaken for other shoes, hardly ever for a bag
