@@ -90,7 +90,7 @@ bottleneck.fit(images, labels, batch_size=30, epochs=2, verbose=0)
 found = {"bottleneck adapters": [accuracy(bottleneck), bottleneck]}
 
 # %% [markdown]
-# ## By hand 2: LoRA, beside the kernels
+# ## By hand 2: LoRA, next to the kernels
 #
 # **[LoRA](glossary.md#lora)** ([Hu et al. 2021](https://arxiv.org/abs/2106.09685)) adds no layers.
 # Each kernel *W* of size *n* by *m* gets two small factors, *A* (*n* by 4) and *B* (4 by *m*), and
