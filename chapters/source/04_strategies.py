@@ -31,7 +31,7 @@ import tlkeras as tlk
 import keras
 import numpy as np
 
-SEED = 0  # another draw of the labelled images, another run
+SEED = 0  # change it for another draw of the labelled images and another run
 setting = tlk.setting("04")
 
 # %% [markdown]
@@ -48,7 +48,7 @@ task.show("train", rows=1, columns=10)
 
 # %%
 def frozen(weights):
-    """The network up to its middle; chapter 5 shows why not to its top."""
+    """Return the network up to its middle; chapter 5 shows why not up to its top."""
     blocks = tlk.find_blocks(tlk.load_backbone(setting.backbone, setting.image_size, weights))
     middle, _ = blocks.split(blocks.names[-2])
     return keras.Sequential([middle, keras.layers.GlobalAveragePooling2D()])
@@ -86,12 +86,12 @@ for draw in range(3 * SEED, 3 * SEED + 3):
 
 # %% tags=["plumbing", "nbval-check-output"]
 wins = np.sum(np.greater(inductive["pretrained"], inductive["untrained"]))
-tlk.table(
-    [["pretrained against untrained", f"{wins} of 3"]], ["five labels a class", "draws it wins"]
-)
+rows = [["pretrained ahead of untrained", f"{wins} of 3"]]
+tlk.table(rows, ["five labels per class", "draws"])
 
-# %% alt="Two bars with three dots each, accuracy on clothes with five labels a class: the bar of the pretrained network is the longer one. Mean and spread stand beside each."
-tlk.plots.bars(inductive, x="right on clothes (%)", title="Five labels a class, the same head")
+# %% alt="Two bars with three dots each, accuracy on clothes with five labels per class: the bar of the pretrained network is longer. Mean and spread are next to each bar."
+title = "Five labels per class, the same head"
+tlk.plots.bars(inductive, x="accuracy on clothes (%)", title=title)
 
 # %% [markdown]
 # The same with `tlkeras`, which checks its inputs and computes the frozen outputs once:
@@ -114,7 +114,7 @@ tests, truth = (part[:500] for part in target.arrays("test"))
 
 
 def without_labels(task, count):
-    """The first patients' training images, which lesion each shows, and whose it is."""
+    """Return the first patients' training images with their lesion and patient numbers."""
     arrays = task.arrays("train", "image", "lesion", "patient")
     order = np.argsort(arrays[2], kind="stable")[:count]
     return [array[order] for array in arrays]
@@ -151,12 +151,12 @@ from sklearn.metrics import balanced_accuracy_score
 
 
 def standard(features, like):
-    """With mean 0 and spread 1 where `like` has them."""
+    """Scale features by the mean and spread of `like`."""
     return (features - like.mean(axis=0)) / like.std(axis=0)
 
 
 def score(features, labels, new, new_labels=truth):
-    """Balanced accuracy in %: the mean over classes of how many are right."""
+    """Return balanced accuracy in %: the share of each class that is right, averaged."""
     head = LogisticRegression(C=0.01, max_iter=500).fit(features, labels)
     return 100 * balanced_accuracy_score(new_labels, head.predict(new))
 
@@ -170,9 +170,9 @@ def score(features, labels, new, new_labels=truth):
 
 # %%
 def power(covariance, exponent):
-    """A matrix to the power of -1/2 makes features of that covariance round, or white."""
+    """Return a power of a covariance matrix; features times its power -1/2 are white."""
     size = len(covariance)
-    ridge = 0.1 * np.trace(covariance) / size * np.eye(size)  # directions with little in them
+    ridge = 0.1 * np.trace(covariance) / size * np.eye(size)  # for directions of little variance
     values, vectors = np.linalg.eigh(covariance + ridge)
     return vectors * values**exponent @ vectors.T
 
@@ -184,7 +184,7 @@ def coral(features):
 
 # %% tags=["plumbing"]
 def five_draws(task, per_class):
-    """Features and labels of so many training images of every class, drawn five times."""
+    """Yield features and labels of `per_class` training images per class, drawn five times."""
     images, labels = task.arrays("train")
     for number in range(5 * SEED, 5 * SEED + 5):
         rng = np.random.default_rng(number)
@@ -200,7 +200,7 @@ for few, labels in five_draws(source, 10):
     adapted["as it is"].append(score(few, labels, standard(test, x)))
     adapted["own statistics"].append(score(few, labels, standard(test, z)))
     adapted["CORAL"].append(score(coral(few), labels, standard(test, z)))
-tlk.table(adapted, "ten labels a class, on the dermatoscope")
+tlk.table(adapted, "ten labels per class, on the dermatoscope")
 
 # %% [markdown]
 # With ten labels, the gain is a point or two: a tie. The stored results use thirty labels and all
@@ -208,12 +208,12 @@ tlk.table(adapted, "ten labels a class, on the dermatoscope")
 # 2016](https://arxiv.org/abs/1603.04779)) recomputes the statistics of every BatchNorm layer in
 # each domain. *Target labels*, the **ceiling**, has thirty labels on the phone.
 
-# %% tags=["plumbing"] alt="Bars of balanced accuracy on the phone, 30 source labels a class: as it is 53 percent, AdaBN 52, own statistics 57, CORAL 56, target labels 59."
+# %% tags=["plumbing"] alt="Bars of balanced accuracy on the phone, 30 source labels per class: as it is 53 percent, AdaBN 52, own statistics 57, CORAL 56, target labels 59."
 stored = tlk.results("strategies", strategy="transductive")
 to_phone = stored.where(source="dermatoscope", target="phone")
 simple = ["as it is", "AdaBN", "own statistics", "CORAL", "target labels"]
 tlk.plots.bars(to_phone.where(method=simple).scores("method", scale=100),
-               title="Dermatoscope to phone (synthetic), 30 labels a class")  # fmt: skip
+               title="Dermatoscope to phone (synthetic), 30 labels per class")  # fmt: skip
 
 # %% tags=["nbval-check-output"]
 to_phone.where(method=simple).mean_by("method", scale=100, digits=0)
@@ -235,13 +235,13 @@ to_phone.where(method=simple).mean_by("method", scale=100, digits=0)
 
 # %% tags=["plumbing"]
 def compare(methods, **pairs):
-    """A table of stored scores: a row a method, a column a pair of source and target."""
+    """Return a table of stored scores: one row per method, one column per pair of domains."""
     rows = {method: {} for method in methods}
     for name, (of, to) in pairs.items():
         found = stored.where(source=of, target=to, method=methods).scores("method", scale=100)
         for method, values in found.items():
             rows[method][name] = values
-    return tlk.table(rows, "balanced accuracy, %", digits=0, note=stored.note)
+    return tlk.table(rows, "balanced accuracy (%)", digits=0, note=stored.note)
 
 
 braver = ["as it is", "own statistics", "self-training", "class centres", "target labels"]
@@ -269,10 +269,10 @@ compare(braver[:4], lesions=("dermatoscope", "dermatoscope"), digits=("printed",
 # Now take the dermatoscope's labels away, too. What is left is what every clinic's archive has:
 # images, and **which of them show the same lesion**.
 
-# %% tags=["plumbing"] alt="Three rows of pictures, a synthetic lesion each, three times: the same shape and colours, turned, nearer or farther, in other light, under other hairs."
+# %% tags=["plumbing"] alt="Three rows of three images, one synthetic lesion per row: the same shape and colours, turned, nearer or farther, in other light, under other hairs."
 several = [n for n in np.unique(lesion) if np.sum(lesion == n) >= 3][3 * SEED :][:3]
 tlk.plots.strips({f"lesion {n}": seen[lesion == n] for n in several}, columns=3,
-                 title="Synthetic: three pictures of one lesion")  # fmt: skip
+                 title="Synthetic: three images per lesion")  # fmt: skip
 
 # %% [markdown]
 # They differ in light, angle, hairs and distance, all things that do not matter. So measure how
@@ -283,7 +283,7 @@ tlk.plots.strips({f"lesion {n}": seen[lesion == n] for n in several}, columns=3,
 
 # %%
 def within(features, group):
-    """How features scatter around the mean of their group, and how many ways that could go."""
+    """Return the covariance of features around the mean of their group."""
     _, place, count = np.unique(group, return_inverse=True, return_counts=True)
     sums = np.zeros((len(count), features.shape[1]))
     np.add.at(sums, place, features)
@@ -292,7 +292,7 @@ def within(features, group):
 
 
 def few_labels(map_, few, labels):
-    """Score on the phone, with a few labels on the phone, of features that went through a map."""
+    """Return the score on the phone with a few phone labels, for features times `map_`."""
     few, new = standard(few, x) @ map_, standard(test, x) @ map_
     return score((few - few.mean(0)) / few.std(), labels, (new - few.mean(0)) / few.std())
 
@@ -316,8 +316,8 @@ for number, (few, labels) in enumerate(five_draws(target, 5)):
     for values, covariance in zip(whitened.values(), covariances, strict=True):
         values.append(few_labels(power(covariance, -0.5), few, labels))
 
-# %% alt="Bars of balanced accuracy on the phone with five labels a class: as they are 34 percent, whitened by the lesions of the dermatoscope 41, by any two images 31, by the lesions of ten phone patients 39."
-tlk.plots.bars(whitened, title="Five labels a class on the phone (synthetic lesions)")
+# %% alt="Bars of balanced accuracy on the phone with five labels per class: as they are 33.5 percent, whitened by the lesions of the dermatoscope 41, by any two images 31, by the lesions of ten phone patients 39."
+tlk.plots.bars(whitened, title="Five labels per class on the phone (synthetic lesions)")
 
 # %% tags=["plumbing", "nbval-check-output"]
 better = {
@@ -325,7 +325,7 @@ better = {
     for control in ("as they are", "any two images")
 }
 rows = [[name, f"{count} of 5"] for name, count in better.items()]
-tlk.table(rows, ["whitened by one lesion, against", "draws it wins"])
+tlk.table(rows, ["whitened by one lesion, ahead of", "draws"])
 
 # %% [markdown]
 # So what helps is the lesions, not whitening as such. Whitening with any two images does harm,
@@ -347,14 +347,14 @@ unsupervised.where(patients=0).mean_by("method", "labels_per_class", scale=100, 
 #
 # How many phone patients does it take to make the dermatoscope superfluous?
 
-# %% tags=["plumbing"] alt="Line plot of balanced accuracy with five labels a class against unlabelled phone patients, 10 to 1,000. Phone alone rises from 42 to 53 percent and crosses the source alone, a level line at 46, between 30 and 100 patients; source and phone together rise from 46 to 51."
+# %% tags=["plumbing"] alt="Line plot of balanced accuracy with five labels per class against unlabelled phone patients, 10 to 1,000. Phone alone rises from 42 to 53 percent and crosses the source alone, a level line at 46, between 30 and 100 patients; source and phone together rise from 46 to 51."
 five = unsupervised.where(labels_per_class=5)
 own = five.where(method=["target alone", "source and target"])
 lines = own.scores("method", "patients", scale=100)
 source_alone = five.where(method="one lesion").scores("method", scale=100)["one lesion"]
 lines["source alone"] = dict.fromkeys(lines["target alone"], source_alone)
 tlk.plots.curves(lines, x="phone patients, unlabelled", log=True,
-                 title="Five labels a class on the phone (synthetic lesions)")  # fmt: skip
+                 title="Five labels per class on the phone (synthetic lesions)")  # fmt: skip
 
 # %% [markdown]
 # With ten phone patients, the dermatoscope's archive is worth 4 points more than the phone's own
@@ -374,13 +374,13 @@ tlk.plots.curves(lines, x="phone patients, unlabelled", log=True,
 # own statistics, `standard(few, z)`, and do the same with the test images.
 
 # %% tags=["answer"]
-found = {"10 of the dermatoscope": adapted["own statistics"]}
+found = {"10 on the dermatoscope": adapted["own statistics"]}
 for count in (2, 5, 10):
     draws = list(five_draws(target, count))
-    found[f"{count} of the phone"] = [
+    found[f"{count} on the phone"] = [
         score(standard(few, z), labels, standard(test, z)) for few, labels in draws
     ]
-tlk.table(found, "labels a class", digits=0)
+tlk.table(found, "labels per class", digits=0)
 
 # %% [markdown] tags=["answer"]
 # Between five and ten: five of the phone's own labels per class give about 35 %, ten give about
@@ -435,7 +435,7 @@ test_now = standard(look(tests), x_now)
 reader.set_weights(kept)
 found = {name: adapted[name] for name in ("as it is", "own statistics")}
 found["AdaBN"] = [score(standard(few, x_now), labels, test_now) for few, labels in draws]
-tlk.table(found, "ten labels a class, on the dermatoscope", digits=0)
+tlk.table(found, "ten labels per class, on the dermatoscope", digits=0)
 
 # %% [markdown] tags=["answer"]
 # A tie: in three runs of this chapter it was three points behind, two ahead and four ahead of the
