@@ -28,7 +28,7 @@ import tlkeras as tlk
 import keras
 import numpy as np
 
-SEED = 0  # another draw, another run
+SEED = 0  # change it for another draw of labels and another run
 setting = tlk.setting("05")
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 backbone = tlk.load_backbone(setting.backbone, setting.image_size)
@@ -64,44 +64,44 @@ print(photographs.shape, "->", maps.shape, "(photographs, height, width, maps)")
 # %%
 blocks = tlk.find_blocks(network)
 watch = keras.Model(network.input, [block.cut for block in blocks])
-seen = watch.predict(scale(photographs), verbose=0)  # a list, an array a block
+seen = watch.predict(scale(photographs), verbose=0)  # a list, one array per block
 print({block.name: array.shape[1:] for block, array in zip(blocks, seen, strict=True)})
 
 
-# %% tags=["plumbing"] alt="A photograph of a Chinese palace, and below it six maps of each of five blocks. Stem and block2 are grey pictures of the palace, its edges and light parts; block3 and block4-5 show it coarser and coarser; the maps of block6-7 are black with a few bright squares, each in another part of the picture."
-def as_picture(array):
-    """Values from the least to the greatest, as 0 to 255."""
+# %% tags=["plumbing"] alt="A photograph of a Chinese palace, and below it six maps of each of five blocks. Stem and block2 are grey images of the palace, its edges and light parts; block3 and block4-5 show it coarser and coarser; the maps of block6-7 are black with a few bright squares, each in another part of the map."
+def as_image(array):
+    """Return the values scaled to 0..255."""
     return 255 * (array - array.min()) / (np.ptp(array) + 1e-9)
 
 
 rows = {"the photograph": photographs[:1]}
 for block, array in zip(blocks, seen, strict=True):
     busiest = np.argsort(-array[0].std(axis=(0, 1)))[:6]
-    rows[f"{block.name} ({block.role})"] = [as_picture(array[0, ..., u]) for u in busiest]
+    rows[f"{block.name} ({block.role})"] = [as_image(array[0, ..., u]) for u in busiest]
 tlk.plots.strips(rows, columns=6, title="The six busiest maps of every block, for one photograph")
 
 # %% [markdown]
-# On the way up, the maps get smaller and there are more of them. At the bottom they are pictures:
-# you can see the palace in each. At the top they are no longer pictures, but a list of what was
-# found, and roughly where.
+# On the way up, the maps get smaller and there are more of them. At the bottom they are still
+# images: you can see the palace in each. At the top they are no longer images, but a list of what
+# was found, and roughly where.
 #
 # ## The bottom: edges and colours
 #
 # The first layer looks through windows of 3 × 3 pixels, with 32 filters. Each filter is a small
-# picture itself, and its output for the photograph is an image again.
+# image itself, and its output for the photograph is an image again.
 
 # %%
 kernel = network.get_layer("stem_conv").kernel.numpy()  # (3, 3, red green blue, 32)
 keras.utils.set_random_seed(SEED)
 blank = tlk.load_backbone("efficientnet_lite0", weights=None).layers[-1]
 random_kernel = blank.get_layer("stem_conv").kernel.numpy()
-answers = np.array(keras.ops.conv(scale(photographs[:1]), kernel, 2))[0]
+outputs = np.array(keras.ops.conv(scale(photographs[:1]), kernel, 2))[0]
 
-# %% tags=["plumbing"] alt="Three rows. Filters of the ImageNet network: edges in several directions, mostly green against purple, and one filter all purple. Their answers to the photograph: fine outlines of the palace, or the whole palace light or dark by its colour. Filters of the untrained network: gaudy squares without an order."
+# %% tags=["plumbing"] alt="Three rows. Filters of the ImageNet network: edges in several directions, mostly green against purple, and one filter all purple. Their outputs for the photograph: fine outlines of the palace, or the whole palace light or dark by its colour. Filters of the untrained network: gaudy squares in no order."
 strong = np.argsort(-np.abs(kernel).sum(axis=(0, 1, 2)))[:8]
 rows = {
     "ImageNet": [128 + 127 * kernel[..., u] / np.abs(kernel[..., u]).max() for u in strong],
-    "its answers": [as_picture(answers[..., u]) for u in strong],
+    "its outputs": [as_image(outputs[..., u]) for u in strong],
     "untrained": [
         128 + 127 * random_kernel[..., u] / np.abs(random_kernel[..., u]).max() for u in range(8)
     ],
@@ -115,7 +115,7 @@ tlk.plots.strips(rows, columns=8, title="3 x 3 filters of the first layer")
 
 # %%
 def colour(kernel):
-    """Share of each filter that is differences between red, green and blue; nan if all is zero."""
+    """Return the share of each filter that differs between red, green and blue; nan if empty."""
     whole = (kernel**2).mean(axis=(0, 1, 2))
     return np.where(whole > 1e-6, kernel.var(axis=2).mean(axis=(0, 1)) / (whole + 1e-12), np.nan)
 
@@ -123,7 +123,7 @@ def colour(kernel):
 counts = {"ImageNet": colour(kernel), "untrained": colour(random_kernel)}
 tlk.table([[name, int(np.sum(c < 0.3)), int(np.sum(c > 0.93)), int(np.isnan(c).sum())]
            for name, c in counts.items()],
-          ["filters", "mostly light and dark", "colour alone", "nothing left"], digits=0)  # fmt: skip
+          ["filters", "mostly light and dark", "only colour", "empty"], digits=0)  # fmt: skip
 
 # %% [markdown]
 # Training made specialists: some filters for light and dark, and some for colour and nothing else,
@@ -135,7 +135,7 @@ tlk.table([[name, int(np.sum(c < 0.3)), int(np.sum(c > 0.93)), int(np.isnan(c).s
 # Higher up, look at what excites a map: the places, in both photographs, where its values are
 # largest.
 
-# %% tags=["plumbing"] alt="Five rows of six pieces of the two photographs, larger from row to row, where one map of each block answers most. Stem: rims of petals and stripes of roof tiles. block2: fine leaves. block3: eaves and railings. block4-5: leaves and petals. block6-7: the roof of the palace, again and again."
+# %% tags=["plumbing"] alt="Five rows of six pieces of the two photographs, larger from row to row, where one map of each block responds most. Stem: rims of petals and stripes of roof tiles. block2: fine leaves. block3: eaves and railings. block4-5: leaves and petals. block6-7: the roof of the palace, again and again."
 rng, rows = np.random.default_rng(SEED), {}
 for block, array, side in zip(blocks, seen, (24, 48, 96, 160, 224), strict=True):
     most = array.max(axis=(0, 1, 2))
@@ -150,7 +150,7 @@ for block, array, side in zip(blocks, seen, (24, 48, 96, 160, 224), strict=True)
         answers[photo, max(0, place[0] - near) : place[0] + near + 1,
                 max(0, place[1] - near) : place[1] + near + 1] = -np.inf  # fmt: skip
     rows[f"{block.name}, map {unit}"] = pieces
-tlk.plots.strips(rows, columns=6, title="Where one map of each block answers most")
+tlk.plots.strips(rows, columns=6, title="Where one map of each block responds most")
 
 # %% [markdown]
 # The higher up a map is, the rarer the thing it responds to, so on any one photograph more of the
@@ -158,7 +158,8 @@ tlk.plots.strips(rows, columns=6, title="Where one map of each block answers mos
 # everywhere?
 
 # %%
-names = [each.name for each in network.layers if each.name[7:] == "_activation"]
+names = [each.name for each in network.layers if each.name.endswith("_activation")]
+names = [name for name in names if name.startswith("block") and "dwconv" not in name]
 silent = {}
 for name, net in {"ImageNet": network, "untrained": blank}.items():
     outputs = [net.get_layer(n).output for n in names] + [net.output]
@@ -174,7 +175,7 @@ tlk.plots.curves(depth, x="activation, from the bottom up", y="silent maps (%)",
 last = {name: shares[-1].mean() for name, shares in silent.items()}
 tlk.table([["ImageNet, about", last["ImageNet"]],
            ["untrained, no more than", 10 * np.ceil(last["untrained"] / 10)]],
-          ["network", "silent maps at the last activation, %"], digits=-1)  # fmt: skip
+          ["network", "silent maps at the last activation (%)"], digits=-1)  # fmt: skip
 
 # %% [markdown]
 # Silent is not dead: another photograph activates other maps, and exercise 1 counts those that
@@ -201,7 +202,7 @@ reader = keras.Model(network.input, [pool(output) for output in watch.outputs])
 
 
 def probe(x, y, new, truth):
-    """Balanced accuracy in %, of a linear classifier."""
+    """Return the balanced accuracy in % of a linear classifier."""
     ruler = StandardScaler().fit(x)
     classifier = LogisticRegression(C=0.01, max_iter=200).fit(ruler.transform(x), y)
     return 100 * balanced_accuracy_score(truth, classifier.predict(ruler.transform(new)))
@@ -215,7 +216,7 @@ for name in ("clothes", "lesions", "digits"):
     outputs = [reader.predict(scale(images), verbose=0) for images in (x, new)]
     pairs = zip(blocks.names, *outputs, strict=True)
     live[name] = {block: probe(a, y, b, truth) for block, a, b in pairs}
-tlk.table(live, "30 labels a class, this run", digits=0)
+tlk.table(live, "30 labels per class, this run", digits=0)
 
 # %% [markdown]
 # This is one draw of labels and one run. Stored results have three draws, all test images, the
@@ -226,9 +227,9 @@ stored = tlk.results("layers")
 order = ["pixels", *blocks.names]
 with tlk.plots.canvas(1, 3, (7.2, 3.8), sharey=True) as (figure, axes):
     for axis, name in zip(axes, live, strict=True):
-        for kind, style in (("pretrained", "-o"), ("untrained", "--s")):
-            scores = stored.where(task=name, network=kind).scores("block", scale=100)
-            axis.plot(order, [scores[block].mean() for block in order], style, label=kind)
+        for weights, style in (("pretrained", "-o"), ("untrained", "--s")):
+            scores = stored.where(task=name, network=weights).scores("block", scale=100)
+            axis.plot(order, [scores[block].mean() for block in order], style, label=weights)
         axis.set_xticks(range(len(order)), order, rotation=60)
         axis.set(title=name + (" (synthetic)" if name == "lesions" else ""), ylim=(0, 100))
     axes[0].set_ylabel("balanced accuracy (%)")
@@ -243,10 +244,10 @@ figure
 #
 # ## The table, measured
 #
-# Now the table of section 1.5. Its last columns are measured: they show by how many points a probe
-# after the pretrained part is better than one after **the same part untrained**, on the same
-# images (at the end of each part: block2, block4-5, block6-7). Anything above zero was learned
-# from photographs of other things and is useful here.
+# Now the table of section 1.5 of the course outline. Its last columns are measured: they show by
+# how many points a probe after the pretrained part is better than one after **the same part
+# untrained**, on the same images (at the end of each part: block2, block4-5, block6-7). Anything
+# above zero was learned from photographs of other things and is useful here.
 
 # %% tags=["plumbing", "nbval-check-output"]
 says = {
@@ -258,21 +259,21 @@ rows = []
 for part, (learns, reusable, block) in says.items():
     gains = []
     for name in live:
-        kinds = stored.where(task=name, block=block).scores("network", scale=100)
-        gains.append(kinds["pretrained"] - kinds["untrained"])
+        scores = stored.where(task=name, block=block).scores("network", scale=100)
+        gains.append(scores["pretrained"] - scores["untrained"])
     rows.append([part, learns, reusable, *gains])
 rows.append(["head", "the decision (a Labrador)", "always replaced", "new", "new", "new"])
-tlk.table(rows, ["part", "it learns", "the section says", *live], digits=0, note=stored.note)
+tlk.table(rows, ["part", "it learns", "the outline says", *live], digits=0, note=stored.note)
 
 # %% [markdown]
-# Clothes go as the section says: what was learned from photographs is worth 15 points at the
+# Clothes go as the outline says: what was learned from photographs is worth 15 points at the
 # bottom, 12 in the middle, 7 at the top (with a spread of 5). For lesions, middle and top are a
 # tie, and worth more than the bottom: "usually not reusable" is too strong there. The head gives
 # 1,000 answers, and no lesion is among them.
 #
 # > Only the very top and the head have to be retrained.
 #
-# This is how the section sums it up, and the probes agree: the blocks below the top can be kept as
+# This is how the outline sums it up, and the probes agree: the blocks below the top can be kept as
 # they are. How to retrain a top without spoiling the rest is the topic of chapter 6.
 #
 # ## Where it fails
@@ -284,13 +285,13 @@ tlk.table(rows, ["part", "it learns", "the section says", *live], digits=0, note
 
 # %% tags=["plumbing", "nbval-check-output"]
 digits = tlk.results("tasks", task="digits", labels_per_class=30, method=["pixels", "frozen"])
-read = {
+probes = {
     "pixels": digits.where(method="pixels"),
     "ImageNet's best block": digits.where(method="frozen", preset="efficientnet_lite0"),
-    "best block of a network of letters": digits.where(method="frozen", preset="glyph_resnet"),
+    "best block of the letters network": digits.where(method="frozen", preset="glyph_resnet"),
 }
-rows = {name: found.scores("task", scale=100)["digits"] for name, found in read.items()}
-tlk.table(rows, "digits read off", digits=0, note=digits.note)
+rows = {name: found.scores("task", scale=100)["digits"] for name, found in probes.items()}
+tlk.table(rows, "digits: linear probe on", digits=0, note=digits.note)
 
 # %% [markdown]
 # ## Try it yourself
