@@ -12,13 +12,13 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 from keras import ops
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_08")
 tlk.accelerate(quiet=True)
 
@@ -46,7 +46,7 @@ task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image
 images, labels = task.arrays("train")
 new, truth = task.arrays("validation")
 whole = tlk.load_task(setting.task, image_size=setting.image_size)
-(unlabelled,) = whole.arrays("train", "image")
+unlabelled = whole.arrays("train", "image")[0]
 
 # %% [markdown]
 # A **[linear probe](glossary.md#linear-probe)** measures what a network has learned: its features
@@ -56,7 +56,7 @@ whole = tlk.load_task(setting.task, image_size=setting.image_size)
 
 # %%
 def probe(encoder):
-    """Percent right among new pictures, each class weighing the same."""
+    """Balanced accuracy in % on new images."""
     parts = images, unlabelled[:400], new
     x, some, tests = (encoder.predict(part, 100, verbose=0) for part in parts)
     mean, spread = some.mean(axis=0), some.std(axis=0) + 1e-6
@@ -90,7 +90,7 @@ def new_encoder():
 
 keras.utils.set_random_seed(SEED)
 found["untrained"] = probe(new_encoder())
-tlk.table(list(found.items()), ["one draw, ten labels a class", "validation, %"])
+tlk.table(list(found.items()), ["one draw, ten labels per class", "validation, %"])
 
 # %% [markdown]
 # ## By hand 1: find the partner
@@ -106,9 +106,9 @@ views = keras.Sequential([
     keras.layers.RandomBrightness(0.2),
     keras.layers.RandomContrast(0.3),
 ])  # fmt: skip
-rows = {"a picture": unlabelled[:6]}
+rows = {"an image": unlabelled[:6]}
 rows |= {name: views(unlabelled[:6], training=True) for name in ("one view", "another")}
-tlk.plots.strips(rows, title="Two views of each picture (synthetic)")
+tlk.plots.strips(rows, title="Two views of each image (synthetic)")
 
 # %% [markdown]
 # Then the **loss**, called NT-Xent. From *n* images there are 2*n* views, each a vector. Compute
@@ -149,15 +149,15 @@ def others(_, pairs):
 
 
 # %%
-def train(loss, pictures, epochs):
+def train(loss, inputs, epochs):
     keras.utils.set_random_seed(SEED)
-    encoder, picture = new_encoder(), keras.Input(unlabelled.shape[1:])
+    encoder, image = new_encoder(), keras.Input(unlabelled.shape[1:])
     project = keras.Sequential([keras.layers.Dense(128, "relu"), keras.layers.Dense(64)])
-    pairs = ops.stack([project(encoder(views(picture))) for _ in range(2)], axis=1)
-    model = keras.Model(picture, pairs)
+    pairs = ops.stack([project(encoder(views(image))) for _ in range(2)], axis=1)
+    model = keras.Model(image, pairs)
     model.compile(keras.optimizers.AdamW(2e-3), loss, metrics=[others], jit_compile=False)
-    nobody = np.zeros(len(pictures))
-    return encoder, model.fit(pictures, nobody, batch_size=64, epochs=epochs, verbose=0).history
+    nobody = np.zeros(len(inputs))
+    return encoder, model.fit(inputs, nobody, batch_size=64, epochs=epochs, verbose=0).history
 
 
 encoder, history = train(nt_xent, unlabelled, epochs=2)
@@ -179,7 +179,7 @@ _, collapsed = train(alignment, unlabelled[:1600], epochs=2)
 
 # %% tags=["nbval-check-output"]
 rows = [["who is your partner?", history["others"][-1]], ["be equal", collapsed["others"][-1]]]
-tlk.table(rows, ["loss", "cosine of different pictures, at the end"], digits=0)
+tlk.table(rows, ["loss", "cosine of different images, at the end"], digits=0)
 
 # %% [markdown]
 # Its loss falls to the best possible value, and nothing is learned. So never judge such a training
@@ -204,14 +204,15 @@ tlk.table([["KerasCV's loss, divided by ours", theirs / ours]], ["", "times"], d
 # one lesion**, in different light, nearer or farther. Whoever filed them knows that they show the
 # same lesion, but not which class it is.
 
-# %% alt="Two rows of six small synthetic lesions; below each another picture of the same lesion: turned, nearer or farther, in other light."
+# %% alt="Two rows of six small synthetic lesions; below each another image of the same lesion: turned, nearer or farther, in other light."
 lesion = np.arange(len(unlabelled))
-if "lesion" in whole.features:  # downloads do not say which pictures show one lesion
-    (lesion,) = whole.arrays("train", "lesion")
+if "lesion" in whole.features:  # downloads do not say which images show one lesion
+    lesion = whole.arrays("train", "lesion")[0]
 contrastive = tlk.flavors.contrastive
 several = contrastive.Pairs(unlabelled, lesion, batch_size=64, seed=SEED)
-((first, second),) = several[0]
-rows = {"a lesion": first[:6], "another picture": second[:6]}
+batch = several[0]
+first, second = batch[0]
+rows = {"a lesion": first[:6], "another image": second[:6]}
 tlk.plots.strips(rows, title="Partners by lesion (synthetic)")
 
 # %%
@@ -220,7 +221,7 @@ encoder = new_encoder()
 model = contrastive.SimCLR(encoder, views)
 model.compile(keras.optimizers.AdamW(2e-3), jit_compile=False)
 model.fit(several, epochs=2, verbose=0)
-found["find the other picture of the lesion"] = probe(encoder)
+found["find the other image of the lesion"] = probe(encoder)
 
 # %% [markdown]
 # ## By hand 2: fill in what is hidden
@@ -230,25 +231,25 @@ found["find the other picture of the lesion"] = probe(encoder)
 
 
 # %%
-def hide(pictures, rng):
-    squares = rng.random((len(pictures), 8, 8)) < 0.75
+def hide(images, rng):
+    squares = rng.random((len(images), 8, 8)) < 0.75
     hidden = np.repeat(np.repeat(squares, 4, axis=1), 4, axis=2)  # 4 x 4 pixels each
-    return np.where(hidden[..., None], np.float32(127.5), pictures), hidden
+    return np.where(hidden[..., None], np.float32(127.5), images), hidden
 
 
 # %%
 encoder, rng = new_encoder(), np.random.default_rng(SEED)
-places = encoder.layers[-2].output  # 4 x 4 of them; each paints a square of 8 x 8 pixels
-painter = keras.Model(encoder.inputs, keras.layers.Conv2DTranspose(3, 8, strides=8)(places))
+positions = encoder.layers[-2].output  # 4 x 4 of them; each paints a square of 8 x 8 pixels
+painter = keras.Model(encoder.inputs, keras.layers.Conv2DTranspose(3, 8, strides=8)(positions))
 painter.compile(keras.optimizers.AdamW(2e-3), "mse", jit_compile=False)
 for _ in range(2):
     seen, hidden = hide(unlabelled, rng)  # other squares in each epoch
     painter.fit(seen, unlabelled / 127.5 - 1, batch_size=64, sample_weight=hidden, verbose=0)
 
-# %% tags=["plumbing"] alt="Three rows of six synthetic lesions: three of four squares grey; painted by the network, blurred, the lesion in its place; the whole picture."
+# %% tags=["plumbing"] alt="Three rows of six synthetic lesions: three of four squares grey; painted by the network, blurred, the lesion in its place; the whole image."
 seen, hidden = hide(new[:6], rng)
 painted = 127.5 * (painter.predict(seen, verbose=0) + 1)
-rows = {"what it sees": seen, "what it paints": painted, "the picture": new[:6]}
+rows = {"what it sees": seen, "what it paints": painted, "the image": new[:6]}
 tlk.plots.strips(rows, title="Three of four squares were hidden (synthetic)")
 
 # %% [markdown]
@@ -258,7 +259,7 @@ tlk.plots.strips(rows, title="Three of four squares were hidden (synthetic)")
 # %%
 tlk.flavors.domain.adapt_batchnorm(encoder, unlabelled)
 found["fill in"] = probe(encoder)
-tlk.table(list(found.items()), ["one draw, ten labels a class; two epochs", "validation, %"])
+tlk.table(list(found.items()), ["one draw, ten labels per class; two epochs", "validation, %"])
 
 # %% [markdown]
 # ## The experiment: what does each game teach?
@@ -273,7 +274,7 @@ tlk.table(list(found.items()), ["one draw, ten labels a class; two epochs", "val
 # not a matched control**: it had 200 steps, four seconds, while the others had about five times as
 # long. With as much time it may well be better, so take its row as a lower bound.
 
-# %% tags=["plumbing"] alt="Five lines over 5, 10 and 30 labels a class. ImageNet: 39, 47, 63 percent; lesion pairs 35, 41, 50; views 27, 30, 42; from scratch 27, 28, 37; untrained 25, 26, 34."
+# %% tags=["plumbing"] alt="Five lines over 5, 10 and 30 labels per class. ImageNet: 39, 47, 63 percent; lesion pairs 35, 41, 50; views 27, 30, 42; from scratch 27, 28, 37; untrained 25, 26, 34."
 stored = tlk.results("selfsupervised", part=["probe", "scratch", "control"])
 measured = stored.scores("method", "labels_per_class", scale=100)
 order = ("ImageNet, 32 pixels", "lesion pairs", "views", "masks", "random pairs")
@@ -317,7 +318,7 @@ fewer = fewer.scores("unlabelled", "labels_per_class", scale=100)
 rows = {"none, untrained": scores["untrained"]}
 rows |= {f"{count:,}": fewer[count] for count in sorted(fewer)}
 rows["3,600"] = scores["lesion pairs"]
-tlk.table(rows, "unlabelled pictures; test (%)")
+tlk.table(rows, "unlabelled images; test (%)")
 
 # %% [markdown]
 # A hundred images bring 36 to 78 % of the gain of 3,600. Six hundred bring 86 % of it at ten labels
@@ -334,7 +335,7 @@ untaught = [np.mean(scores["untrained"][n]) for n in counts]
 reached = float(np.mean(scores["lesion pairs"][5]))
 rows = [["lesion pairs", 5, reached]]
 rows += [["untrained", n, score] for n, score in zip(counts, untaught, strict=True)]
-tlk.table(rows, ["features", "labels a class", "test (%)"])
+tlk.table(rows, ["features", "labels per class", "test (%)"])
 
 # %% [markdown]
 # Thirty labels with the untrained network match five with lesion pairs: a tie. So 600 images
@@ -369,9 +370,7 @@ for name in order:
     seconds = [row["seconds"] for row in runs if row["seed"] % 5 == 0]
     network = imagenet if name.startswith("ImageNet") else encoder
     rows.append([name, seconds, network.count_params(), scores[name][10]])
-tlk.table(
-    rows, ["", "seconds of teaching, one core", "numbers in the network", "test, 10 labels (%)"]
-)
+tlk.table(rows, ["", "training seconds, one core", "parameters", "test, 10 labels (%)"])
 
 # %% [markdown]
 # Twenty to thirty seconds of a busy core, once for all later tasks. (The ImageNet network cost
@@ -408,19 +407,20 @@ tlk.table(
 # do.)
 
 # %% [markdown] tags=["hint"]
-# `Pairs(labels, groups, batch_size=len(labels))` pairs up labels as well as images: `((first,
-# second),) = pairs[0]`. Use it with the groups `patient`, `lesion`, and all zeros.
+# `Pairs(labels, groups, batch_size=len(labels))` pairs up labels as well as images: `pairs[0][0]`
+# holds the first and the second of every pair. Use it with the groups `patient`, `lesion`, and all
+# zeros.
 
 # %% tags=["answer"]
-pictures = tlk.load_task("lesions", image_size=setting.image_size)
-kind, patient, lesions = pictures.arrays("train", "label", "patient", "lesion")
+filed = tlk.load_task("lesions", image_size=setting.image_size)
+classes, patient, lesions = filed.arrays("train", "label", "patient", "lesion")
 rows = []
-for name, groups in {"one lesion": lesions, "one patient": patient, "any two": 0 * kind}.items():
-    pairs = contrastive.Pairs(kind, groups, batch_size=len(kind), seed=SEED)
-    ((first, second),) = pairs[0]
+for name, groups in {"one lesion": lesions, "one patient": patient, "any two": 0 * classes}.items():
+    pairs = contrastive.Pairs(classes, groups, batch_size=len(classes), seed=SEED)
+    first, second = pairs[0][0]
     paired = pairs.partner[pairs.order] != pairs.order
     rows.append([name, 100 * np.mean(paired), 100 * np.mean((first == second)[paired])])
-tlk.table(rows, ["partners", "have one, %", "of the same kind, %"], digits=0)
+tlk.table(rows, ["partners", "have one, %", "of the same class, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
 # Partners by lesion are always of one class, but three images of ten have none. By patient more
