@@ -52,55 +52,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK-or-FOLDER",
         help="a task's name, or a folder with one folder of images for each class "
         "(or with train/, validation/ and test/ laid out that way, or with a labels.csv: "
-        "file,label[,split]; several labels a file separated by ;)",
+        "file,label[,split]; several labels of a file are separated by ;)",
     )
     parser.add_argument(
         "--recipe",
         choices=[*SETTINGS, AUTO],
         default="two_stage",
-        help="default: two_stage; auto probes, trains the head, and opens more blocks while "
-        "validation gains more than chance",
+        help="default: two_stage; auto runs a probe, trains the head, and unfreezes more blocks as "
+        "long as validation improves by more than chance",
     )
     parser.add_argument(
         "--backbone",
-        help="default: what the task's card names, efficientnet_lite0 for photographs; or a "
-        "keras.applications name, a KerasHub preset, or a path",
+        help="a name of keras.applications, a KerasHub preset, or a path; default: what the task's "
+        "card names, or efficientnet_lite0, for photographs",
     )
-    parser.add_argument("--labels-per-class", type=int, metavar="N", help="default: all there are")
+    parser.add_argument("--labels-per-class", type=int, metavar="N", help="default: all")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--image-size", type=int, metavar="N", help="pixels a side")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of each stage, at most")
+    parser.add_argument("--image-size", type=int, metavar="N", help="pixels per side")
+    parser.add_argument("--epochs", type=int, metavar="N", help="at most, per stage")
     parser.add_argument(
         "--time-budget",
         type=float,
         metavar="MINUTES",
-        help="train no epoch that would go over, as long as the last one took; default: none, "
-        "of auto 5",
+        help="stop before an epoch that would exceed the budget if it took as long as the last "
+        "one; default: none, with auto 5",
     )
     parser.add_argument(
         "--augment",
         choices=("light", "strong"),
-        help="light: mirrored (so not for writing), cut out, colours shifted; strong: more of it, "
-        "RandAugment and MixUp",
+        help="light: mirror (so not for writing), shift and zoom images, and change their colours; "
+        "strong: more of it, with RandAugment and (not with --regression) MixUp",
     )
     parser.add_argument(
         "--lora",
         type=int,
         metavar="RANK",
-        help="give the backbone adapters of this rank: where the recipe opens a block its adapters "
-        "learn, at ten times the rate, and the block stands still; the saved model has them merged",
+        help="add LoRA adapters of this rank to the backbone: where the recipe unfreezes a block, "
+        "only its adapters learn, at ten times the rate; they are merged into the saved model",
     )
     parser.add_argument(
-        "--class-weight", choices=("balanced",), help="let every class count the same in training"
+        "--class-weight", choices=("balanced",), help="every class counts the same in training"
     )
     parser.add_argument(
-        "--regression", action="store_true", help="labels.csv holds numbers to be predicted"
+        "--regression", action="store_true", help="predict the numbers in labels.csv"
     )
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="go on without files that cannot be read"
+        "--skip-unreadable", action="store_true", help="leave out files that cannot be read"
     )
     parser.add_argument("--out", type=Path, help="folder for the results; default: runs/TASK")
-    parser.add_argument("--force", action="store_true", help="write into --out whatever is there")
+    parser.add_argument("--force", action="store_true", help="use --out even if it has other files")
     parser.add_argument("--quiet", action="store_true", help="print the result only")
 
 
