@@ -16,9 +16,9 @@ import tlkeras as tlk
 import keras
 import numpy as np
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels and another run
 setting = tlk.setting("06")
-tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
+tlk.accelerate(quiet=True)  # sets Keras up for the available devices
 
 # %% [markdown]
 # ## The idea
@@ -34,10 +34,10 @@ tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
 # `efficientnet_lite0`, was trained on ImageNet photographs. The new song is `clothes`, real
 # product photographs, with 20 labelled images per class.
 
-# %% alt="Two rows of small grey photographs of clothes, shoes and bags, each with the name of its kind."
+# %% alt="Two rows of small grey photographs of clothes, shoes and bags, each with its class name."
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 images, labels = task.arrays("train")
-new, truth = (part[:200] for part in task.arrays("validation"))  # 200 pictures to judge by
+new, truth = (part[:200] for part in task.arrays("validation"))  # 200 images to measure on
 task.show(rows=2, columns=7)
 
 # %% [markdown]
@@ -66,7 +66,7 @@ def accuracy():
 
 
 head_alone = accuracy()
-print(f"The head alone names {head_alone:.0%} of the validation pictures.")
+print(f"With the head alone, {head_alone:.0%} of the validation images are classified correctly.")
 
 # %% [markdown]
 # This is **[feature extraction](glossary.md#feature-extraction)**: 12,810 parameters are trained
@@ -81,7 +81,8 @@ print(f"The head alone names {head_alone:.0%} of the validation pictures.")
 
 
 # %%
-def moved(before):
+def changed(before):
+    """Return how many weight arrays of the backbone are not as before."""
     pairs = zip(before, backbone.get_weights(), strict=True)
     return sum(not np.array_equal(old, new) for old, new in pairs)
 
@@ -89,8 +90,8 @@ def moved(before):
 backbone.trainable = True  # unfrozen...
 before = backbone.get_weights()
 model.fit(images, labels, verbose=0)  # ...and trained, but not compiled
-forgot_to_compile = moved(before)
-print(f"{forgot_to_compile} of {len(before)} weights of the backbone moved")
+forgot_to_compile = changed(before)
+print(f"{forgot_to_compile} of {len(before)} weight arrays of the backbone changed")
 
 # %% [markdown]
 # Training runs, the loss falls (because the head learns), and the backbone is as frozen as before.
@@ -111,7 +112,7 @@ print(f"{forgot_to_compile} of {len(before)} weights of the backbone moved")
 
 # %%
 def flat(model):
-    """All layers, also those of a model inside the model."""
+    """Return all layers, including those of a model inside the model."""
     layers = []
     for layer in model.layers:
         layers += flat(layer) if isinstance(layer, keras.Model) else [layer]
@@ -123,18 +124,18 @@ norms = [layer for layer in flat(backbone) if isinstance(layer, keras.layers.Bat
 
 # %%
 def open_norms():
-    """How many statistics a batch in training mode moves, and how many scales can learn."""
+    """Return how many statistics a training batch changes, and how many scales can learn."""
     before = [norm.moving_mean.numpy() for norm in norms]
     model(images[:8], training=True)  # as fit calls it
     means = [norm.moving_mean.numpy() for norm in norms]
-    moved = sum(not np.array_equal(a, b) for a, b in zip(before, means, strict=True))
-    return [moved, sum(norm.gamma.trainable for norm in norms)]
+    changes = sum(not np.array_equal(a, b) for a, b in zip(before, means, strict=True))
+    return [changes, sum(norm.gamma.trainable for norm in norms)]
 
 
 # %%
 start = model.get_weights()
-moving, learning = open_norms()
-print(f"Keras {keras.__version__}: in {moving} of {len(norms)} layers they move.")
+changes = open_norms()[0]
+print(f"Keras {keras.__version__}: the statistics change in {changes} of {len(norms)} layers.")
 
 # %% [markdown]
 # Up to Keras 3.15, `training=False` does not survive `fit`: the outer model passes its own
@@ -146,7 +147,7 @@ print(f"Keras {keras.__version__}: in {moving} of {len(norms)} layers they move.
 # %%
 model.set_weights(start)
 for norm in norms:
-    norm.trainable = False  # the cure
+    norm.trainable = False  # the fix
 rows = [["norm.trainable = False", *open_norms()]]
 
 # %% [markdown]
@@ -160,7 +161,7 @@ for mode in ("frozen", "affine", "train"):
     model.set_weights(start)
 
 # %% tags=["nbval-check-output"]
-header = [f"of {len(norms)} BatchNorm layers", "statistics move", "scale can learn"]
+header = [f"of {len(norms)} BatchNorm layers", "statistics change", "scale can learn"]
 tlk.table(rows, header)
 
 # %% [markdown]
@@ -171,7 +172,7 @@ tlk.table(rows, header)
 # rate is a thirtieth of the head's.
 
 # %%
-model.trainable = True  # all flags on, then off where nothing shall learn
+model.trainable = True  # all flags on, then off where nothing should learn
 for layer in flat(backbone):
     last = layer.name.startswith(("block6", "block7", "top"))
     layer.trainable = last and not isinstance(layer, keras.layers.BatchNormalization)
@@ -182,12 +183,12 @@ before = backbone.get_weights()
 model.fit(images, labels, epochs=4, verbose=0)
 os.makedirs("runs", exist_ok=True)
 model.save("runs/clothes.keras")
-print(f"Validation: {head_alone:.0%} with the head alone, {accuracy():.0%} tuned. A single draw.")
+print(f"Validation accuracy: {head_alone:.0%} with the head alone, {accuracy():.0%} fine-tuned.")
 
 # %% tags=["plumbing", "nbval-check-output"]
 tlk.table(
-    [["unfrozen, not compiled", forgot_to_compile], ["unfrozen, compiled", moved(before)]],
-    ["the backbone", f"of {len(before)} weights moved"],
+    [["unfrozen, not compiled", forgot_to_compile], ["unfrozen, compiled", changed(before)]],
+    ["the backbone", f"changed, of {len(before)} weight arrays"],
 )
 
 # %% [markdown]
@@ -251,7 +252,7 @@ tlk.freeze(model, tlk.policies.last_blocks(1))
 # is gone, so a letter is assigned to the class whose mean features, in the untouched network, are
 # nearest.)
 
-# %% tags=["plumbing"] alt="Three rows of six small pictures: printed letters of many scripts; handwritten digits; the same digits behind light and dark stripes that invert them."
+# %% tags=["plumbing"] alt="Three rows of six small images: printed letters of many scripts; handwritten digits; the same digits behind light and dark stripes that invert them."
 digits, letters = tlk.load_task("digits", image_size=32), tlk.load_task("glyphs")
 blinds = 128 + 127 * np.sin(1.3 * np.arange(32))[:, None]
 near = digits.arrays("test")[0][:6]
@@ -260,22 +261,22 @@ tlk.plots.strips(rows, title="The source, a near target, and one far away\n(stri
 
 # %% tags=["plumbing"]
 LEARNS = {
-    "head, 100 epochs": "head, given all the time it wants",
+    "head, 100 epochs": "head alone, 100 epochs",
     "top block": "head, then top block",
     "middle blocks": "head, then middle block",
     "bottom blocks": "head, then bottom",
     "all blocks": "head, then all blocks",
-    "progressive": "playbook B: one block more at a time",
+    "progressive": "playbook B: one more block at a time",
     "discriminative": "playbook C: a rate for each depth",
     "rushed": "all at once, at the head's rate",
 }
 letters_net = tlk.results("unfreezing", target="far")
-read = letters_net.scores("option", value="test_accuracy", scale=100)
-old = letters_net.scores("option", value="letters", scale=100)
+new_task = letters_net.scores("option", value="test_accuracy", scale=100)
+old_task = letters_net.scores("option", value="letters", scale=100)
 took = letters_net.scores("option", value="seconds")
 tlk.table(
-    [[label, read[name], old[name], took[name]] for name, label in LEARNS.items()],
-    ["what learns", "digits read (%)", "letters still read (%)", "seconds"],
+    [[label, new_task[name], old_task[name], took[name]] for name, label in LEARNS.items()],
+    ["what is trained", "accuracy on digits (%)", "accuracy on letters (%)", "seconds"],
     note=letters_net.note,
 )
 
@@ -283,8 +284,8 @@ tlk.table(
 # Rows two to five differ in what learns, and in nothing else. The untouched network recognises 94
 # % of the letters.
 #
-# - **Option 1 has a plateau.** With all the time it wants, the head reaches 82 %, and everything
-#   reaches 91; the top (option 2) and the middle (option 4) lie in between.
+# - **Option 1 has a plateau.** With 100 epochs, the head reaches 82 %, and everything reaches 91;
+#   the top (option 2) and the middle (option 4) lie in between.
 # - **The new task does not show what was forgotten.** *All at once* recognises as many digits as
 #   careful full fine-tuning, but after that only 8 letters in 100 instead of 90: **[catastrophic
 #   forgetting](glossary.md#catastrophic-forgetting)**. If nobody needs the old task any more, this
@@ -304,13 +305,13 @@ tlk.table(
 
 # %% tags=["plumbing", "nbval-check-output"]
 rows = [
-    [order, old[small], old[large], read[small], read[large]]
+    [order, old_task[small], old_task[large], new_task[small], new_task[large]]
     for order, small, large in (
         ("the head first", "all blocks", "head first, head's rate"),
         ("all at once", "at once, small rate", "rushed"),
     )
 ]
-header = ["order", "letters at 3e-4", "letters at 3e-3", "digits at 3e-4", "digits at 3e-3"]
+header = ["accuracy (%)", "letters at 3e-4", "letters at 3e-3", "digits at 3e-4", "digits at 3e-3"]
 tlk.table(rows, header, digits=0)
 
 # %% [markdown]
@@ -351,8 +352,8 @@ shifts = tlk.results("depths", part="shift").scores("target", "depth", scale=100
 parts = {"last 1": "top", "middle": "middle", "bottom": "bottom"}
 rows = [[name, *(found[part] for part in parts)] for name, found in shifts.items()]
 note = "data/results/depths.csv, part shift, measured with: python tools/measure_depths.py. " \
-    "200 validation pictures, a single draw."  # fmt: skip
-tlk.table(rows, ["digits, synthetic change", *parts.values()], note=note)
+    "Balanced accuracy (%) on 200 validation images, a single draw."  # fmt: skip
+tlk.table(rows, ["change to the digits (synthetic)", *parts.values()], note=note)
 
 # %% [markdown]
 # The middle is ahead once, by one image in 200, which is a tie. So **we have found no target where
@@ -374,12 +375,12 @@ tlk.table(rows, ["digits, synthetic change", *parts.values()], note=note)
 rows = []
 for before in (False, True):
     backbone.trainable = not before
-    backbone.trainable = before  # now it is so in every layer
+    backbone.trainable = before  # now every layer has this value
     for norm in norms:
         norm.trainable = False
     backbone.trainable = True
     rows.append([before, sum(norm.trainable for norm in norms)])
-tlk.table(rows, ["backbone.trainable before", f"BatchNorm open, of {len(norms)}"])
+tlk.table(rows, ["backbone.trainable before", f"trainable BatchNorm layers, of {len(norms)}"])
 
 # %% [markdown] tags=["answer"]
 # All 49, or none. Setting a model's flag passes it on to everything inside, so it undoes the loop
@@ -402,7 +403,7 @@ rows = []
 for policy in (tlk.policies.last_blocks(2), tlk.policies.named("stem", "block2", "head")):
     learning = tlk.freeze(model, policy)
     rows.append([policy, learning.trainable_params, learning.params])
-tlk.table(rows, ["policy", "learn", "of"])
+tlk.table(rows, ["policy", "trained parameters", "of"])
 
 # %% [markdown] tags=["answer"]
 # The two blocks hold 98 % of this network's parameters, and all of these learn except for
