@@ -14,9 +14,9 @@ import tlkeras as tlk
 import keras
 import numpy as np
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels and another run
 setting = tlk.setting("07")
-tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
+tlk.accelerate(quiet=True)  # sets Keras up for the available devices
 
 # %% [markdown]
 # ## The idea
@@ -41,7 +41,7 @@ tlk.accelerate(quiet=True)  # sets Keras up for the devices there are
 # validation) with fine-tuning of the whole network (after its head, at the better of two learning
 # rates on validation). `lesions` and `scenes` are synthetic.
 
-# %% tags=["plumbing"] alt="Bars for four targets at five labels a class. Clothes: frozen 71.9, fine-tuned 68.4. Digits: frozen 86.9, fine-tuned 81.5. Lesions: frozen 44.7, fine-tuned 45.8. Scenes: frozen 35.0, fine-tuned 36.4. The spreads of the last two overlap."
+# %% tags=["plumbing"] alt="Bars for four targets at five labels per class. Clothes: frozen 71.9, fine-tuned 68.4. Digits: frozen 86.9, fine-tuned 81.5. Lesions: frozen 44.7, fine-tuned 45.7. Scenes: frozen 35.0, fine-tuned 36.4. The spreads of the last two overlap."
 few = tlk.results("tasks", preset="efficientnet_lite0", method=["frozen", "fine-tuned"])
 targets = {"clothes": "clothes", "digits": "digits", "lesions": "lesions (synthetic)",
            "scenes": "scenes (synthetic)"}  # fmt: skip
@@ -96,7 +96,8 @@ rows = [
     [label, int(far.where(depth=depth).rows[0]["parameters"]), spent[depth], gained[depth]]
     for depth, label in DEPTHS.items()
 ]
-tlk.table(rows, ["what learns", "numbers that learn", "seconds", "balanced accuracy (%)"])
+header = ["what is trained", "trained parameters", "seconds", "balanced accuracy (%)"]
+tlk.table(rows, header)
 
 # %% [markdown]
 # **The number of trained parameters is not the price.** The last block alone holds two thirds of
@@ -117,21 +118,21 @@ from sklearn.preprocessing import StandardScaler
 
 task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image_size)
 train, (images, labels) = task.arrays("train"), task.arrays("validation")
-few = images[:200], labels[:200]  # 200 validation pictures, as many a small project has
+few = images[:200], labels[:200]  # 200 validation images, as a small project might have
 
 # %%
 backbone = tlk.load_backbone(setting.backbone, setting.image_size)
 seen, new = (backbone.predict(x, verbose=0).mean(axis=(1, 2)) for x in (train[0], few[0]))
 classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 by_hand = classifier.fit(seen, train[1]).score(new, few[1])
-print(f"Read off the last block: {by_hand:.1%} of {len(new)} validation pictures")
+print(f"Linear probe on the last block: {by_hand:.1%} of {len(new)} validation images")
 
 # %% [markdown]
 # `tlk.probe` does this for every block, in one pass over the images. A second table says what each
 # choice would cost on this machine.
 
 # %%
-probe = tlk.probe(backbone, train, few, strength=1.0)  # as strict as the one by hand
+probe = tlk.probe(backbone, train, few, strength=1.0)  # the same regularisation as by hand
 probe
 
 # %% [markdown]
@@ -143,9 +144,9 @@ probe
 
 
 # %%
-def interval(accuracy, pictures):
-    """Where the true share lies, with 95 % confidence."""
-    half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / pictures)
+def interval(accuracy, count):
+    """Return the 95 % confidence interval of an accuracy on `count` images, in %."""
+    half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / count)
     return f"{100 * (accuracy - half):.0f} to {100 * (accuracy + half):.0f}"
 
 
@@ -161,9 +162,9 @@ print(f"{interval(probe.accuracies[-1], 200)} % for the last block")
 # cheaper kind of image, because nothing is trained on them:
 
 # %% tags=["nbval-check-output"]
-share = 0.8  # about what the best block reads
+share = 0.8  # about the accuracy of the best block
 widths = [[n, 196 * np.sqrt(share * (1 - share) / n)] for n in (50, 200, 1000)]
-tlk.table(widths, ["validation pictures", "interval, ± points"], digits=0)
+tlk.table(widths, ["validation images", "interval, ± points"], digits=0)
 
 # %% [markdown]
 # With all 1,000 the lead is real (exercise 2): photographs of clothes are better described by the
@@ -215,16 +216,16 @@ plan_c
 # %% tags=["plumbing"]
 runs = tlk.results("choosing", part="recipe")
 for name, plan in (("A", plan_a), ("B", plan_b), ("C", plan_c)):
-    # What is printed above is what was measured.
+    # The plans shown above are the ones that were measured.
     assert {row["plan"] for row in runs.where(what=name, scale=1)} == {str(plan)}, name
 rows = []
-for kind in sorted({(row["what"], row["scale"], row["task"]) for row in runs}):
-    found = runs.where(what=kind[0], scale=kind[1], task=kind[2])
-    score = found.scores("what", scale=100)[kind[0]]
-    moved = f"{np.mean(found.scores('what', value='drift')[kind[0]]):.4f}"
+for what, scale, target in sorted({(row["what"], row["scale"], row["task"]) for row in runs}):
+    found = runs.where(what=what, scale=scale, task=target)
+    score = found.scores("what", scale=100)[what]
+    moved = f"{np.mean(found.scores('what', value='drift')[what]):.4f}"
     epochs = ", ".join(str(row["epochs"]) for row in found)
-    rows.append([kind[0], f"{kind[1]:g}", kind[2], score, moved, epochs])
-header = ["recipe", "rates times", "task", "test (%)", "moved (%)", "epochs of each draw"]
+    rows.append([what, f"{scale:g}", target, score, moved, epochs])
+header = ["recipe", "rates times", "task", "accuracy (%)", "backbone moved (%)", "epochs per draw"]
 tlk.table(rows, header, note=runs.note)
 
 # %% [markdown]
@@ -244,10 +245,10 @@ tlk.table(rows, header, note=runs.note)
 # %% tags=["nbval-check-output"]
 kernels = np.concatenate([w.ravel() for w in backbone.get_weights() if w.ndim == 4])
 rows = [["a typical weight of the backbone", "", kernels.std()]]
-for pictures in (10_000, 200):
-    steps = 30 * -(-pictures // 32)  # 30 epochs in batches of 32
-    rows.append([f"recipe A, {pictures:,} images, at most", steps, steps * 1e-5])
-tlk.table(rows, ["30 epochs at 1e-5", "steps", "size or way"], digits=3)
+for count in (10_000, 200):
+    steps = 30 * int(np.ceil(count / 32))  # 30 epochs in batches of 32
+    rows.append([f"recipe A, {count:,} images, at most", steps, steps * 1e-5])
+tlk.table(rows, ["30 epochs at 1e-5", "steps", "size or distance"], digits=3)
 
 # %% [markdown]
 # Thirty epochs of 10,000 images let a weight change by its own size, thirty epochs of 200 images
@@ -269,7 +270,7 @@ tlk.table(rows, ["30 epochs at 1e-5", "steps", "size or way"], digits=3)
 
 # %% tags=["plumbing"] alt="Line plot of test accuracy against the learning rate on a log axis: about 71 % at 1e-6, 73 at 1e-5, 82 at 1e-4, 92 at 1e-3, and 10, which is chance, at 1e-2."
 sweep = tlk.results("depths", part="sweep")
-title = "The best rate lies just below ruin\n(digits behind synthetic stripes)"
+title = "The best rate is just below one that ruins the network\n(digits behind synthetic stripes)"
 curve = {"all blocks": dict(sorted(sweep.scores("rate", scale=100).items()))}
 level = (float(np.mean(gained["head"])), "the head alone")
 tlk.plots.curves(curve, x="learning rate", title=title, log=True, level=level)
@@ -338,7 +339,7 @@ tlk.recipes.recipe_a(scale=10_000 / 2_000)
 again = tlk.probe(backbone, train, (images, labels), strength=1.0)
 pairs = zip(again.blocks, again.accuracies, strict=True)
 rows = [[block, 100 * score, interval(score, len(labels))] for block, score in pairs]
-tlk.table(rows, ["outputs of", "accuracy (%)", "95 % interval"])
+tlk.table(rows, ["linear probe on", "accuracy (%)", "95 % interval"])
 
 # %% [markdown] tags=["answer"]
 # In this draw block4-5 reaches 79 % and the last block 74. In two more draws the lead is three
@@ -359,7 +360,7 @@ tlk.table(rows, ["outputs of", "accuracy (%)", "95 % interval"])
 # %% tags=["answer"]
 rows = [["head, then last block", spent["head"] + spent["last 1"], gained["last 1"]]]
 rows.append(["everything", spent["all"], gained["all"]])
-tlk.table(rows, ["what learns", "seconds", "balanced accuracy (%)"])
+tlk.table(rows, ["what is trained", "seconds", "balanced accuracy (%)"])
 
 # %% [markdown] tags=["answer"]
 # At the last block: the head reaches 76 %, the last block 84. Both together take half the time of
