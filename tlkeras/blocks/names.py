@@ -21,7 +21,7 @@ def block_names(
         common = set(mine) & set(theirs) if word == other else ()
         if len(common) > 1:
             anew.add(word)  # its numbers start again in every stage, so they are of no use
-        for number in common:  # a stage's end is in the next block: the one with more gets its name
+        for number in common:  # the end of a stage can be in the next block: more kernels decide
             fewer, more = sorted((mine, theirs), key=lambda numbers: numbers[number])
             if len(fewer) > 1 or 2 * fewer[number] < more[number]:
                 del fewer[number]

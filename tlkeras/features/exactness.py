@@ -16,7 +16,7 @@ from tlkeras.blocks import internals
 from tlkeras.features import identity
 
 TRIES = 3  # passes in training mode, to detect random draws that leave no other trace
-TOLERANCE = 1e-5  # times the largest output; in shorter number types, four of their steps
+TOLERANCE = 1e-5  # times the largest output; with less than 32 bits, at least 4 x the type's eps
 
 SIDES = """AdaptiveAveragePooling AdaptiveMaxPooling AveragePooling Conv Cropping DepthwiseConv
     GlobalAveragePooling GlobalMaxPooling MaxPooling SeparableConv SpatialDropout UpSampling
@@ -199,7 +199,7 @@ def _outputs(model: keras.Model, x: Any, training: bool, doubtful: str) -> np.nd
 
     A draw from a Keras generator changes its state, so it is noticed even if no output changes.
     """
-    with keras.StatelessScope(collect_losses=True) as scope:  # keeps changes from the variables
+    with keras.StatelessScope(collect_losses=True) as scope:  # variables stay unchanged
         given = model(x, training=training)
     if internals.mask_of(given) is not None:
         raise NotExact(f"a mask leaves the frozen blocks beside their outputs: {doubtful}")

@@ -139,7 +139,7 @@ def _value(value: Any, numbers: dict[int, int] | None = None) -> Any:
         return "slice", _value([value.start, value.stop, value.step], numbers)
     if isinstance(value, list | tuple):
         return type(value).__name__, [_value(item, numbers) for item in value]
-    if isinstance(value, dict):  # names of layers change from one model to the next
+    if isinstance(value, dict):  # without layer names, which change from one model to the next
         left = {k: v for k, v in value.items() if k != "name" or "trainable" not in value}
         return "dict", [(k, _value(v, numbers)) for k, v in left.items()]
     if isinstance(value, keras.KerasTensor):

@@ -51,7 +51,7 @@ def adapt_batchnorm(model: keras.Model, images: np.ndarray, batch_size: int = 10
             if before[id(norm)]:
                 norm.call = before[id(norm)]
     for norm in norms:
-        if found := seen[id(norm)]:  # not one that is never called
+        if found := seen[id(norm)]:  # skip layers that are never called
             means, variances = (ops.stack(kind) for kind in zip(*found, strict=True))
             norm.moving_mean.assign(ops.mean(means, axis=0))
             norm.moving_variance.assign(ops.mean(variances, axis=0) + ops.var(means, axis=0))

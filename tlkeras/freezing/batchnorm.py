@@ -89,7 +89,7 @@ def to_groupnorm(model: keras.Model, groups: int = 8) -> keras.Model:
         return keras.layers.GroupNormalization(divisor, **kept)
 
     def called(layer: keras.Layer, *args: Any, **options: Any) -> Any:
-        alone = isinstance(layer, keras.layers.GroupNormalization)  # it takes no training, no mask
+        alone = isinstance(layer, keras.layers.GroupNormalization)  # takes no `training`, no mask
         return layer(*args) if alone else layer(*args, **options)
 
     copy = keras.models.clone_model(
