@@ -108,7 +108,7 @@ model = keras.Sequential([backbone, *new])
 
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile(keras.optimizers.AdamW(3e-3), loss, metrics=["accuracy"])
-model.fit(task.train, epochs=8, verbose=0)
+history = model.fit(task.train, epochs=8, verbose=0)
 
 # %% [markdown]
 # **Stage two** unfreezes the backbone and continues at a hundredth of the learning rate, so that
