@@ -263,7 +263,7 @@ DRAWN = Stage("drawn", policies.head_only(), epochs=1, augment=keras.layers.Rand
         (dropout_head, DRAWN, "augmentation draws new images every epoch; views=k"),
         (with_random_prefix, HEAD, "frozen GaussianNoise 'noise' is random in training"),
         (own_step, HEAD, "OwnStep has its own train_step"),
-        (with_hidden_randomness, HEAD, "put out something else in training"),
+        (with_hidden_randomness, HEAD, "output of the frozen blocks is different in training"),
     ],
 )
 def test_where_the_cache_would_not_be_exact_it_is_off_and_says_why(model, stage, reason):

@@ -124,15 +124,13 @@ def check(model: keras.Model, x: Any, doubtful: str) -> None:
     except NotExact:
         raise
     except Exception as error:
-        raise NotExact(f"{doubtful} cannot be tried: {error}") from error
+        raise NotExact(f"{doubtful} cannot be tested: {error}") from error
     if done:
         raise NotExact(f"{doubtful} {done[0]}")
     if not all(_equal(expected, output) for output in trained):
-        raise NotExact(
-            f"the frozen blocks put out something else in training than otherwise: {doubtful}"
-        )
+        raise NotExact(f"the output of the frozen blocks is different in training: {doubtful}")
     if not (_equal(expected[: len(alone)], alone) and _equal(expected, backwards)):
-        raise NotExact(f"what the frozen blocks put out depends on the batch: {doubtful}")
+        raise NotExact(f"the output of the frozen blocks depends on the batch: {doubtful}")
 
 
 def _look_for_unseen(model: keras.Model, x: Any, doubtful: str) -> None:
@@ -202,7 +200,7 @@ def _outputs(model: keras.Model, x: Any, training: bool, doubtful: str) -> np.nd
     with keras.StatelessScope(collect_losses=True) as scope:  # variables stay unchanged
         given = model(x, training=training)
     if internals.mask_of(given) is not None:
-        raise NotExact(f"a mask leaves the frozen blocks beside their outputs: {doubtful}")
+        raise NotExact(f"a mask leaves the frozen blocks together with their output: {doubtful}")
     outputs = np.asarray(keras.ops.convert_to_numpy(given))
     held = {id(variable): variable for variable in model.variables}
     for key, value in scope.state_mapping.items():

@@ -36,7 +36,7 @@ def base_of(model: keras.Model) -> Base:
     if any(getattr(layer, "lora_enabled", False) for layer in internals.all_layers(model)):
         raise ValueError(
             "Expected a model without adapters; found some. Take them out first: lora.merge(model) "
-            "or lora.remove(model); if enable_lora made them, build the model anew."
+            "or lora.remove(model); if enable_lora made them, build a new model."
         )
     blocks = find_blocks(model)
     backbone = [block for block in blocks if block.role != "head"]
@@ -67,8 +67,8 @@ def changed(base: Base) -> list[int]:
     lost = [base.weights[number].path for number in found if number not in base.small]
     if lost:
         raise ValueError(
-            f"Expected kernels of the backbone as they were; {', '.join(lost[:3])} changed, so "
-            "something opened what add had closed. Build the model anew, or keep all of it: "
+            f"Expected unchanged kernels in the backbone; {', '.join(lost[:3])} changed, so "
+            "something opened what lora.add had closed. Build a new model, or keep all changes: "
             "lora.merge(model)."
         )
     return found

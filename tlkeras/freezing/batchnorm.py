@@ -97,8 +97,8 @@ def to_groupnorm(model: keras.Model, groups: int = 8) -> keras.Model:
     )
     if left := batchnorm_layers(copy):
         raise ValueError(
-            f"Expected BatchNormalization in models alone; found {left[0].name} inside a layer of "
-            "another kind, whose own code would have to make it."
+            f"Expected BatchNormalization only in models; found {left[0].name} inside a layer of "
+            "another kind, whose own code creates it."
         )
     for old, new in zip(all_layers(model), all_layers(copy), strict=True):
         if isinstance(old, keras.layers.BatchNormalization):

@@ -74,8 +74,8 @@ class Backup:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
             warnings.warn(
-                f"{self.path.parent} is on a file system without locks: see to it that no other "
-                "training has the same backup_dir.",
+                f"{self.path.parent} is on a file system without locks: make sure that no other "
+                "training uses the same backup_dir.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -94,8 +94,8 @@ class Backup:
         except Exception as error:  # NumPy, zipfile, zlib and JSON raise many kinds of errors
             raise ValueError(
                 f"{self.path} is no backup that can be read ({error}): it is damaged, cut short "
-                "or another file. Remove it to start anew, or put a whole "
-                "copy of it in its place."
+                "or another file. Remove it to start from the beginning, or replace it by a "
+                "complete copy."
             ) from error
         learned = state.get("learned", [])
         different = difference(
@@ -103,8 +103,8 @@ class Backup:
         )
         if different:
             raise ValueError(
-                f"The backup in {self.path.parent} is of another training: {different}. Go back "
-                "to what it was, or give another backup_dir to start anew."
+                f"The backup in {self.path.parent} is of another training: {different}. Change it "
+                "back to continue, or pass another backup_dir to start from the beginning."
             )
         return state, arrays
 
@@ -129,9 +129,9 @@ class Backup:
             if not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"No room for a backup in {self.path.parent} ({error}). Training goes on; "
-                    "until there is room, what it would go on from after a crash is the last "
-                    "backup that was whole.",
+                    f"No room for a backup in {self.path.parent} ({error}). Training continues. "
+                    "Until there is room, it would continue from the last complete backup after "
+                    "a crash.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
