@@ -68,7 +68,7 @@ def network(layer):
 
 
 WRONG = {
-    "scale": "something else in training than otherwise: Own 'odd'",
+    "scale": "the output of the frozen blocks is different in training: Own 'odd'",
     "batch": "depends on the batch: Own 'odd'",
     "loss": "Own 'odd' adds to the loss",
     "rarely": "Own 'odd' draws random numbers",
