@@ -12,13 +12,13 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import keras_hub
 import numpy as np
 from keras import ops
 from sklearn.linear_model import LogisticRegression
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_09")
 tlk.accelerate(quiet=True)
 
@@ -87,7 +87,7 @@ right = {"64 pairs: the pair": answers == truth, "64 pairs: its colour": answers
 right["64 pairs: its shape"] = answers // 8 == truth // 8
 right["the eight pairs alone: the pair"] = of_eight == truth
 rows = [[name, 100 * np.mean(part)] for name, part in right.items()]
-tlk.table(rows, ["possible answers, and what is counted", "right, % of 400 pictures"], digits=0)
+tlk.table(rows, ["possible answers, and what is counted", "right, % of 400 images"], digits=0)
 
 # %% [markdown]
 # In two of five cases it names a pair that it has never been shown; chance is one in 64. Note the
@@ -103,7 +103,8 @@ tlk.table(rows, ["possible answers, and what is counted", "right, % of 400 pictu
 # %% tags=["nbval-check-output"]
 tower = tlk.load_backbone(setting.backbone, setting.image_size, tower="image")
 same = unit(tower.predict(images, verbose=0))
-print("The same vectors, to three digits:", np.allclose(same, seen, atol=1e-3))
+apart = np.abs(same - seen).max()
+print(f"Largest difference from the vectors computed by hand: {apart:.3f}")
 
 # %% [markdown]
 # ## Does the wording matter?
@@ -145,7 +146,7 @@ found = {"words": seen @ words.T, "prototypes": seen @ prototypes.T}
 found["both"] = seen @ (0.95 * words + 0.05 * prototypes).T
 found["linear"] = linear.decision_function(seen)
 rows = [[name, 100 * np.mean(s.argmax(axis=1) == truth)] for name, s in found.items()]
-tlk.table(rows, ["a single draw, 4 labels a pair", "8 unseen pairs, %"])
+tlk.table(rows, ["a single draw, 4 labels per pair", "8 unseen pairs, %"])
 
 # %% [markdown]
 # ## The experiment: how many labels is a name worth?
@@ -178,7 +179,7 @@ for data in ("clean", "grain"):
     for method in ("prototypes", "linear", "both"):
         draws = tlk.results("shots", part="shots", method=method, data=data)
         rows[f"{method}, {data}"] = draws.scores("labels_per_class", scale=100)
-tlk.table(rows, "56 pairs seen, %, by labels a pair", digits=0)
+tlk.table(rows, "56 pairs seen, %, by labels per pair", digits=0)
 
 # %% [markdown]
 # **On clean images** 16 labels of each pair, 1,024 in total, tie with the words on the eight new
@@ -201,9 +202,9 @@ shapes, rows = tlk.results("shots", part="shape"), []
 for row in (("words", 0), ("linear", 1), ("linear", 4), ("linear", 16), ("linear", 0)):
     draws = shapes.where(method=row[0], labels_per_class=row[1])
     there = [100 * draws.scores("method", value=v)[row[0]] for v in ("score", "unseen")]
-    labels = "none" if row[0] == "words" else row[1] or "all (6,000 in sum)"
+    labels = "none" if row[0] == "words" else row[1] or "all (6,000 in total)"
     rows.append([row[0], labels, *there])
-tlk.table(rows, ["shape by", "labels a pair", "56 pairs seen, %", "8 pairs unseen, %"], digits=0)
+tlk.table(rows, ["shape by", "labels per pair", "56 pairs seen, %", "8 pairs unseen, %"], digits=0)
 
 # %% [markdown]
 # On the 56 pairs the probe is as good as the words from 16 labels on. On the other eight it is at
@@ -240,8 +241,8 @@ class LearnedPrompt(keras.layers.Layer):
             x = block(x)
         return ops.normalize(clip.text_projection(clip.text_pooler(text.layer_norm(x), ids)))
 
-    def call(self, pictures):
-        return ops.exp(clip.clip_head.logit_scale) * pictures @ ops.transpose(self.words())
+    def call(self, image_vectors):
+        return ops.exp(clip.clip_head.logit_scale) * image_vectors @ ops.transpose(self.words())
 
 
 # %%
@@ -266,7 +267,7 @@ for data in ("clean", "grain"):
             draws = shots.where(method=method, data=data, labels_per_class=count)
             there = [100 * draws.scores("method", value=v)[method] for v in ("score", "unseen")]
             rows.append([f"{method}, {data}", count, *there])
-tlk.table(rows, ["learned", "labels a pair", "56 pairs, %", "8 unseen pairs, %"])
+tlk.table(rows, ["learned", "labels per pair", "56 pairs, %", "8 unseen pairs, %"])
 
 # %% [markdown]
 # **On clean images** a learned prompt with 16 labels ties with the written one (51 and 43 %),
@@ -295,7 +296,7 @@ class Tokens(keras.layers.Layer):
         self.tokens = self.add_weight(shape=(1, 8, shape[-1]), name="prompt")
 
     def call(self, x):
-        learned = self.tokens + ops.zeros_like(x[:, :8])  # the same for every picture
+        learned = self.tokens + ops.zeros_like(x[:, :8])  # the same for every image
         return ops.concatenate([learned, x], axis=1)
 
 
@@ -314,12 +315,13 @@ model.compile(keras.optimizers.Adam(1e-2), loss)
 # %% tags=["plumbing", "nbval-check-output"]
 digits = tlk.load_task("digits", 30, SEED, 32)
 blinds = 128 + 127 * np.sin(1.3 * np.arange(32))[:, None]
-pictures, labels = digits.arrays("train")
+digit_images, labels = digits.arrays("train")
 before = [weight.numpy() for weight in backbone.weights]
-model.fit(np.abs(pictures - blinds), labels, batch_size=30, epochs=1, verbose=0)
+model.fit(np.abs(digit_images - blinds), labels, batch_size=30, epochs=1, verbose=0)
 moved = sum(np.any(w.numpy() != old) for w, old in zip(backbone.weights, before, strict=True))
 learns = sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
-print(f"After fit {moved} of {len(before)} weights of the network moved; {learns:,} numbers learn.")
+print(f"After fit, {moved} of {len(before)} weight arrays of the network have changed.")
+print(f"{learns:,} parameters are trainable.")
 
 # %% [markdown]
 # The stored results are five draws of 30 labels per class, with the same labels, head and number of
@@ -335,7 +337,7 @@ for method, name in names.items():
     score = 100 * draws.scores("method")[method]
     seconds = float(np.nanmean([row["seconds"] for row in draws]))
     rows.append([name, score, int(draws.rows[0]["parameters"]), round(seconds)])
-tlk.table(rows, ["what learns", "test (%)", "numbers", "core seconds"])
+tlk.table(rows, ["what is trained", "test (%)", "trainable parameters", "seconds of one core"])
 
 # %% [markdown]
 # Deep prompts gain eleven points over the head alone, with an eighth of LoRA's parameters. LoRA
@@ -366,14 +368,14 @@ resizes = keras_hub.models.SAMImageSegmenterPreprocessor(sizes)
 sam = keras_hub.models.SAMImageSegmenter(tiny, resizes)
 
 # %%
-points = np.array([[[64.0, 64.0], [0.0, 0.0]]])  # one picture: a point, and padding
+points = np.array([[[64.0, 64.0], [0.0, 0.0]]])  # one image: a point, and padding
 labels = np.array([[1.0, -1.0]])  # 1: it is part of the thing; -1: padding
 answer = sam.predict({"images": images[:1], "points": points, "labels": labels}, verbose=0)
 
 # %% tags=["plumbing", "nbval-check-output"]
-best = answer["iou_pred"].argmax(axis=1)[0]  # the network's own guess, which mask is best
+best = answer["iou_pred"].argmax(axis=1)[0]  # the mask that the network itself rates highest
 mask = ops.image.resize(answer["masks"][0, best][..., None], images.shape[1:3]) > 0
-shown = {"picture": images[:1], "masks": answer["masks"], "how good": answer["iou_pred"]}
+shown = {"image": images[:1], "masks": answer["masks"], "how good": answer["iou_pred"]}
 shown["best mask, resized"] = mask
 tlk.table([[name, str(tuple(array.shape))] for name, array in shown.items()], ["", "shape"])
 
@@ -425,13 +427,13 @@ tlk.table(rows, ["possible answers", "% right"], digits=0)
 
 # %% tags=["answer"]
 scale, rows = ops.exp(clip.clip_head.logit_scale), []
-for name, pictures in {"clean": images, "grain": grain}.items():
-    cosines = unit(tower.predict(pictures, verbose=0)) @ words.T
+for name, seen_now in {"clean": images, "grain": grain}.items():
+    cosines = unit(tower.predict(seen_now, verbose=0)) @ words.T
     chances = ops.convert_to_numpy(ops.softmax(scale * cosines))
     answers = chances.argmax(axis=1)
     right, rings = np.mean(answers == truth), np.mean(answers // 8 == 5)
     rows.append([name, 100 * right, 100 * np.mean(chances.max(axis=1)), 100 * rings])
-tlk.table(rows, ["400 pictures", "right, %", "mean highest probability, %", "rings, %"], digits=0)
+tlk.table(rows, ["400 images", "right, %", "mean highest probability, %", "rings, %"], digits=0)
 
 # %% [markdown] tags=["answer"]
 # No: it is *more confident* under grain, and wrong nine times out of ten. Most images are called
