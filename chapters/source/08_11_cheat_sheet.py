@@ -13,11 +13,11 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score
 
-SEED = 0  # another draw of labels, another run
+SEED = 0  # change it for another draw of labels
 setting = tlk.setting("08_11")
 tlk.accelerate(quiet=True)
 
@@ -52,7 +52,7 @@ tlk.accelerate(quiet=True)
 
 # %% tags=["plumbing"]
 sheet = []
-more = "unlabelled pictures, too"
+more = "unlabelled images, too"
 NEEDS = {"domain adaptation": more, "self-supervision": more, "distillation": more,
          "zero-shot": "names alone", "cross-modal": "reports, too",
          "several tasks": "several labels each"}  # fmt: skip
@@ -69,17 +69,17 @@ def mean_of(values):
 
 
 # %% tags=["plumbing"]
-def enter(flavour, data, labels, stored, control, column="score", beside=None):
-    """A line of the sheet. stored, control: a name for `tlk.results`, and the rows wanted."""
+def enter(flavour, data, labels, stored, control, column="score", control_column=None):
+    """Add a row to the sheet. stored, control: a name for `tlk.results`, and the rows wanted."""
     rows, others = rows_of(stored), rows_of(control)
     score = np.array([100 * row[column] for row in rows])
-    without = np.array([100 * row[beside or column] for row in others])
-    numbers = rows[0].get("parameters", np.nan)
+    without = np.array([100 * row[control_column or column] for row in others])
+    parameters = rows[0].get("parameters", np.nan)
     sheet.append({
-        "flavour": flavour, "needs": NEEDS.get(flavour, "labelled pictures"), "data": data,
+        "flavour": flavour, "needs": NEEDS.get(flavour, "labelled images"), "data": data,
         "labels": labels or "all", "score": score, "control": without, "gain": score - without,
         "seconds": mean_of([row["seconds"] for row in rows]),
-        "numbers": "-" if np.isnan(numbers) else int(numbers),
+        "parameters": "-" if np.isnan(parameters) else int(parameters),
     })  # fmt: skip
 
 
@@ -139,11 +139,11 @@ enter("another head", "lesions", 30, ("heads", heads | {"head": "convolution"}),
       ("heads", heads | {"head": "large MLP"}))  # fmt: skip
 
 # %%
-names = {"flavour": "flavour", "needs": "you need", "data": "data", "labels": "labels a class",
+names = {"flavour": "flavour", "needs": "you need", "data": "data", "labels": "labels per class",
          "control": "control, %", "score": "with it, %", "gain": "gain", "seconds": "seconds",
-         "numbers": "numbers that learn"}  # fmt: skip
+         "parameters": "trainable parameters"}  # fmt: skip
 table = tlk.table([[row[name] for name in names] for row in sheet], list(names.values()))
-tlk.filtered(table, "you need", "labels a class")
+tlk.filtered(table, "you need", "labels per class")
 
 # %% [markdown]
 # How to read a row:
@@ -204,10 +204,10 @@ task = tlk.load_task(setting.task, setting.labels_per_class, SEED, setting.image
 (images, labels), (tests, truth) = task.arrays("train"), task.arrays("validation")
 
 
-def features(weights, pictures):
+def features(weights, pixels):
     backbone = tlk.load_backbone(setting.backbone, setting.image_size, weights=weights)
     pool = keras.layers.GlobalAveragePooling2D()(backbone.output)
-    return keras.Model(backbone.input, pool).predict(pictures, verbose=0)
+    return keras.Model(backbone.input, pool).predict(pixels, verbose=0)
 
 
 # %%
@@ -228,7 +228,8 @@ mine = {"ImageNet": right("pretrained"), "untrained": right(None)}
 tlk.table(list(mine.items()), ["one draw, validation", "balanced accuracy, %"], digits=0)
 
 # %% tags=["nbval-check-output"]
-print("More than 15 points gained:", mine["ImageNet"] > mine["untrained"] + 15)
+lead = mine["ImageNet"] - mine["untrained"]
+tlk.table([["ImageNet, ahead of untrained", "more than 15" if lead > 15 else lead]], ["", "points"])
 
 # %% [markdown]
 # The head and the depth are different here, and this is a single draw on validation, but as in the
@@ -295,13 +296,13 @@ tlk.table(rows, ["flavour", "data", "control, %", "with it, %", "gain"])
 # Which row of the sheet gained ten points or more with the fewest trainable parameters?
 
 # %% [markdown] tags=["hint"]
-# Keep the rows whose mean gain is at least 10 and whose `"numbers"` are not `"-"`; sort by them.
+# Keep the rows whose mean gain is at least 10 and whose `"parameters"` are not `"-"`; sort by them.
 
 # %% tags=["answer"]
-able = [row for row in sheet if row["gain"].mean() >= 10 and row["numbers"] != "-"]
-able = sorted(able, key=lambda row: row["numbers"])
-rows = [[row["flavour"], row["numbers"], row["gain"]] for row in able]
-tlk.table(rows, ["flavour", "numbers that learn", "gain, points"])
+able = [row for row in sheet if row["gain"].mean() >= 10 and row["parameters"] != "-"]
+able = sorted(able, key=lambda row: row["parameters"])
+rows = [[row["flavour"], row["parameters"], row["gain"]] for row in able]
+tlk.table(rows, ["flavour", "trainable parameters", "gain, points"])
 
 # %% [markdown] tags=["answer"]
 # Zero-shot, with none at all, because others have trained the words. Among the flavours that train
@@ -322,7 +323,7 @@ tlk.table(rows, ["flavour", "numbers that learn", "gain, points"])
 enter("poor teacher", "clothes", 30, ("distillation", small | {"method": "poor teacher"}),
       ("distillation", small | {"method": "alone"}))  # fmt: skip
 line = sheet.pop()
-tlk.table([[line["control"], line["score"], line["gain"]]], ["alone, %", "taught, %", "gain"])
+tlk.table([[line["control"], line["score"], line["gain"]]], ["alone, %", "distilled, %", "gain"])
 
 # %% [markdown] tags=["answer"]
 # No: it costs about two points. The student cannot know which of its teacher's answers are wrong,
