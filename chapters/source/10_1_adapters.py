@@ -15,7 +15,7 @@ import os
 
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 
 SEED = 0  # another draw of labels, another run

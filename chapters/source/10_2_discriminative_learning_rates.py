@@ -14,7 +14,7 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 
 SEED = 0  # another draw of labels, another run
@@ -188,8 +188,8 @@ for name, rate, rates in (("one rate, 1e-3", 1e-3, None), ("decay, 3e-3", 3e-3, 
     model = new_model()
     stage = tlk.Stage("all", tlk.policies.all_blocks(), rate, epochs=8, rates=rates)
     tlk.fit_stages(model, [stage], (images, labels), (new, truth), batch_size=16, verbose=0)
-    read = np.mean(model.predict(new, verbose=0).argmax(axis=-1) == truth)
-    rows.append([name, 100 * read, *moved(model, start)])
+    right = np.mean(model.predict(new, verbose=0).argmax(axis=-1) == truth)
+    rows.append([name, 100 * right, *moved(model, start)])
 header = ["a single draw", "digits (%)", *(f"{block.name} moved (%)" for block in blocks[:-1])]
 tlk.table(rows, header)
 

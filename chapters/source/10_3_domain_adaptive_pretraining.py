@@ -12,7 +12,7 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -44,7 +44,7 @@ tlk.accelerate(quiet=True)
 
 # %%
 task = tlk.load_task(setting.task, image_size=setting.image_size)
-pictures, lesion = task.arrays("train", "image", "lesion")
+images, lesion = task.arrays("train", "image", "lesion")
 change = keras.Sequential([
     keras.layers.RandomFlip(),
     keras.layers.RandomRotation(0.5, "reflect"),
@@ -53,14 +53,14 @@ change = keras.Sequential([
     keras.layers.RandomContrast(0.3),
 ])  # fmt: skip
 
-# %% tags=["plumbing"] alt="Three rows of synthetic lesions: five pictures; a view of each, turned, zoomed and with other light; and another picture of the same lesion, with other hairs, light and angle."
+# %% tags=["plumbing"] alt="Three rows of synthetic lesions: five images; a view of each, turned, zoomed and with other light; and another image of the same lesion, with other hairs, light and angle."
 keras.utils.set_random_seed(SEED)
 several = [np.flatnonzero(lesion == number) for number in np.unique(lesion)]
 several = np.array([those[:2] for those in several if len(those) > 1])[:5]
 rows = {
-    "a picture": pictures[several[:, 0]],
-    "a view of it": change(pictures[several[:, 0]], training=True),
-    "the same lesion": pictures[several[:, 1]],
+    "an image": images[several[:, 0]],
+    "a view of it": change(images[several[:, 0]], training=True),
+    "the same lesion": images[several[:, 1]],
 }
 tlk.plots.strips(rows, columns=5, title="Two ways to see the same again (synthetic)")
 
@@ -85,13 +85,13 @@ imagenet = above.get_weights()  # to come back to
 
 
 # %%
-def lower(images):
-    return below.predict(np.asarray(images), batch_size=100, verbose=0)
+def lower(given):
+    return below.predict(np.asarray(given), batch_size=100, verbose=0)
 
 
 again = np.flatnonzero(np.bincount(lesion)[lesion] > 1)  # not the only picture of their lesion
 some = again[np.argsort(lesion[again], kind="stable")][:1200]
-first, second = (lower(change(pictures[some], training=True)) for _ in range(2))
+first, second = (lower(change(images[some], training=True)) for _ in range(2))
 
 # %% [markdown]
 # Each view becomes a short vector: its features are averaged over the image and passed through two
@@ -152,7 +152,7 @@ above.set_weights(imagenet)
 found["ImageNet alone"] = probe()
 
 # %% [markdown]
-# ## The same with the library: pictures of one lesion
+# ## The same with the library: images of one lesion
 #
 # `contrastive.SimCLR` is such a model. Given a layer that changes images, it makes the views
 # itself, and it monitors [collapse](glossary.md#collapse). `contrastive.Pairs` draws two images of
@@ -177,7 +177,7 @@ tlk.table(rows, ["", "epoch 1", "epoch 2"], digits=2)
 # two images and must not rise. What does the probe say?
 
 # %%
-tlk.table(list(found.items()), ["five labels a kind, one draw", "balanced accuracy, %"])
+tlk.table(list(found.items()), ["five labels per class, one draw", "balanced accuracy, %"])
 
 # %% [markdown]
 # In this run both kinds of pretraining help. But the run is too small to draw conclusions from:
@@ -203,9 +203,9 @@ names = {
 scores = {}
 for count in (5, 30):
     there = tuned.where(labels_per_class=count).scores("method", scale=100)
-    scores[f"{count} labels a class"] = {label: there[name] for name, label in names.items()}
+    scores[f"{count} labels per class"] = {label: there[name] for name, label in names.items()}
 
-# %% alt="Bars of balanced accuracy. 5 labels a class: fine-tuning at once 42 percent, random pairs first 29, views first 42, lesion pairs first 47, at once with 220 steps 43, lesion pairs first and 220 steps 48. 30 labels: 48, 23, 46, 56, 67, 68."
+# %% alt="Bars of balanced accuracy. 5 labels per class: fine-tuning at once 42 percent, random pairs first 29, views first 42, lesion pairs first 47, at once with 220 steps 43, lesion pairs first and 220 steps 48. 30 labels: 48, 23, 46, 56, 67, 68."
 tlk.plots.bars(
     scores,
     title="Pairs of one lesion help five labels; thirty are helped more by steps (synthetic)",
@@ -272,7 +272,7 @@ for name, method, depth in (
 ):
     those = probed.where(method=method, depth=depth)
     rows[name] = those.scores("labels_per_class", scale=100)
-tlk.table(rows, "probe (%), labels a class", digits=0)
+tlk.table(rows, "probe (%), labels per class", digits=0)
 
 # %% [markdown]
 # The middle blocks are frozen, so pretraining did not change them. In the last block, above them,
@@ -317,7 +317,7 @@ changes = {
     "a crop of a tenth": keras.layers.RandomZoom((-0.7, -0.65)),
 }
 above.set_weights(imagenet)
-parts = [pictures[:200], *[layer(pictures[:200], training=True) for layer in changes.values()]]
+parts = [images[:200], *[layer(images[:200], training=True) for layer in changes.values()]]
 before, *after = (above.predict(lower(x), verbose=0).mean(axis=(1, 2)) for x in parts)
 length = [np.linalg.norm(x, axis=1) for x in (before, *after)]
 rows = []
@@ -343,7 +343,7 @@ tlk.table(rows, ["ImageNet's features", "mean cosine with those before"], digits
 # %% tags=["answer"]
 _, place, count = np.unique(lesion, return_inverse=True, return_counts=True)
 tlk.table([[len(count), int(np.sum(count[place] > 1)), len(lesion)]],
-          ["lesions", "pictures with a partner", "pictures"])  # fmt: skip
+          ["lesions", "images with a partner", "images"])  # fmt: skip
 
 # %% [markdown] tags=["answer"]
 # 2,556 of 3,600. The others are their own partner and teach what views teach. An archive with only

@@ -12,7 +12,7 @@
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 
 SEED = 0  # another draw of labels, another run
@@ -82,7 +82,7 @@ def new_model():
     return model
 
 
-def digits_read(model):
+def digits_right(model):
     return 100 * np.mean(model.predict(new, verbose=0).argmax(axis=-1) == truth)
 
 
@@ -98,7 +98,7 @@ for name, rate in (("constant", 3e-3), ("warm-up and cosine", soft(3e-3))):
     model = new_model()
     model.compile(keras.optimizers.AdamW(rate), loss)
     history = model.fit(images, labels, batch_size=16, epochs=8, verbose=0).history["loss"]
-    rows.append([name, max(history), history[-1], digits_read(model)])
+    rows.append([name, max(history), history[-1], digits_right(model)])
 tlk.table(rows, ["3e-3 for all blocks", "highest loss", "last loss", "digits (%)"])
 
 # %% [markdown]
@@ -155,7 +155,7 @@ rows = []
 for name, plan in (("late blocks", [stage]), ("decay of 0.3", [stage.replace(rates=decay)])):
     model = new_model()
     tlk.fit_stages(model, plan, (images, labels), (new, truth), batch_size=16, verbose=0)
-    rows.append([name, digits_read(model)])
+    rows.append([name, digits_right(model)])
 tlk.table(rows, ["soft(3e-3), and for blocks", "digits (%)"], note="A single draw.")
 
 # %% [markdown]

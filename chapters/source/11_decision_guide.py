@@ -66,7 +66,7 @@ print(strategy(images=8_000, shift="high", compute="medium", labelled=8_000))
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
 
-import keras  # isort: skip
+import keras
 import numpy as np
 
 SEED = 0  # another draw of labels, another run
