@@ -130,7 +130,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     _check_numbers(options)
     task, network, why = _load(options, talk)
     if (out / "run.json").exists():
-        print(f"the earlier run in {out} will be replaced; another --out keeps it", file=talk)
+        print(f"the earlier run in {out} will be replaced; use --out to keep it", file=talk)
     if options.recipe == AUTO:
         fit_options.check_auto(options, task.kind)
     weights = targets.class_weights(task) if options.class_weight else None
@@ -225,7 +225,7 @@ def _staged(
 
 def _interpretation(run: "tlk.Run", task: "Task") -> "Interpretation | None":
     """Evaluate the run; None if that fails, because an error here must not lose the model."""
-    for missing, examples in (("examples", 8), ("word of how good it is", 0)):
+    for missing, examples in (("examples", 8), ("scores", 0)):
         try:
             return tlk.interpret(run, task, examples=examples)
         except Exception as error:
@@ -260,7 +260,7 @@ def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str, str]":
     if min(task.image_size) < least and options.image_size is None:
         task, size = task.resized(least), f"; images enlarged to {least}x{least} for it"
     elif min(task.image_size) < least:
-        size = f"; it wants images of {least}x{least} or more"
+        size = f"; it is made for images of {least}x{least} or more"
     print(task, *task.report, sep="\n", file=talk)
     why = "as --backbone says" if options.backbone else REASONS.get(network, "its card says so")
     print(f"starts from {network}: {why}{size}", file=talk)
@@ -313,7 +313,7 @@ def _last_line(result: dict) -> str:
     name = result["measure"]
     split = "validation" if result[f"test_{name}"] is None else "test"
     score = result[f"{split}_{name}"]
-    line = "how good it is was not measured"
+    line = "no score was measured"
     if score is not None:
         shown = f"{score:.4g}" if result["kind"] == "number" else f"{score:.1%}"
         line = f"{split} {name.replace('_', ' ')} {shown} on {result['counts'][split]:,} images"

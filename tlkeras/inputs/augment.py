@@ -22,7 +22,7 @@ COLOURS = set(
     RandomPosterization RandomSaturation RandomSharpness Rescaling Sequential
     Solarization""".split()  # noqa: SIM905
 )
-LOST = {"MixUp", "AugMix", "MaxNumBoundingBoxes"}  # leave masks as they are, in Keras 3.15
+LOST = {"MixUp", "AugMix", "MaxNumBoundingBoxes"}  # cannot be used with masks, in Keras 3.15
 
 
 def augmented(augment: Callable | None, x: Any) -> Any:
