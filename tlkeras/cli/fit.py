@@ -260,7 +260,7 @@ def _load(options: argparse.Namespace, talk: TextIO) -> "tuple[Task, str, str]":
     if min(task.image_size) < least and options.image_size is None:
         task, size = task.resized(least), f"; images enlarged to {least}x{least} for it"
     elif min(task.image_size) < least:
-        size = f"; it is made for images of {least}x{least} or more"
+        size = f"; it wants images of {least}x{least} or more"
     print(task, *task.report, sep="\n", file=talk)
     why = "as --backbone says" if options.backbone else REASONS.get(network, "its card says so")
     print(f"starts from {network}: {why}{size}", file=talk)
