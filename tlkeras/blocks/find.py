@@ -6,8 +6,8 @@ Unfreezing, learning rates per block, caching and probing all share this notion 
 1. Nested models are unrolled, and the calls are put in the order in which data flows.
 2. The network can be cut in two wherever later calls need only a single tensor.
 3. Of these places, those are kept where a new stage begins: where the image or the sequence
-   changes size, or where the next transformer layer begins. A backbone that would have fewer than
-   four blocks is cut more finely.
+   changes size, or where the next transformer layer begins. If a backbone without attention would
+   have fewer than four blocks, it is cut more finely where possible.
 4. The head is everything after the backbone (a nested model), after the encoder of a U-Net or
    from the pooling on; otherwise it is the last Dense layer.
 """
