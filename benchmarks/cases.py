@@ -1,6 +1,6 @@
-"""Random small networks, plans and data, each from a number: what `fuzz.py` trains.
+"""Random small networks, plans and data, each drawn from a number, for `fuzz.py` to train.
 
-`draw(number)` makes the same case each time, and makes it anew: two of them share nothing.
+`draw(number)` always builds the same case, with new objects: two of them share nothing.
 """
 
 import random
@@ -20,10 +20,11 @@ WORDS = ("ash", "bay", "elm", "fir", "oak")
 
 @dataclass
 class Case:
-    """The arguments of one call of `fit_stages`, and in `said` what they are in words.
+    """The arguments of one call of `fit_stages`, and their description in `said`.
 
-    `coarse`: a part is computed in a short number type. `plain`: a loop written by hand is short.
-    `shared`: the cache shall first have seen the training of a sibling.
+    `coarse`: part of the network is computed in a number type of low precision.
+    `plain`: a short loop of plain `fit` calls can do the same.
+    `shared`: a sibling is trained with the same cache first.
     """
 
     model: keras.Model
@@ -39,7 +40,7 @@ class Case:
 
 
 def draw(number: int, sibling: bool = False) -> Case:
-    """A case; `sibling`: one that differs from it in settings of layers and operations alone."""
+    """Return a case; with `sibling`, one that differs only in settings of layers and operations."""
     rng = random.Random(number)
     keras.utils.clear_session()
     keras.utils.set_random_seed(number)
@@ -63,11 +64,11 @@ def draw(number: int, sibling: bool = False) -> Case:
     )
 
 
-# Layers of one's own ----------------------------------------------------------------------------
+# Custom layers -----------------------------------------------------------------------------------
 
 
 class Own(layers.Layer):
-    """Holds layers and a weight, and does something in training, as `do` says."""
+    """A custom layer with inner layers and a weight; `do` says what it does in training."""
 
     def __init__(self, width: int, do: str = "", amount: float = 0.0, **options: Any):
         super().__init__(**options)
@@ -109,7 +110,7 @@ class Configured(Own):
 
 
 class Normed(layers.Wrapper):
-    """Calls the Dense in it with columns of length 1."""
+    """Calls its Dense layer with kernel columns scaled to length 1."""
 
     def call(self, x: Any) -> Any:
         kernel = self.layer.kernel
@@ -118,7 +119,7 @@ class Normed(layers.Wrapper):
 
 
 class Subclassed(keras.Model):
-    """A model around another one: it has no graph that could be cut."""
+    """A model around another one, without a graph that can be cut."""
 
     def __init__(self, inner: keras.Model):
         super().__init__()
@@ -170,7 +171,7 @@ SEQUENCE: dict[str, Maker] = {
     "Masking": lambda r, w: layers.Masking(),
     "Permute": lambda r, w: layers.Permute((2, 1)),
 }
-ODD: dict[str, Maker] = {  # something else in training, or in other company, or not to be seen
+ODD: dict[str, Maker] = {  # behave differently in training or in other batches, or in subtle ways
     "Dropout": lambda r, w: layers.Dropout(r.choice((0.0, 0.01, 0.3)), seed=r.choice((None, 5))),
     "GaussianNoise": lambda r, w: layers.GaussianNoise(r.choice((1e-4, 0.3))),
     "GaussianDropout": lambda r, w: layers.GaussianDropout(0.2),
@@ -210,7 +211,7 @@ ODD_OF_RANK = {4: ODD_IMAGE, 3: ODD_SEQUENCE, 2: {}}
 
 
 class Next:
-    """Draws as `rng` does, and sometimes takes the next choice instead."""
+    """Draws like `rng`, but sometimes takes the next choice instead."""
 
     def __init__(self, rng: random.Random):
         self.rng, self.coin = rng, random.Random(str(rng.getstate()))
@@ -221,22 +222,22 @@ class Next:
 
 
 class Network:
-    """Draws a network, and writes down what it draws."""
+    """Draws a network, and records what it draws."""
 
     def __init__(self, rng: random.Random, sibling: bool):
         self.rng, self.said = rng, list[str]()
         self.settings: Any = Next(rng) if sibling else rng
         self.coarse = False
-        self.held = False  # whether tlkeras holds a state that a loop written by hand would not
-        self.odd = rng.random() < 0.45  # whether there may be odd layers
-        self.plain = rng.random() < 0.2  # what a short loop written by hand does as well
+        self.held = False  # whether tlkeras keeps a state fixed that a plain loop would change
+        self.odd = rng.random() < 0.45  # whether odd layers are allowed
+        self.plain = rng.random() < 0.2  # whether a short loop of plain `fit` calls does the same
         self.kind = rng.choice(("image", "image", "any image", "sequence", "tokens", "vector"))
         if rng.random() < 0.05:
             self.kind = "text"
         self.partner = "" if self.kind == "text" else rng.choice(("", "", "", "", "vector", "twin"))
         self.outputs = rng.choice((1, 1, 1, 2))
-        self.everywhere = layers.LeakyReLU() if rng.random() < 0.15 else None  # one, called often
-        self.denses = dict[int, keras.Layer]()  # of each width, one that is called again
+        self.everywhere = layers.LeakyReLU() if rng.random() < 0.15 else None  # one layer, reused
+        self.denses = dict[int, keras.Layer]()  # for each width, a layer that is reused
         self.target = "class" if self.outputs == 2 else rng.choice(("class", "one-hot", "number"))
 
     def model(self) -> keras.Model:
@@ -260,7 +261,7 @@ class Network:
         return model
 
     def _inputs(self) -> tuple[list, list]:
-        """The inputs, and a vector from each."""
+        """Return the inputs, and a vector from each."""
         flat = self.rng.random() < 0.4
         self.said.append(f"{'flat' if flat else 'nested'} {self.kind} {self.partner}".strip())
         first = self._input(self.kind, "one")
@@ -271,7 +272,7 @@ class Network:
         else:
             inside = self._input(self.kind, "image")
             trunk = self._trunk(self._entry(inside))
-            pool = self.rng.random() < 0.5  # in the backbone or after it
+            pool = self.rng.random() < 0.5  # inside the backbone rather than after it
             backbone = keras.Model(inside, self._pooled(trunk) if pool else trunk, name="backbone")
             inputs = [first]
             inputs += [self._input(self.kind, "two")] if self.partner == "twin" else []
@@ -320,10 +321,10 @@ class Network:
         return self._made(x)(x)
 
     def _made(self, x: Any) -> keras.Layer:
-        """A layer for `x`."""
+        """Return a random layer that can be called on `x`."""
         rank = len(x.shape)
         known, odd = ANY | OF_RANK[rank], ODD | ODD_OF_RANK[rank]
-        specific = list(OF_RANK[rank]) * 2  # there are fewer of them
+        specific = list(OF_RANK[rank]) * 2  # twice, since there are fewer of them
         names = list(odd) if self.odd and self.rng.random() < 0.35 else [*known, *specific]
         if None in x.shape[1:]:
             names = [name for name in names if name not in ("PReLU", "Permute")]
@@ -338,7 +339,7 @@ class Network:
         layer = self._made(x)
         pair = [layer(x), layers.Dense(width)(x)]
         pair[0] = layers.Dense(width)(pair[0])
-        image = keras.KerasTensor([size or 8 for size in x.shape], x.dtype)  # where sizes are open
+        image = keras.KerasTensor([size or 8 for size in x.shape], x.dtype)  # unknown sizes: 8
         if layer.compute_output_spec(image).shape[:-1] != image.shape[:-1]:
             return pair[0]
         if self.rng.random() < 0.5:
@@ -405,7 +406,7 @@ class Network:
     # What is fed --------------------------------------------------------------------------------
 
     def examples(self, count: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """An array for each input; some examples come twice."""
+        """Return an array for each input; one example occurs twice."""
         kinds = [self.kind] + {"": [], "twin": [self.kind], "vector": ["vector"]}[self.partner]
         arrays = []
         for kind in kinds:
@@ -430,7 +431,7 @@ class Network:
 
 
 def _settle(model: keras.Model) -> None:
-    """Weights and statistics as a trained network has them: none is 0."""
+    """Give biases and statistics random values, as in a trained network, instead of 0 or 1."""
     rng = np.random.default_rng(0)
     for weight in model.weights:
         if weight.name in ("bias", "beta", "moving_mean"):
@@ -440,7 +441,7 @@ def _settle(model: keras.Model) -> None:
 
 
 def _close(rng: random.Random, net: Network, model: keras.Model) -> None:
-    """Closes a layer, as its user may have, which then stays closed."""
+    """Sometimes freeze a layer, as a user might; it then stays frozen."""
     inside = [x for x in model._flatten_layers() if type(x) is layers.Dense and x.name != "logits"]
     if inside and not net.plain and rng.random() < 0.1:
         layer = rng.choice(inside)
@@ -452,7 +453,7 @@ def _close(rng: random.Random, net: Network, model: keras.Model) -> None:
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of 4; `changing`: other examples in every epoch; `turning`: another order."""
+    """Batches of 4; `changing`: different examples every epoch; `turning`: a different order."""
 
     def __init__(self, parts: tuple, changing: bool = False, turning: bool = False):
         super().__init__()
@@ -485,7 +486,7 @@ KINDS += ("tf.data", "tf.data shuffled", "tf.data shuffled anew", "tf.data chang
 
 
 def _data(rng: random.Random, net: Network) -> tuple[Any, Any, dict]:
-    """Training data, validation data or None, and class_weight where there are no weights."""
+    """Return training data, validation data or None, and sometimes a class_weight."""
     kind = rng.choice(KINDS if net.kind != "text" else KINDS[-4:])
     kind = "arrays" if net.plain and net.kind != "text" else kind
     weighted = net.outputs == 1 and rng.random() < 0.25
@@ -588,14 +589,14 @@ def _words(stage: tlk.Stage) -> str:
 
 
 class Watch(keras.callbacks.Callback):
-    """Looks at every batch."""
+    """A callback that is called after every batch."""
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         pass
 
 
 def _objective(rng: random.Random, net: Network, model: keras.Model) -> dict[str, Any]:
-    """Loss, metrics, optimizer, callbacks; a part of them compiled beforehand."""
+    """Return loss, metrics, optimizer and callbacks; sometimes the model is compiled instead."""
     sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     one_hot = keras.losses.CategoricalCrossentropy(from_logits=True)
     loss = {"class": sparse, "one-hot": one_hot, "number": "mse"}[net.target]

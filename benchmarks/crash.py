@@ -1,17 +1,17 @@
-"""Kills training at random moments, runs it again, and compares with the run that nobody killed.
+"""Kills training at random moments, runs it again, and compares it with an uninterrupted run.
 
-    python benchmarks/crash.py             # 100 runs, every fourth killed twice; some 40 minutes
+    python benchmarks/crash.py             # 100 runs, every fourth killed twice; about 40 minutes
     python benchmarks/crash.py --runs 4
 
-A process of its own trains three stages of 8 epochs with `backup_dir`, the first two on cached
-outputs, the last without. SIGKILL comes at a moment drawn uniformly between the start of its
-first epoch and the end of an uninterrupted run; then the same command runs again. Per run:
-the largest difference of a weight from the uninterrupted run, and the epochs that were begun
-again; one that was under way counts. Ends with status 1 if a weight differs by more than 1e-6
-or a kill costs more than an epoch. Results go to benchmarks/results/crash.csv.
+A separate process trains three stages of 8 epochs with `backup_dir`, the first two on cached
+outputs, the last without. It gets SIGKILL at a moment drawn uniformly between the start of its
+first epoch and the end of an uninterrupted run; then the same command runs again. The results of a
+run are the largest difference of a weight from the uninterrupted run, and the number of epochs that
+were started again, including one that was in progress. Exits with status 1 if a weight differs by
+more than 1e-6 or a kill costs more than one epoch. Results go to benchmarks/results/crash.csv.
 
-One process trains at a time. What is done is kept in build/crash until all is: the same command
-goes on there.
+One process trains at a time. Finished runs are kept in build/crash until all are done, so the same
+command continues from there.
 """
 
 import argparse
@@ -33,7 +33,7 @@ HEADER = ("what", "run", "kills", "moments", "largest_difference", "epochs_again
 
 
 def child(folder: Path) -> None:
-    """Trains, or goes on; writes a line to log-N.txt when an epoch begins, weights at the end."""
+    """Train or resume; write a line to log-N.txt when an epoch begins, and weights at the end."""
     import tlkeras as tlk
 
     import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
@@ -62,7 +62,7 @@ def child(folder: Path) -> None:
 
 
 def network():
-    """A small ResNet-like stack, and a head that takes as long on cached outputs as a block."""
+    """Return a small convolutional stack, and a head about as slow on cached outputs as a block."""
     from keras import Input, Model, layers
 
     x = image = Input((64, 64, 3))
@@ -77,7 +77,7 @@ def network():
 
 
 def images(count: int, seed: int = 0) -> tuple:
-    """Noise whose mean brightness tells the class."""
+    """Return images of noise whose mean brightness depends on the class."""
     labels = np.arange(count) % 3
     x = np.random.default_rng(seed).normal(0, 1, (count, 64, 64, 3))
     return (x + 0.1 * (labels - 1)[:, None, None, None]).astype("float32"), labels
@@ -97,7 +97,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def lines(folder: Path, number: int) -> list[list[str]]:
-    """What process `number` wrote: (weights that learn, epoch, time) for each epoch it began."""
+    """Return the log of process `number`: (weights that learn, epoch, time) for each epoch."""
     log = folder / f"log-{number}.txt"
     return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -116,7 +116,7 @@ def difference(one: list, other: list) -> float:
 
 
 def uninterrupted(folder: Path) -> float:
-    """Seconds from the start of the first epoch to the end."""
+    """Run without a kill; return the seconds from the start of the first epoch to the end."""
     if not (folder / "weights.npz").exists():
         shutil.rmtree(folder, ignore_errors=True)
         finish(start(folder))
@@ -125,8 +125,10 @@ def uninterrupted(folder: Path) -> float:
 
 
 def killed(folder: Path, moments: list[float], seconds: float) -> list[float]:
-    """Trains to the end through kills at these moments (shares of what is left of `seconds`);
-    the moments at which a process was really hit."""
+    """Train to the end with kills at these moments, as shares of the remaining `seconds`.
+
+    Returns the moments at which a process was still running and was killed.
+    """
     hit = []
     for number, moment in enumerate(moments):
         process = start(folder)
@@ -146,7 +148,7 @@ def killed(folder: Path, moments: list[float], seconds: float) -> list[float]:
 
 
 def row(number: int, moments: list, seconds: float, expected: list) -> tuple:
-    """What one run gave; what an earlier call of this found, if it did."""
+    """Return the result of one run, from an earlier call if it was already done."""
     folder, done = KEPT / str(number), KEPT / f"{number}.json"
     if done.exists():
         return tuple(json.loads(done.read_text("utf-8")))

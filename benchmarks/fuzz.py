@@ -1,13 +1,13 @@
-"""Does training with the cache equal training without it, and that a loop written by hand?
+"""Does training with the cache give the same result as without it, and as plain calls of `fit`?
 
-    python benchmarks/fuzz.py --cases 10000 --processes 2    # hours; goes on where it was stopped
-    python benchmarks/fuzz.py --case 17                      # one again, in words
+    python benchmarks/fuzz.py --cases 10000 --processes 2    # hours; continues where it stopped
+    python benchmarks/fuzz.py --case 17                      # one case, with its description
 
-Each case of `cases.py` is trained with `cache="auto"` and `cache=False`, and where that is short to
-write with plain calls of `fit`. Where both are the same computation, since the cache was off or
-never meant, all must be equal to the bit; else to rounding. Results go to build/fuzz-CODE.jsonl, a
-line a case, where CODE changes with the library and with the cases; a summary is its last line.
-Ends with status 1 if a case failed.
+Each case of `cases.py` is trained with `cache="auto"` and `cache=False`, and, for simple cases,
+with plain calls of `fit`. If the cache was not used, the two computations are the same and must
+agree to the bit; otherwise up to rounding. Results go to build/fuzz-CODE.jsonl, one line per case,
+where CODE depends on the source of the library and of the cases; the last line is a summary. Exits
+with status 1 if a case failed.
 """
 
 import argparse
@@ -35,17 +35,17 @@ from cases import Case, draw
 import tlkeras as tlk
 
 ROOT = Path(__file__).resolve().parents[1]
-# Outputs of frozen blocks are computed in batches of another size, which rounds them otherwise;
-# training hands that on. Of how far the weights moved, and of a loss:
+# Outputs of frozen blocks are computed in batches of another size, so they are rounded differently,
+# and training propagates that. Limits relative to how far the weights moved, and to losses:
 ROUNDING = 1e-4
-COARSE = 5e-2  # with short number types, whose steps are that much larger
-TRACED = 100  # one of so many cases is traced, as those of users are
-AT_ONCE = 100  # cases that a process trains before a new one takes its place
+COARSE = 5e-2  # for number types of low precision
+TRACED = 100  # one in this many cases runs in traced functions, as it would for users
+AT_ONCE = 100  # cases that a process trains before a new one replaces it
 
 
 @dataclass
 class Outcome:
-    """What training left: how far each weight moved, the history, and what was said."""
+    """The result of a training: weights before and after, history, stages, cache notes, error."""
 
     before: list[np.ndarray]
     after: list[np.ndarray]
@@ -57,9 +57,9 @@ class Outcome:
 
 @contextmanager
 def quickly() -> Iterator[None]:
-    """Fit for many small cases; puts back what it changes in the process."""
+    """Context manager: settings that speed up many small cases, and are undone on exit."""
     gc.collect()
-    gc.freeze()  # `clear_session` need not look through all that is imported, each time
+    gc.freeze()  # so that `clear_session` does not search all imported objects each time
     filtered = keras.config.is_traceback_filtering_enabled()
     keras.config.disable_traceback_filtering()
     try:
@@ -74,9 +74,11 @@ def quickly() -> Iterator[None]:
 
 @contextmanager
 def kernels_kept() -> Iterator[None]:
-    """A new seed makes TensorFlow forget the kernels of all operations, and to find them again
-    takes a fifth of the time here. Only operations with a random state of their own need that, and
-    Keras has none of these: its seeds are arguments."""
+    """Context manager: TensorFlow keeps the kernels of its operations when a seed is set.
+
+    Normally a new seed clears them, and finding them again takes a fifth of the time here. Only
+    operations with an internal random state need that. Keras has none: its seeds are arguments.
+    """
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -92,7 +94,7 @@ def kernels_kept() -> Iterator[None]:
 
 @contextmanager
 def untraced(wanted: bool) -> Iterator[None]:
-    """Steps as Python runs them: to trace functions of TensorFlow takes longer than a few steps."""
+    """Context manager: run eagerly if `wanted`, because tracing takes longer than a few steps."""
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -122,11 +124,11 @@ def staged(case: Case, cache: Any) -> Outcome:
     return Outcome(before, weights(case.model), run.history, stages, cached)
 
 
-# By hand ----------------------------------------------------------------------------------------
+# With plain calls of fit -------------------------------------------------------------------------
 
 
 def by_hand(case: Case) -> Outcome:
-    """Freezes, compiles and fits, a stage at a time, and keeps the best weights."""
+    """Freeze, compile and fit, one stage at a time, and keep the best weights of each."""
     model, options = case.model, case.options
     before, history, stages = weights(model), collections.defaultdict(list), []
     keras.utils.set_random_seed(options["seed"])
@@ -161,7 +163,7 @@ def freeze(model: keras.Model, stage: tlk.Stage) -> None:
     blocks = tlk.find_blocks(model)
     chosen = stage.policy(blocks)
     for layer in model._flatten_layers():
-        layer.trainable = False  # Keras hands on only what is new to the layer
+        layer.trainable = False  # Keras passes a flag on only if it changes
         layer.trainable = True
     for block in blocks:
         for weight in block.weights:
@@ -176,8 +178,11 @@ def freeze(model: keras.Model, stage: tlk.Stage) -> None:
 
 
 def difference(one: Outcome, other: Outcome) -> float:
-    """The largest of weights, of how far they moved, and of numbers in the history, of their
-    size."""
+    """Return the largest relative difference between two outcomes.
+
+    Differences of weights are relative to how far the weights moved, those of numbers in the
+    history to their size.
+    """
     moved = max(map(largest, other.before, other.after), default=0.0)
     found = max(map(largest, one.after, other.after), default=0.0) / max(moved, 1e-3)
     for name in set(one.history) - {"stage", "epoch"}:
@@ -193,7 +198,7 @@ def largest(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def unlike(what: str, one: Outcome, other: Outcome, limit: float) -> str:
-    """What is not the same in two outcomes, or ""."""
+    """Describe the difference between two outcomes, or return "" if it is within the limit."""
     if one.error != other.error:
         return f"{what}: {one.error or 'trained'} / {other.error or 'trained'}"
     names = [sorted(set(o.history) - {"stage", "epoch"}) for o in (one, other)]
@@ -204,14 +209,14 @@ def unlike(what: str, one: Outcome, other: Outcome, limit: float) -> str:
 
 
 def compare(number: int) -> dict[str, Any]:
-    """One case: what was done, and in `failed` what went wrong, or ""."""
+    """Run one case; return what was done, and in `failed` what went wrong, or ""."""
     begin = time.process_time()
     row: dict[str, Any] = {"case": number, "failed": "", "refused": "", "stages": 0, "cached": 0}
     row |= {"off": [], "by_hand": False, "difference": 0.0, "said": []}
     try:
         with untraced(number % TRACED != TRACED - 1):
             _compare(number, row)
-    except Exception as error:  # in drawing it, or in the loop written by hand
+    except Exception as error:  # while drawing it, or in the plain calls of `fit`
         row["failed"] = f"{type(error).__name__}: {error}"[:500]
     return row | {"seconds": round(time.process_time() - begin, 2)}
 
@@ -225,10 +230,10 @@ def _compare(number: int, row: dict[str, Any]) -> None:
         case = replace(draw(number), cache=cache)
     auto, plain = staged(case, case.cache), staged(draw(number), False)
     cached = [note for note in auto.cache if note.startswith("after")]
-    used = cached or any("epoch before" in note for note in auto.cache)  # for an epoch
+    used = cached or any("epoch before" in note for note in auto.cache)  # used for one epoch only
     limit = (COARSE if case.coarse else ROUNDING) if used else 0.0
     failed = [unlike("cache", auto, plain, limit)]
-    diverged = any("became" in why for *_, why in plain.stages)  # that ends a stage; `fit` goes on
+    diverged = any("became" in why for *_, why in plain.stages)  # ends a stage, but not `fit`
     row["by_hand"] = case.plain and not (plain.error or diverged)
     if row["by_hand"]:
         failed.append(unlike("by hand", plain, by_hand(draw(number)), 0.0))
@@ -264,19 +269,19 @@ def summary(rows: Sequence[dict]) -> dict[str, Any]:
 
 
 def kind(note: str) -> str:
-    """Why the cache was off, without names and numbers."""
+    """Return why the cache was off, without names and numbers."""
     words = note.removeprefix("off: ").replace(",", "").replace(":", "").split()
     return " ".join(word for word in words if not any(c in "'_0123456789" for c in word))
 
 
 def code() -> str:
-    """Changes with the library and with the cases."""
+    """Return a hash of the source of the library and of the cases."""
     files = sorted((ROOT / "tlkeras").rglob("*.py")) + sorted(ROOT.glob("benchmarks/[cf]*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 
 def finished(path: Path) -> list[dict]:
-    """The cases in a file, which is left with their lines alone: one may have been cut off."""
+    """Return the cases stored in a file, and remove incomplete lines and summaries from it."""
     lines = path.read_text().splitlines() if path.exists() else []
     whole = [line for line in lines if line.startswith('{"case"') and line.endswith("}")]
     path.write_text("".join(f"{line}\n" for line in whole))

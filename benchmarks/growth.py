@@ -1,13 +1,12 @@
-"""How the time of training grows: with images, with blocks that learn, and with devices.
+"""How training time grows with images, with blocks that learn, and with devices.
 
     python benchmarks/growth.py                # all; or names: images blocks devices
 
-images: seconds of `fit_stages`, the head for two epochs on a frozen network, all tracing included.
-blocks: seconds of the second epoch with the head and 0 to 4 blocks learning. Both with the cache
-and without. devices: seconds of the second epoch on one and on two virtual CPU devices under
-MirroredStrategy. Virtual devices share the cores of the machine, so two of them cannot be
-faster than one: what this shows is what the splitting itself costs. Results go to
-benchmarks/results/growth.csv.
+images: seconds of `fit_stages` for two epochs of the head on a frozen network, including tracing.
+blocks: seconds of the second epoch with the head and 0 to 4 blocks learning. Both are measured with
+and without the cache. devices: seconds of the second epoch on one and on two virtual CPU devices
+with MirroredStrategy. Virtual devices share the cores of the machine, so two cannot be faster than
+one; this shows the cost of splitting batches. Results go to benchmarks/results/growth.csv.
 """
 
 import argparse
@@ -27,7 +26,7 @@ CACHES = (("cached", "auto"), ("uncached", False))
 
 
 class Epochs(keras.callbacks.Callback):
-    """The seconds of every epoch."""
+    """Records the seconds of every epoch."""
 
     async_safe = True
 
@@ -43,13 +42,13 @@ class Epochs(keras.callbacks.Callback):
 
 
 def noise(count: int, size: int) -> tuple:
-    """Images for which nothing is loaded; each is another, so none is found in the cache."""
+    """Return random images, all different, so that the cache finds none of them twice."""
     x = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), "uint8")
     return x.astype("float32"), np.arange(count) % 10
 
 
 def fit(plan, data, size: int, cache) -> tuple[float, float]:
-    """Seconds of all, and of the second epoch."""
+    """Train a model; return the total seconds and those of the second epoch."""
     keras.utils.set_random_seed(0)
     model = tlk.add_head(tlk.load_backbone("glyph_resnet", image_size=size), 10)
     epochs, start = Epochs(), time.perf_counter()
@@ -78,8 +77,9 @@ def blocks() -> list[tuple]:
 
 
 def devices() -> list[tuple]:
-    """A process for each, for TensorFlow's devices are set once."""
-    chatty = "TF_CPP_MIN_LOG_LEVEL"  # set by tlkeras; where it is set, tlkeras leaves TensorFlow be
+    """Measure each number of devices in its own process, since TensorFlow sets devices once."""
+    # tlkeras sets this variable, and filters TensorFlow's messages only if it was not set before.
+    chatty = "TF_CPP_MIN_LOG_LEVEL"
     environment, rows = {k: v for k, v in os.environ.items() if k != chatty}, []
     for count in (1, 2):
         command = [sys.executable, __file__, "--child", str(count)]
@@ -119,7 +119,7 @@ def main() -> None:
     if options.child:
         print(on_devices(options.child))
         return
-    fit(tlk.recipes.head_only(2, 1e-3), noise(64, 32), 32, "auto")  # what the first call costs
+    fit(tlk.recipes.head_only(2, 1e-3), noise(64, 32), 32, "auto")  # warm-up, not measured
     for name in options.names:
         write("growth", ("bench", "who", "count", "seconds"), BENCHMARKS[name](), key=name)
 

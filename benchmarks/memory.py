@@ -1,15 +1,15 @@
-"""How much memory training takes when the cached outputs are four times the limit.
+"""How much memory training takes when the cached outputs are four times as large as the limit.
 
-    python benchmarks/memory.py                  # 64 MB allowed, 256 MB cached
+    python benchmarks/memory.py                  # limit of 64 MB, 256 MB cached
     python benchmarks/memory.py --limit 128
 
-A head learns for three epochs on a frozen network whose outputs at the cut, 64 KB an image, cannot
-be pooled; images are made batch by batch and take no memory. A process of its own each: once with
-`tlk.FeatureCache(limit=64 MB)`, so that the outputs go to a file, and once with a limit that they
-fit under. Before it is measured each trains on a few images, so that what TensorFlow itself takes
-at the first `fit` is not counted. Growth is the peak of resident memory (VmHWM) during
-`fit_stages` less what was resident before; it needs Linux. Ends with status 1 unless growth
-stays under the limit with the file, and exceeds it without. Results go to
+A head learns for three epochs on a frozen network whose outputs at the cut, 64 KB per image, cannot
+be pooled. Images are generated batch by batch and take no memory. There are two separate processes:
+one with `tlk.FeatureCache(limit=64 MB)`, so that the outputs go to a file, and one with a larger
+limit, so that they fit in memory. Each first trains on a few images, so that memory used by
+TensorFlow itself at the first `fit` is not counted. Growth is the peak of resident memory (VmHWM)
+during `fit_stages` minus the resident memory before; it needs Linux. Exits with status 1 unless
+growth stays below the limit with the file and exceeds it without. Results go to
 benchmarks/results/memory.csv.
 """
 
@@ -21,12 +21,12 @@ import sys
 from results import write
 
 TIMES, BATCH, EPOCHS, SIDE, CHANNELS = 4, 32, 3, 32, 16
-EACH = SIDE * SIDE * CHANNELS * 4  # bytes of an image's outputs
+EACH = SIDE * SIDE * CHANNELS * 4  # bytes of the outputs for one image
 MB = 2**20
 
 
 def child(limit: int, count: int) -> dict:
-    """Trains on `count` images with this limit; bytes of growth, and where the outputs were."""
+    """Train on `count` images with this limit; return bytes of growth, and the cache's place."""
     import numpy as np
 
     import tlkeras as tlk
@@ -34,7 +34,7 @@ def child(limit: int, count: int) -> dict:
     import keras  # isort: skip  (after tlkeras, which keeps TensorFlow quiet)
 
     class Images(keras.utils.PyDataset):
-        """Noise, made anew whenever it is asked for, always the same."""
+        """Images of noise, generated on every access and always the same."""
 
         def __init__(self, count):
             super().__init__()
@@ -67,14 +67,14 @@ def child(limit: int, count: int) -> dict:
 
 
 def _reset_peak() -> int:
-    """Makes the peak start from what is resident now, and returns that."""
+    """Reset the peak to the memory that is resident now, and return that."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     return _status("VmRSS")
 
 
 def _status(name: str) -> int:
-    """Bytes, from /proc/self/status."""
+    """Return an entry of /proc/self/status in bytes."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(name)) * 1024
 

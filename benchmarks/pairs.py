@@ -1,13 +1,13 @@
-"""Times tlkeras against what people use today, in pairs: first one, then the other, three times.
+"""Times tlkeras and common alternatives in pairs: first one, then the other, three times.
 
     python benchmarks/pairs.py          # all; or names: head two_stage progressive step backup
     python benchmarks/pairs.py --rounds 1 head
 
-Each pair works on the same images, batches and starting weights in one process. The rivals are
-written as their own guides say: the Keras guide "Transfer learning & fine-tuning" (a frozen base
-model, `fit`; then unfreeze, a low learning rate, `fit` again), its loop over more and more
-blocks, and `keras.optimizers.MultiOptimizer`. Times include all tracing. Results go to
-benchmarks/results/pairs.csv with versions and machine.
+Each pair uses the same images, batches and initial weights in one process. The alternatives are
+written as in their guides: the Keras guide "Transfer learning & fine-tuning" (a frozen base model,
+`fit`; then unfreeze, a low learning rate, `fit` again), a loop of this over more and more blocks,
+and `keras.optimizers.MultiOptimizer`. Times include all tracing, except in `step`, which warms up
+first. Results go to benchmarks/results/pairs.csv with versions and machine.
 """
 
 import argparse
@@ -28,7 +28,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def images(count=IMAGES, tested=TESTED):
-    """Handwritten digits at 64x64, repeated with a little noise where there are too few."""
+    """Return handwritten digits at 64x64 with a little noise, repeated if there are too few."""
     task = tlk.load_task("digits", image_size=SIZE)
     x, y = task.arrays("train")
     rows = np.arange(count) % len(x)
@@ -52,12 +52,12 @@ def guide_fit(network, rate, epochs, data, validation):
 
 
 def guide(rounds, data, validation):
-    """`fit` on a frozen backbone, then again with more of its blocks learning: the guide's way."""
+    """Train as in the guide: `fit` on a frozen backbone, then again with more blocks learning."""
     network, backbone = model()
     blocks = {block.name: block.layers for block in tlk.find_blocks(backbone)}
     for unfrozen, rate, epochs in rounds:
         backbone.trainable = unfrozen > 0
-        for number, name in enumerate(blocks):  # each layer: the flag of the whole may not reach it
+        for number, name in enumerate(blocks):  # each layer: the backbone's flag may not reach it
             for layer in blocks[name]:
                 layer.trainable = number >= len(blocks) - unfrozen
         accuracy = guide_fit(network, rate, epochs, data, validation)
@@ -80,11 +80,11 @@ def timed(function, *arguments):
 
 
 def pair(name, ours, rivals, rounds):
-    """Rows of one comparison: `rivals` are (name, function); each function returns a figure."""
+    """Return the rows of a comparison; `rivals` are (name, function), which return a figure."""
     rows = []
     for number in range(rounds):
         both = [("tlkeras", ours), *rivals]
-        for who, function in both if number % 2 else both[::-1]:  # what comes first warms up
+        for who, function in both if number % 2 else both[::-1]:  # alternate: the first warms up
             seconds, figure = timed(function)
             rows.append((name, who, number, seconds, figure))
             print(f"{name:12} {who:20} {seconds:8.2f} s  {figure:.4f}", flush=True)
@@ -121,7 +121,7 @@ def progressive(rounds):
 
 
 def step(rounds):
-    """Milliseconds of a training step with every block learning, after a warm-up."""
+    """Time a training step with all blocks learning, after a warm-up."""
     data, _ = images(BATCH)
     rates = tlk.optimizers.layerwise_decay(0.8)
 
@@ -156,7 +156,7 @@ def step(rounds):
 
 
 def backup(rounds):
-    """Epochs of about ten seconds, all blocks learning, with and without a backup."""
+    """Time epochs of about ten seconds, all blocks learning, with and without a backup."""
     data, validation = images(3000)
     plan = tlk.recipes.full(3, 1e-5)
 

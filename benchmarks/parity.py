@@ -1,8 +1,8 @@
 """Do cached and uncached training end at the same weights? `python benchmarks/parity.py`
 
-Every recipe trains the pretrained network on 300 handwritten digits, with the cache and without,
-from the same weights and seed. Writes the largest difference between any two weights to
-benchmarks/results/parity.csv, beside how far training moved a weight at most.
+Every recipe trains the pretrained network on 300 handwritten digits, with and without the cache,
+from the same weights and seed. Writes to benchmarks/results/parity.csv the largest difference of a
+weight between the two, and the largest change of a weight in training.
 """
 
 import os
@@ -28,7 +28,7 @@ PLANS = {
 
 
 def trained(plan, cache):
-    keras.utils.set_random_seed(0)  # which the shuffling of the task depends on, too
+    keras.utils.set_random_seed(0)  # the shuffling of the task also depends on it
     task = tlk.load_task("digits", labels_per_class=30)
     model = tlk.add_head(tlk.load_backbone("glyph_resnet"), len(task.classes))
     before = model.get_weights()

@@ -1,4 +1,4 @@
-"""Stores measurements as CSV files with the versions and the machine they were taken on."""
+"""Stores measurements as CSV files, with the versions and the machine used."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ def _processor() -> str:
 
 
 def write(name: str, header: tuple, rows: list[tuple], key: str) -> None:
-    """Replaces the rows whose first cell is `key` in results/NAME.csv."""
+    """Replace the rows whose first cell is `key` in results/NAME.csv."""
     path = FOLDER / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     kept = [row for row in read(name) if row[0] != key]
@@ -36,7 +36,7 @@ def write(name: str, header: tuple, rows: list[tuple], key: str) -> None:
 
 
 def read(name: str) -> list[list[str]]:
-    """The rows of results/NAME.csv, without its header."""
+    """Return the rows of results/NAME.csv, without its header."""
     path = FOLDER / f"{name}.csv"
     if not path.exists():
         return []

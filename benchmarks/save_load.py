@@ -1,16 +1,16 @@
-"""What a saved model still knows of its training, for every plan, BatchNorm mode and network.
+"""What a saved model keeps of its training, for every plan, BatchNorm mode and network.
 
     python benchmarks/save_load.py                    # all networks: an hour on one core
-    python benchmarks/save_load.py glyph_vit ViT      # these
+    python benchmarks/save_load.py glyph_vit ViT      # only these
 
-Each plan trains an epoch a stage on four examples; the model is saved, and loaded in two fresh
-processes: with Keras alone, where it trains on with `fit`, and with tlkeras, where it trains on
-with `fit` and the plan. A cell has what was found, one word a mode (frozen, affine, train; one for
-networks without BatchNorm):
+Each plan trains one epoch per stage on four examples. The model is saved and loaded in two new
+processes: with Keras alone, where training continues with `fit`, and with tlkeras, where it
+continues with `fit` and the plan. A cell of the table has one word per mode (frozen, affine, train;
+one word for networks without BatchNorm):
 
-- exact: the same weights learn, with the optimizer of training, and what was frozen stays as it is;
-- said: Keras cannot store it; the Run said so, and its one call of `tlk.freeze` puts it back;
-- anything else is wrong. Ends with status 1 if there is any.
+- exact: the same weights learn, with the optimizer of training, and frozen weights do not change;
+- said: Keras cannot store this; the Run said so, and one call of `tlk.freeze` restores it;
+- anything else is wrong. Exits with status 1 if there is any.
 """
 
 import sys
@@ -37,7 +37,7 @@ PLANS = {
 
 
 def row(make) -> list[str]:
-    """Of a network, what was found for every plan."""
+    """Return the cells of a network, one for each plan."""
     modes = MODES if batchnorm_layers(make()) else MODES[:1]
     with tempfile.TemporaryDirectory() as folder:
         for plan in PLANS:

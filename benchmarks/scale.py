@@ -1,13 +1,13 @@
-"""What a second process brings, measured; and what more would, simulated from that.
+"""The speedup from a second process, measured, and from more processes, simulated.
 
     python benchmarks/scale.py                 # needs jax
 
-measured: seconds of a step of `fit_stages` (all blocks of glyph_resnet at 64 px learn, 64 images in
-the global batch, no cache) on Keras on JAX, in one process and in two, each with a core of its own.
-Rounds alternate; the median step of the last epoch counts, and beside its time that of the CPU in
-one process, which other work on the machine changes less. simulated: compute / n, and a ring
-all-reduce of 2 (n - 1) / n * bytes of the gradients / bandwidth, where compute is what one process
-measured. Latency, and reading the data, are left out. Results go to benchmarks/results/scale.csv.
+measured: seconds per step of `fit_stages` (all blocks of glyph_resnet at 64 px learn, 64 images in
+the global batch, no cache) with Keras on JAX, in one process and in two, each with its own core.
+Rounds alternate. The figures are the median over the steps of the last epoch, and the CPU time in
+one process, which depends less on other work on the machine. simulated: compute / n plus a ring
+all-reduce of 2 (n - 1) / n * bytes of the gradients / bandwidth, where compute is the time measured
+with one process. Latency and reading data are left out. Results go to benchmarks/results/scale.csv.
 """
 
 import argparse
@@ -31,18 +31,20 @@ HEADER = ("bench", "network", "processes", "bandwidth", "round", "seconds a step
 
 
 def all_reduce(n: int, size: float, bandwidth: float) -> float:
-    """Seconds in which n processes sum `size` bytes around a ring: each sends 2 (n - 1) / n of
-    them."""
+    """Return the seconds in which n processes sum `size` bytes in a ring.
+
+    Each process sends 2 (n - 1) / n of the bytes.
+    """
     return 2 * (n - 1) / n * size / bandwidth
 
 
 def step(n: int, compute: float, size: float, bandwidth: float) -> float:
-    """Seconds of a step whose batch n processes share."""
+    """Return the seconds of a step whose batch is divided among n processes."""
     return compute / n + all_reduce(n, size, bandwidth)
 
 
 class Steps(keras.callbacks.Callback):
-    """Seconds, and seconds of CPU, of every step of the epoch."""
+    """Records the seconds and CPU seconds of every step of the epoch."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.seconds, self.cpu = [], []
@@ -56,7 +58,7 @@ class Steps(keras.callbacks.Callback):
 
 
 def child() -> None:
-    """Trains as one of the processes; the first prints seconds a step, and bytes of gradients."""
+    """Train as one of the processes; the first prints seconds per step and bytes of gradients."""
     process = int(os.environ["KERAS_DISTRIBUTION_PROCESS_ID"])
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[process]})
     tlk.accelerate(quiet=True)
@@ -74,7 +76,7 @@ def child() -> None:
 
 
 def measure(count: int) -> tuple[float, float, int]:
-    """Seconds, and of CPU in one of them, a step in `count` processes; bytes of gradients."""
+    """Return seconds and CPU seconds per step with `count` processes, and bytes of gradients."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
