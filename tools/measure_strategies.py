@@ -71,7 +71,7 @@ reader = cache(new_reader)
 
 @cache
 def adapted_reader(domain: str) -> keras.Model:
-    """Return a reader with BatchNorm statistics of the domain (AdaBN, Li et al. 2016): 800 images."""
+    """Return a reader with BatchNorm statistics of 800 domain images (AdaBN, Li et al. 2016)."""
     network = new_reader(domain)
     inside = network.layers[0] if domain in LETTERS else network
     for layer in inside.layers[-1].layers:
