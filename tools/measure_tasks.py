@@ -1,15 +1,15 @@
-"""What a pretrained backbone is worth on every offline task, against pixels and from scratch.
+"""Pretrained backbones on every offline task, compared with pixels and training from scratch.
 
     python tools/measure_tasks.py                         # everything, hours on 2 cores
     python tools/measure_tasks.py --preset glyph_vit --task lesions --method frozen
-    python tools/measure_tasks.py --table                 # only prints the stored numbers
+    python tools/measure_tasks.py --table                 # only prints the stored scores
     python tools/measure_tasks.py --cards                 # writes them into the presets' cards
 
-Writes data/results/tasks.csv, a row a (preset, task, method, labels per class, seed), as it goes:
-what is there is not measured again. Scores are balanced accuracy on test (the mean over classes
-of the share found). What is chosen (how deep the frozen features of a probe are and how strongly
-it is regularised; the learning rate of training) is chosen on validation, with label draws of
-their own.
+Writes data/results/tasks.csv, one row per (preset, task, method, labels per class, seed), as it
+goes. Stored rows are not measured again. Scores are balanced accuracy on test data (the mean over
+classes of the share that is recognised). The depth of a probe's frozen features, the strength of
+its regularisation, and the learning rate of training are chosen on validation data, with separate
+draws of labels.
 """
 
 import argparse
@@ -44,11 +44,11 @@ SIZES = {  # pixels; all others: 32
     **{("scene_clip", task): 64 for task in ("lesions", "scenes")},
 }
 METHODS = ("pixels", "random", "frozen", "scratch", "fine-tuned")
-UNTRAINED = ("pixels", "random", "frozen")  # of what a linear classifier sees
+UNTRAINED = ("pixels", "random", "frozen")  # methods in which only a linear classifier is fitted
 LABELS = (5, 10, 30, 0)  # 0: all
 SEEDS = {5: range(5), 10: range(5), 30: range(5), 0: range(3)}
 CHOICE_SEED = 100
-FEW, ALL = (32, 16, 200), (6, 32, 600)  # passes, images a batch, steps at least
+FEW, ALL = (32, 16, 200), (6, 32, 600)  # passes, images per batch, minimum number of steps
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 CARD_HEADING = "## Targets"
 CARD_TEXT = """
@@ -74,7 +74,7 @@ RATES = {"scratch": (1e-3, 3e-3), "fine-tuned": (1e-4, 1e-3)}
 
 
 class Bench:
-    """One preset on one task: arrays, features and models are made once."""
+    """One preset on one task; arrays, features and models are made once."""
 
     def __init__(self, preset: str, task: str):
         self.preset, self.task = preset, task
@@ -85,7 +85,7 @@ class Bench:
         self.features, self.models = {}, {}
 
     def score(self, method: str, per_class: int, seed: int) -> tuple[float, str]:
-        """Balanced accuracy on test, and what was chosen on validation."""
+        """Return the balanced accuracy on test data, and what was chosen on validation data."""
         if method in UNTRAINED:
             depth, strength = self.chosen_probe(method, per_class)
             return self.probe(
@@ -95,7 +95,7 @@ class Bench:
         return self.fit(method, per_class, seed, rate, "test"), f"lr={rate}"
 
     def seen(self, method: str) -> dict[str, dict[str, np.ndarray]]:
-        """What a linear classifier may see: pixels at 32x32, or what each block says, pooled."""
+        """Return the inputs of linear classifiers: pixels at 32x32, or pooled block outputs."""
         if method not in self.features:
             if method == "pixels":
                 small = tlk.load_task(self.task, image_size=32)
@@ -106,13 +106,13 @@ class Bench:
                 said = {s: network.predict(x, verbose=0) for s, (x, _) in self.data.items()}
             found = {depth: {s: said[s][depth] for s in said} for depth in said["train"]}
             for features in found.values():
-                scale = StandardScaler().fit(features["train"])  # of images, not of labels
+                scale = StandardScaler().fit(features["train"])  # all images, without labels
                 features.update({s: scale.transform(x) for s, x in features.items()})
             self.features[method] = found
         return self.features[method]
 
     def chosen_probe(self, method: str, per_class: int) -> tuple[str, float]:
-        """The depth and strength that do best on validation with another draw of labels."""
+        """Return the depth and strength that are best on validation data with another draw."""
         key = (method, per_class)
         if key not in self.models:
             options = itertools.product(self.seen(method), STRENGTHS)
@@ -125,7 +125,7 @@ class Bench:
     def probe(
         self, method: str, per_class: int, seed: int, depth: str, strength: float, split: str
     ) -> float:
-        """Logistic regression on frozen features."""
+        """Return the score of logistic regression on frozen features."""
         x, chosen = self.seen(method)[depth], drawn(self.data["train"][1], per_class, seed)
         probe = LogisticRegression(C=strength, max_iter=300, class_weight="balanced")
         with threadpool_limits(1):  # many threads on little data only wait for each other
@@ -133,7 +133,7 @@ class Bench:
         return balanced_accuracy_score(self.data[split][1], probe.predict(x[split]))
 
     def chosen_rate(self, method: str, per_class: int) -> float:
-        """The learning rate that does best on validation with so many labels a class."""
+        """Return the learning rate that is best on validation data with this many labels."""
         key, rates = (method, per_class), RATES[method]
         if key not in self.models:
             scores = [self.fit(method, per_class, CHOICE_SEED, r, "validation") for r in rates]
@@ -142,7 +142,7 @@ class Bench:
         return self.models[key]
 
     def fit(self, method: str, per_class: int, seed: int, rate: float, split: str) -> float:
-        """Trains the whole network: from scratch, or the pretrained one after its new head."""
+        """Train the whole network, from scratch or after a new head; return its score."""
         chosen = drawn(self.data["train"][1], per_class, seed)
         x, y = (part[chosen] for part in self.data["train"])
         passes, batch, least = FEW if per_class else ALL
@@ -162,12 +162,12 @@ class Bench:
         return accuracy(model, *self.data[split], batch=256)
 
     def network(self, method: str, rate: float, steps: int) -> tuple[keras.Model, ...]:
-        """The backbone, the head on its outputs, and both together, compiled once for all seeds."""
+        """Return the backbone, the head, and both together, compiled once for all seeds."""
         key = (method, rate, steps)
         if key not in self.models:
             model = self.new_model(method)
             bottom, head = tlk.find_blocks(model).split(tlk.find_blocks(model)[-2].name)
-            if method == "fine-tuned":  # BatchNorm's statistics stay
+            if method == "fine-tuned":  # BatchNorm's statistics are frozen
                 tlk.freeze(model, tlk.policies.all_blocks(), batchnorm="frozen")
             for part, top in ((model, rate), (head, 1e-2)):
                 decay = keras.optimizers.schedules.CosineDecay(top, steps)
@@ -186,7 +186,7 @@ class Bench:
 
 
 def pooled_blocks(backbone: keras.Model) -> keras.Model:
-    """For each block whose outputs can be had, their mean and maximum, in one pass."""
+    """Return a model of the mean and maximum of every block's outputs that can be accessed."""
     blocks = tlk.find_blocks(backbone)
     cuts = [block for block in blocks[:-1] if block.cut is not None]
     below, parts = backbone, []
@@ -199,7 +199,7 @@ def pooled_blocks(backbone: keras.Model) -> keras.Model:
         x = part(x)
         said[name] = _pooled(x)
         if name == "stem" and isinstance(backbone.layers[-1], keras_hub.models.ViTBackbone):
-            tokens = x  # its encoder is one layer, whose blocks can be had one by one
+            tokens = x  # the encoder is one layer, whose blocks are called one by one
             for layer in backbone.layers[-1].get_layer("vit_encoder").encoder_layers[:-1]:
                 tokens = layer(tokens)
                 said[layer.name] = _pooled(tokens)
@@ -233,7 +233,7 @@ def one(preset: str, task: str, method: str, per_class: int, seed: int) -> dict[
 
 
 def measure(preset: str, task: str, methods: list[str], labels: list[int]) -> None:
-    """Measures what is not stored yet, a row at a time."""
+    """Measure the rows that are not stored yet, one at a time."""
     for method, per_class in itertools.product(methods, labels):
         name = "" if method == "pixels" else preset
         for seed in SEEDS[per_class] if method not in UNTRAINED or per_class else [0]:
@@ -242,13 +242,13 @@ def measure(preset: str, task: str, methods: list[str], labels: list[int]) -> No
 
 
 def scores(task: str, method: str, preset: str, labels: int, rows: list[Row]) -> list[float]:
-    """The stored scores in %, one a seed."""
+    """Return the stored scores in %, one per seed."""
     key = ("" if method == "pixels" else preset, task, method, str(labels))
     return [100 * float(r["score"]) for r in rows if tuple(r[k] for k in ROWS.key[:4]) == key]
 
 
 def cell(found: list[float], labels: int) -> str:
-    """Mean and standard deviation over seeds, and how many if not all; "" without any."""
+    """Return mean and standard deviation over seeds, and their number if not all; "" if none."""
     spread = f" ± {np.std(found):.1f}" if len(found) > 1 else ""
     missing = len(found) < len(SEEDS[labels]) and (labels or len(found) > 1)
     some = f" ({len(found)})" if missing else ""
@@ -256,7 +256,7 @@ def cell(found: list[float], labels: int) -> str:
 
 
 def table() -> str:
-    """A line a (task, method, preset)."""
+    """Return a table with one line per (task, method, preset)."""
     rows, lines = stored(), []
     for key in sorted({(r["task"], METHODS.index(r["method"]), r["preset"]) for r in rows}):
         task, method, preset = key[0], METHODS[key[1]], key[2]
@@ -266,7 +266,7 @@ def table() -> str:
 
 
 def targets(preset: str) -> str:
-    """The section of a preset's card that shows the stored numbers."""
+    """Return the section of a preset's card with the stored scores."""
     rows = stored()
     lines = [
         CARD_HEADING, "", CARD_TEXT, "",
@@ -281,7 +281,7 @@ def targets(preset: str) -> str:
 
 
 def write_cards() -> None:
-    """Puts the stored numbers under their heading in the card of every preset."""
+    """Write the stored scores under their heading in the card of every preset."""
     for preset in PRESETS:
         path = PRESETS_FOLDER / preset / "card.md"
         before, rebuild, after = path.read_text("utf-8").partition("## Rebuild it\n")
