@@ -135,7 +135,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train, and in which order. It holds data only: print it, store it, change it.
+    """A list of stages, trained in order. It holds data only: print it, store it, change it.
 
     Attributes:
         stages: the stages, in the order in which they are trained.
@@ -165,7 +165,7 @@ class Plan:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"Stage names must differ, for the history goes by them; found {names}."
+                f"Stage names must differ, because the history is stored by name; found {names}."
             )
 
     def to_dict(self) -> dict:
