@@ -213,7 +213,7 @@ def _choose(outputs: Any, wanted: str | None, name: str) -> keras.KerasTensor:
         wanted = next(iter(outputs)) if len(outputs) == 1 else likely
     if wanted not in outputs:
         raise ValueError(
-            f"{name} has the outputs {list(outputs)}: say which one the head shall use, "
+            f"{name} has the outputs {list(outputs)}: choose the one for the head, "
             f"output={list(outputs)[0]!r} for instance."
         )
     return outputs[wanted]

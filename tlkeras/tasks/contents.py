@@ -69,7 +69,7 @@ def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
     pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise ValueError(
-            f"image_size must be pixels a side or (height, width), not {image_size!r}."
+            f"image_size must be pixels per side or (height, width), not {image_size!r}."
         )
     return pair
 

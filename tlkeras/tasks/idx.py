@@ -30,7 +30,7 @@ def read(path: Path) -> np.ndarray:
     start = 4 + 4 * axes
     shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
     if not axes or len(content) - start != math.prod(shape):
-        raise ValueError(f"{path} is no IDX file of bytes, or a part of one. Get it again.")
+        raise ValueError(f"{path} is not an IDX file of bytes, or is truncated. Get it again.")
     return np.frombuffer(content, "uint8", offset=start).reshape(shape)
 
 

@@ -115,5 +115,5 @@ def _unknown(name: str) -> str:
     return (
         f"No task and no folder is called {name!r}.{hint} Tasks: {', '.join(builders.names())}; "
         f"online, with TLKERAS_PROFILE=online: {', '.join(online.names())}. "
-        "Or give a folder with one folder of images a class."
+        "Or give a folder with one folder of images for each class."
     )

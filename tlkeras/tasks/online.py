@@ -192,14 +192,14 @@ def _load_tfds(task: OnlineTask, cache: Path, size: tuple[int, int]) -> Contents
         except Exception as error:  # TFDS raises many types
             raise ConnectionError(
                 f"TFDS could not prepare {task.name}: {' '.join(str(error).split())} Its files "
-                f"are in {place}; delete that folder to download them anew. {task.advice}"
+                f"are in {place}; delete that folder to download them again. {task.advice}"
             ) from error
         shutil.rmtree(place / "extracted", ignore_errors=True)
     label = builder.info.features["label"]
     stored = builder.info.features["image"].shape[:2]
     was = f"{stored[0]}x{stored[1]}" if all(stored) else "various sizes"
     report = [f"images of {was} read at {size[0]}x{size[1]}"] if stored != size else []
-    report.append("splits are of TFDS's: " + ", ".join(f"{k} {v}" for k, v in task.splits.items()))
+    report.append("splits of TFDS: " + ", ".join(f"{k} {v}" for k, v in task.splits.items()))
     splits = {split: _read(builder, part, size) for split, part in task.splits.items()}
     return Contents(splits, tuple(label.names), task.card(), tuple(report))
 

@@ -76,7 +76,7 @@ def _array(file: zipfile.ZipFile, name: str, wanted: tuple[int, ...]) -> np.ndar
             raise ValueError(f"{name} is {dtype} {shape} where float32 {wanted} is expected")
         array = np.frombuffer(stream.read(), "<f4").reshape(wanted)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds what is no number")
+        raise ValueError(f"{name} has values that are not finite")
     return array
 
 
