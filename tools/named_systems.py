@@ -12,16 +12,16 @@ SOURCE, PAGE = CHAPTERS / "source" / "named_systems.toml", CHAPTERS / "named_sys
 TEST = "../tests/course/test_named_systems.py"
 HEAD = f"""# Named systems, and how to run them
 
-The networks and data that transfer learning is known by, each with lines that run it. They need the
-internet and KerasHub 0.32 or newer, and most want a GPU: set `TLKERAS_PROFILE=online` first. Where
-a system is not open, or not in Keras, the nearest one that is stands in for it, and the table says
-so. Nothing here is medical advice.
+The networks and data that transfer learning is known for, each with code that runs it. Set
+`TLKERAS_PROFILE=online` first. The code needs the internet and KerasHub 0.32 or newer, and most of
+it needs a GPU to be fast. If a system is not open, or not in Keras, the closest available one is
+used instead, and the table says so. Nothing here is medical advice.
 
-[A test runs the same lines]({TEST})
-with untrained networks of the same classes in the place of the downloads, and fails when Keras or
-KerasHub no longer knows a name. How good the real networks are was not measured here.
+[A test runs the same code]({TEST})
+with untrained networks of the same classes instead of the downloads, and fails if Keras or KerasHub
+no longer has a name. The accuracy of the real networks was not measured here.
 """
-GIVEN = """## Taken for granted
+GIVEN = """## Setup
 
 ```python
 import tlkeras as tlk
@@ -31,10 +31,10 @@ import keras_hub
 import numpy as np
 from sklearn.datasets import load_sample_image
 
-images: np.ndarray  # your pictures, (number, height, width, 3), 0 to 255; as many
-labels: np.ndarray  # whole numbers from 0, and
-reports: list[str]  # texts
-photo = load_sample_image("china.jpg").astype("float32")  # one picture, any size
+images: np.ndarray  # your images, (number, height, width, 3), 0 to 255
+labels: np.ndarray  # one integer from 0 for each image
+reports: list[str]  # one text for each image
+photo = load_sample_image("china.jpg").astype("float32")  # one image of any size
 ```
 """
 
