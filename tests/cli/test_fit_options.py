@@ -186,7 +186,7 @@ def test_unreadable_files_are_skipped_when_asked(shots, tmp_path, capsys):
         ("a;b", ["--regression"], "expected one finite number"),
         ("1", ["--regression", "--class-weight", "balanced"], "a number each"),
         ("1", ["--regression", "--labels-per-class", "3"], "leave it out"),
-        ("a;b", ["--recipe", "auto"], "for one class an image; these have several labels"),
+        ("a;b", ["--recipe", "auto"], "for one class per image; these have several labels"),
         (None, ["--recipe", "auto", "--augment", "light"], "--augment does not go with"),
         (None, ["--epochs", "0"], "--epochs must be above 0; found 0"),
         (None, ["--time-budget", "nan"], "--time-budget must be above 0; found nan"),

@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     talk: TextIO = sys.stderr if options.json else sys.stdout
     talk = io.StringIO() if options.quiet else talk
-    with contextlib.redirect_stdout(sys.stderr):  # anything that a library prints
+    with contextlib.redirect_stdout(sys.stderr):  # output of other libraries
         result = _train(options, talk)
     if options.json:
         print(json.dumps(result))

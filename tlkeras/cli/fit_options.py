@@ -21,7 +21,7 @@ def check_auto(options: argparse.Namespace, kind: str) -> None:
             raise ValueError(f"--{name} does not go with --recipe auto: name another recipe.")
     if kind != CLASS:
         raise ValueError(
-            "--recipe auto is for one class an image; these have "
+            "--recipe auto is for one class per image; these have "
             f"{'a number' if kind == NUMBER else 'several labels'} each: name another recipe."
         )
 
@@ -38,7 +38,10 @@ def for_adapters(plan: Plan) -> Plan:
 
 
 def merge_adapters(run: Run) -> None:
-    """Merge the adapters of a run, which leaves plain layers that can be saved."""
+    """Merge the adapters of a run's model into plain layers, which can be saved.
+
+    Updates `run.unsaved`, the remark on what a saved file would lose.
+    """
     lora.merge(run.model)
     run.unsaved = remark(run.model, head_only(), ["head"], "frozen")
 
