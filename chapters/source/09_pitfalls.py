@@ -7,7 +7,8 @@
 # see each one on its curve, check for it in a few lines, and fix it. Afterwards you can read a bad
 # curve yourself, and have a doctor that reads it with you. *(Section 1.9 of the course; no internet
 # needed.)*
-#
+
+# %% [markdown]
 # ## The idea
 #
 # A mechanic listens to the engine before opening the hood. A training run also has its telltale

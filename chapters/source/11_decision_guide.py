@@ -8,7 +8,8 @@
 # strategy and a plan you can train. You also see the guide compared with measurements: where it is
 # right, where several strategies tie, and where you should not follow it. *(Section 1.11 of the
 # course; no internet needed.)*
-#
+
+# %% [markdown]
 # ## The idea
 #
 # A doctor who knows only your age, your temperature and how long you have been ill can still give
