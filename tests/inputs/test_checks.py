@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from small import easy_data, small_backbone, with_head
 
+from tlkeras.inputs.checks import check
 from tlkeras.inputs.objective import default_objective
 from tlkeras.plans import recipes
 from tlkeras.training.fit import fit_stages
@@ -52,6 +53,43 @@ def test_one_hot_labels_of_another_width_are_found(model, data):
     x, y = data
     with pytest.raises(ValueError, match=r"one-hot labels of 3 classes.*\(48, 5\)"):
         fit(model, (x, keras.utils.to_categorical(y, 5)))
+
+
+LOSSES = keras.losses
+Y = np.arange(12) % 3
+SEVERAL = np.eye(3)[Y] + np.eye(3)[0]
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "labels", "loss", "found"),
+    [
+        (1, None, np.sign(Y - 1), LOSSES.BinaryCrossentropy(True), "found -1 to 1"),
+        (1, "sigmoid", 255 * (Y > 0), "bce", "found 0 to 255"),
+        (1, None, Y, LOSSES.BinaryCrossentropy(True), "found 0 to 2"),
+        (3, "softmax", 5.0 * SEVERAL, "mse", "ends in a softmax; found 0 to 10"),
+        (3, "softmax", SEVERAL > 0, "bce", "that sum to 1"),
+        (1, "softmax", Y > 0, LOSSES.binary_crossentropy, "always 1"),
+        (3, None, Y, LOSSES.CategoricalCrossentropy(True), "SparseCategoricalCrossentropy"),
+        (3, None, np.eye(3)[Y], LOSSES.SparseCategoricalCrossentropy(True), "One-hot rows go"),
+        (1, None, SEVERAL, ["mse"], r"\(None, 1\) for mean_squared_error.*found \(12, 3\)"),
+        (3, None, Y + 0.5, LOSSES.SparseCategoricalCrossentropy(True), "found 0.5, 1.5"),
+    ],
+)
+def test_labels_that_a_loss_takes_for_something_else_are_found(
+    units, activation, labels, loss, found
+):
+    image = keras.Input((8,))
+    model = keras.Model(image, keras.layers.Dense(units, activation)(image))
+    with pytest.raises(ValueError, match=found):
+        check(model, (np.ones((12, 8)), labels), loss)
+
+
+def test_labels_of_no_weight_and_losses_of_ones_own_are_left_alone():
+    image = keras.Input((8,))
+    model, x = keras.Model(image, keras.layers.Dense(1)(image)), np.ones((12, 8))
+    check(model, (x, Y - 1, Y > 0), LOSSES.BinaryCrossentropy(from_logits=True))
+    check(model, (x, np.eye(3)[Y]), lambda y, p: keras.ops.mean(y * p))
+    check(model, (x, np.sign(Y - 1)), "hinge")
 
 
 def test_pixels_0_to_1_are_refused_by_a_model_that_divides_itself():

@@ -45,6 +45,7 @@ def refused(data, message, **how):
         ((X, np.where(Y, "cat", "dog")), r"found names \('dog'\).*np\.unique"),
         ((X, ["cat"] * 48), "found names"),
         ((X, np.array(["cat"] * 48, object)), "found names"),
+        ((X.astype(object), Y), r"found an array of object.*astype\('float32'\)"),
         ((X[..., 0], Y), r"\(16, 16, 3\).*found \(16, 16\).*x\[\.\.\., None\], 3, -1"),
         ((X[..., :1], Y), r"np\.repeat\(x, 3, -1\)"),
         ((X[:, :8], Y), r"found \(8, 16, 3\)"),
@@ -57,7 +58,7 @@ def refused(data, message, **how):
         (({"a": X, "b": None}, Y), "found a NoneType. Give the optional input"),
         ((X, [Y, None]), r"found a NoneType. Give labels as \{name of the output"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_it_is_named_before_training(data, message):
     refused(data, message)
@@ -101,6 +102,11 @@ def test_lists_and_tables_are_taken():
     assert both[0]["a"].shape == (2, 2) and both[0]["b"] is X
     run = fit_stages(with_head(small_backbone()), [HEAD], (X, Y.tolist()), verbose=0)
     assert len(run.history["loss"]) == 2
+
+
+@pytest.mark.parametrize("size", [0, -1, 8.0, "8"])
+def test_a_batch_size_is_a_whole_number(size):
+    refused((X, Y), "batch_size of 1 or more", batch_size=size)
 
 
 @pytest.mark.parametrize("kind", ["arrays", "PyDataset", "endless", "tf.data"])

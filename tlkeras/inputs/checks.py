@@ -11,12 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkeras.blocks.activation import output_shapes
+from tlkeras.blocks.activation import SIGMOID, SOFTMAX, endings, output_shapes
 from tlkeras.blocks.internals import all_layers
 from tlkeras.freezing.batchnorm import batchnorm_layers
-from tlkeras.inputs.intake import preprocesses
-from tlkeras.inputs.objective import cross_entropy
+from tlkeras.inputs.intake import fits, preprocesses
+from tlkeras.inputs.objective import by_output, cross_entropy
 from tlkeras.inputs.reading import first_batches
+
+MEASURING = ("meansquarederror", "meanabsoluteerror", "huber", "logcosh")
 
 
 def check(model: keras.Model, data: Any, loss: Any, validation: Any = None) -> None:
@@ -53,11 +55,13 @@ def _check(model: keras.Model, data: Any, loss: Any) -> float:
     inputs = [batch[0] for batch in batches]
     _check_finite(inputs)
     labels = [batch[1] for batch in batches if len(batch) > 1]
-    known, shapes = cross_entropy(loss), output_shapes(model)
-    plain = bool(labels) and isinstance(labels[0], np.ndarray)
-    if known and known.family == "sparse" and shapes and plain and shapes[0][-1] is not None:
-        found = np.concatenate([y.reshape(-1) for y in labels])
-        _check_labels(found[found != known.ignore], shapes[0][-1])
+    shapes = output_shapes(model) or []
+    if labels and isinstance(labels[0], np.ndarray) and len(shapes) == 1:
+        [ending] = endings(model) or [None]
+        shape, weighted = shapes[0], len(batches[0]) > 2
+        if preprocesses(model):  # which may resize masks
+            shape = (*(None for _ in shape[1:]), shape[-1])
+        _check_targets(by_output(model, loss).get(0), ending, labels, shape, weighted)
     if inputs[0].ndim != 4 or preprocesses(model):
         return 0.0
     _check_pixels(model, inputs[0][:32].astype("float32"))
@@ -75,8 +79,72 @@ def _check_finite(inputs: list[np.ndarray]) -> None:
         )
 
 
+def _check_targets(
+    loss: Any,
+    ending: str | None,
+    labels: list[np.ndarray],
+    shape: tuple[int | None, ...],
+    weighted: bool,
+) -> None:
+    """Of one output of that shape, where the loss is one of Keras's own.
+
+    Args:
+        weighted: there is a sample_weight, which may leave out labels that mean nothing.
+    """
+    known = cross_entropy(loss)
+    name = known.name if known else _measuring(loss)
+    if not name:
+        return
+    sparse = known is not None and known.family == "sparse"
+    expected = shape[:-1] if sparse else shape
+    if not fits(labels[0].shape, expected):
+        advice = (
+            " One-hot rows go with CategoricalCrossentropy, class numbers with "
+            "SparseCategoricalCrossentropy."
+        )
+        raise ValueError(
+            f"Expected labels of shape {expected} for {name}, for the model puts out {shape}; "
+            f"found {labels[0].shape}." + advice * bool(known)
+        )
+    found = np.concatenate([y.reshape(-1) for y in labels])
+    if known is not None and sparse:
+        if shape[-1] is not None:
+            _check_labels(found[found != known.ignore], shape[-1])
+        return
+    if ending == SOFTMAX and shape[-1] == 1:
+        raise ValueError(
+            "Expected two outputs or more for a softmax, which of one is always 1; found one. Give "
+            "the head a sigmoid, or no activation."
+        )
+    ends = f"a model that ends in a {ending}" if ending in (SOFTMAX, SIGMOID) else ""
+    if weighted or not (known or ends):
+        return
+    if not ((found > -1e-3) & (found < 1 + 1e-3)).all():
+        raise ValueError(
+            f"Expected labels from 0 to 1 for {ends or name}; found {found.min():.4g} to "
+            f"{found.max():.4g}. Make two classes 0 and 1; for values that are measured give the "
+            "head no activation, and pass loss='mse'."
+        )
+    if known and ending == SOFTMAX and any(abs(y.sum(-1) - 1).max() > 1e-3 for y in labels):
+        raise ValueError(
+            f"Expected labels that sum to 1 for {ends}, as its outputs do; found rows of another "
+            "sum. For several labels at once give the head a sigmoid, or no activation."
+        )
+
+
+def _measuring(loss: Any) -> str:
+    """The name of a loss of Keras that compares numbers that are measured; else ""."""
+    try:
+        found = keras.losses.get(loss) if isinstance(loss, str) else loss
+    except ValueError:  # no name of a loss: `compile` says so
+        return ""
+    name = getattr(found, "__name__", type(found).__name__)
+    own = getattr(keras.losses, name, None) in (found, type(found))
+    return name if own and name.lower().replace("_", "") in MEASURING else ""
+
+
 def _check_labels(labels: np.ndarray, classes: int) -> None:
-    outside = np.unique(labels[(labels < 0) | (labels >= classes)])
+    outside = np.unique(labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))])
     if len(outside):
         raise ValueError(
             f"Expected class labels from 0 to {classes - 1}, for the model has {classes} outputs; "

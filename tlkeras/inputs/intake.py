@@ -4,7 +4,7 @@ All data are checked before training starts. Data that shuffle themselves are no
 """
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import keras
@@ -167,7 +167,7 @@ def _check_end(data: Any, what: str, steps: int | None, passes: int) -> None:
     name = STEPS.get(what)
     advice = f"Pass {name}=..., how many batches make an epoch" if name else "Pass so many batches"
     if steps is not None:
-        if not isinstance(steps, int) or steps < 1:
+        if not counts(steps):
             raise ValueError(f"Expected {name} of 1 or more; found {steps!r}.")
     elif endless(data):
         raise ValueError(
@@ -180,6 +180,11 @@ def _check_end(data: Any, what: str, steps: int | None, passes: int) -> None:
             "generator, which the first epoch uses up. Pass arrays, a tf.data.Dataset or a "
             f"PyDataset, or {name}=... if it goes on for ever."
         )
+
+
+def counts(number: Any) -> bool:
+    """Whether a number of examples or batches is one: Python's or NumPy's, 1 or more."""
+    return isinstance(number, Integral) and int(number) >= 1
 
 
 def endless(data: Any) -> bool:
@@ -246,12 +251,22 @@ def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
             f"for several inputs; found {len(leaves)}. Make one array of many examples: "
             "np.stack(x)."
         )
-    if net is None or len(net.inputs) != 1 or len(leaves) != 1:
+    if net is None:
+        return
+    kinds = {str(getattr(leaf, "dtype", "")) for leaf in leaves if isinstance(leaf, np.ndarray)}
+    odd = sorted(kind for kind in kinds if np.dtype(kind).kind in "OSU")
+    if odd and all(tensor.dtype != "string" for tensor in net.inputs):
+        raise ValueError(
+            f"Expected numbers as inputs of the {what}; found an array of {odd[0]}. A table with "
+            "columns of several types becomes one: x.astype('float32'), after columns of words "
+            "were numbered or left out."
+        )
+    if len(net.inputs) != 1 or len(leaves) != 1:
         return
     expected, found = tuple(net.inputs[0].shape), shape_of(leaves[0])
-    if found is None or _fits(found, expected):
+    if found is None or fits(found, expected):
         return
-    if batches and _fits((None, *found), expected):
+    if batches and fits((None, *found), expected):
         raise ValueError(_unbatched(what))
     advice = "Resize or reshape them first."
     if len(expected) == 4 and (len(found) == 3 or found[-1] == 1):
@@ -263,7 +278,7 @@ def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
     )
 
 
-def _fits(found: tuple[int | None, ...], expected: tuple[int | None, ...]) -> bool:
+def fits(found: tuple[int | None, ...], expected: tuple[int | None, ...]) -> bool:
     """True if Keras accepts the shape `found` for `expected`; it adds or drops a last axis of 1."""
     if len(found) == len(expected) - 1 and expected[-1] == 1:
         found = (*found, 1)

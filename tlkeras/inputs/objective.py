@@ -58,7 +58,7 @@ def check_loss(model: keras.Model, loss: Any) -> None:
     only for their number.
     """
     outputs = list(zip(endings(model) or [], output_shapes(model) or [], strict=True))
-    for position, one in _by_output(model, loss).items():
+    for position, one in by_output(model, loss).items():
         known = cross_entropy(one)
         if known is not None and position < len(outputs):
             _check_one(known, *outputs[position])
@@ -81,7 +81,7 @@ def _check_one(known: CrossEntropy, ending: str | None, shape: tuple[int | None,
     )
 
 
-def _by_output(model: keras.Model, loss: Any) -> dict[int, Any]:
+def by_output(model: keras.Model, loss: Any) -> dict[int, Any]:
     """Return the loss of each output, by the number of the output."""
     if isinstance(loss, dict):
         names = list(getattr(model, "output_names", None) or [])

@@ -23,7 +23,7 @@ def first_batches(data: Any) -> list[tuple]:
     batches = [data] if isinstance(data, tuple | list) else _batches(data, BATCHES)
     found = [keras.tree.map_structure(np.asarray, as_parts(batch)) for batch in batches]
     if not found or (len(found[0]) and np.size(keras.tree.flatten(found[0])[0]) == 0):
-        raise ValueError("Expected at least one batch of training data; found none.")
+        raise ValueError("Expected at least one batch of data; found none.")
     return found
 
 
