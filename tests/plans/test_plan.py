@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tlkeras.freezing import policies
+from tlkeras.plans import recipes
 from tlkeras.plans.plan import Plan, Stage
 
 FIRST = """{"stages": [{"name": "tune", "policy": ["last_blocks", [2]], "learning_rate": 1e-05,
@@ -69,6 +70,12 @@ def test_of_functions_those_that_can_be_found_again_are_stored():
 @keras.saving.register_keras_serializable("tests")
 def registered(x, y):
     return x, y
+
+
+@pytest.mark.parametrize("given", ["two_stage", recipes.two_stage, [recipes.two_stage()]])
+def test_a_plan_is_of_stages(given):
+    with pytest.raises(TypeError, match="a Plan or a list of stages; found"):
+        Plan(given)
 
 
 def test_callbacks_are_callbacks():

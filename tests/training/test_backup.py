@@ -174,6 +174,38 @@ def test_another_model_is_refused(tmp_path):
         train(tmp_path, model=wider)
 
 
+def test_the_same_weights_in_another_graph_are_another_model(tmp_path):
+    def model(activation):
+        keras.utils.set_random_seed(0)
+        backbone = small_backbone()
+        image = keras.Input((16, 16, 3))
+        x = keras.layers.GlobalAveragePooling2D()(backbone(image))
+        x = keras.layers.Dense(4, activation, name="own")(x)
+        return keras.Model(image, keras.layers.Dense(3)(x))
+
+    rates = [PLAN[1].replace(rates={"head": 1.0, "top": 0.5})]
+    with pytest.raises(OSError):
+        train(tmp_path, rates, model=model("relu"), die_at=3)
+    resumed, _ = train(tmp_path, rates, model=model("relu"))  # whose layers have other numbers
+    assert difference_of(resumed, train(tmp_path / "a", rates, model=model("relu"))[0]) == 0
+    with pytest.raises(ValueError, match="of another training: graph was"):
+        train(tmp_path, rates, model=model("tanh"))
+
+
+def test_callbacks_that_compare_epochs_go_on_comparing(tmp_path):
+    def judged(folder, die_at=0):
+        slower = keras.callbacks.ReduceLROnPlateau(patience=1, min_delta=99, factor=0.5)
+        stages = [PLAN[0].replace(epochs=5, callbacks=[slower])]
+        return train(folder, stages, die_at=die_at)
+
+    whole, _ = judged(tmp_path / "a")
+    with pytest.raises(OSError):
+        judged(tmp_path / "b", die_at=3)
+    resumed, _ = judged(tmp_path / "b")
+    assert difference_of(whole, resumed) == 0
+    assert float(resumed.optimizer.learning_rate) == pytest.approx(1e-2 / 16)
+
+
 @pytest.fixture(scope="module")
 def half_done(tmp_path_factory):
     """A backup of a training that died in its third epoch."""

@@ -22,11 +22,22 @@ class Signed(keras.optimizers.SGD):
     """An optimizer of one's own."""
 
 
+class Slower(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that is not registered with Keras."""
+
+    def __call__(self, step):
+        return 0.1 / (1 + keras.ops.cast(step, "float32"))
+
+    def get_config(self):
+        return {}
+
+
 @pytest.mark.parametrize(
     ("optimizer", "kind"),
     [
         ("adam", keras.optimizers.Adam),
         (Signed(0.1), Signed),
+        (keras.optimizers.Adam(Slower()), keras.optimizers.Adam),
         (keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()), keras.optimizers.Adam),
         (None, keras.optimizers.AdamW),
     ],

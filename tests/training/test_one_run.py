@@ -168,3 +168,6 @@ def test_callbacks_are_taken_alone_nested_and_in_a_callback_list():
     listed = keras.callbacks.CallbackList([three])
     assert flat(None) == [] and flat(one) == [one]
     assert flat([one, [two], listed]) == [one, two, three]
+    for odd in (keras.callbacks.TerminateOnNaN, print):
+        with pytest.raises(TypeError, match="that are objects of"):
+            flat([one, odd])

@@ -6,7 +6,7 @@ They are created by `discriminative`, and need not be created directly.
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -193,6 +193,19 @@ def _subclass(base: type[keras.optimizers.Optimizer]) -> type[Discriminative]:
 
 SUBCLASSES = {base: _subclass(base) for base in SUPPORTED}
 globals().update({subclass.__name__: subclass for subclass in SUBCLASSES.values()})
+
+
+def renamed(
+    optimizer: keras.optimizers.Optimizer, variables: Iterable[Any]
+) -> keras.optimizers.Optimizer:
+    """An unbuilt optimizer of just these variables, with the names that they have now: a layer
+    that is made once more in one process has another number in its name."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    now = keys(variables)
+    if isinstance(inner, Discriminative) and len(inner.shares) == len(now):
+        pairs = zip(inner.shares, now, strict=True)
+        inner.shares = tuple(replace(s, path=path, ordinal=count) for s, (path, count) in pairs)
+    return optimizer
 
 
 def _alike(one: str, other: str) -> bool:

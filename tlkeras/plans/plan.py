@@ -1,7 +1,7 @@
 """A Plan is a list of Stages: what to train, and in which order. It holds data only."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -159,7 +159,11 @@ class Plan:
     _columns = ("stage", "what learns", "learning rate", "epochs", "BatchNorm", "patience")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", tuple(self.stages))
+        given = self.stages
+        stages = tuple(given) if isinstance(given, Iterable) else (given,)
+        if not all(isinstance(stage, Stage) for stage in stages):
+            raise TypeError(f"Expected a Plan or a list of stages; found {given!r}.")
+        object.__setattr__(self, "stages", stages)
         if not self.stages:
             raise ValueError("A plan needs at least one stage; found none.")
         names = [stage.name for stage in self.stages]

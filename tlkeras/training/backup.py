@@ -286,6 +286,7 @@ def identity(runner: Any) -> dict[str, Any]:
     return {
         "plan": plan,
         "model": unnumbered([[w.path, w.dtype, *w.shape] for w in runner.model.weights]),
+        "graph": _graph(runner.model),
         ALONE: [digest(values(block.weights)) for block in runner.blocks],
         "data": described[first.ids[0]],
         "validation data": described[first.ids[1]],
@@ -298,6 +299,23 @@ def identity(runner: Any) -> dict[str, Any]:
         **({} if runner.keep == "last_stage" else {"keep": runner.keep}),
         "versions": versions(),
     }
+
+
+def _graph(model: keras.Model) -> str | None:
+    """A fingerprint of a model's layers, their settings and calls, but for what a freeze changes
+    and the code of functions, in which is where they were written; None where it has none."""
+    try:
+        config = json.loads(json.dumps(model.get_config(), default=_told, skipkeys=True))
+    except Exception:  # whatever a class of one's own raises
+        return None
+    return digest([json.dumps(_lasting(unnumbered(config)), sort_keys=True).encode()])
+
+
+def _lasting(value: Any) -> Any:
+    if isinstance(value, dict):
+        passing = ("trainable", "code")
+        return {key: _lasting(part) for key, part in value.items() if key not in passing}
+    return [_lasting(part) for part in value] if isinstance(value, list) else value
 
 
 def _augmentation(augment: Any) -> Any:

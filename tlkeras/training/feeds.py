@@ -30,7 +30,7 @@ def feeds_of(
     plan: Plan,
     data: Any,
     validation: Any,
-    batch_size: int,
+    batch_size: int | None,
     steps: tuple[int | None, int | None] = (None, None),
     split: float = 0.0,
 ) -> list[Feed]:
@@ -40,6 +40,9 @@ def feeds_of(
         ValueError: data that do not fit the model, each other or the augmentation.
     """
     stages = plan.stages
+    batch_size = 32 if batch_size is None else batch_size  # as `fit` takes it
+    if not intake.counts(batch_size):
+        raise ValueError(f"Expected a batch_size of 1 or more; found {batch_size!r}.")
     if split:
         if any(s.data is not None or s.validation_data is not None for s in stages):
             raise ValueError(

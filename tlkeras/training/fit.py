@@ -33,7 +33,7 @@ def fit_stages(
     optimizer: keras.optimizers.Optimizer | str | None = None,
     loss: Any = None,
     metrics: Sequence[Any] | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = 32,
     validation_split: float = 0.0,
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
@@ -70,7 +70,7 @@ def fit_stages(
             not, cross-entropy and accuracy for class numbers, one-hot rows, several labels (rows
             of 0 and 1) or 0 and 1. For other targets they must be given. The accuracy of one
             score (no sigmoid) is counted at 0.
-        batch_size: for arrays.
+        batch_size: for arrays; None: 32.
         validation_split, steps_per_epoch, validation_steps: as for `fit`; the last two switch
             the cache off. A new stage begins the data anew.
         class_weight: as for `fit`.
@@ -186,7 +186,10 @@ def _optimizers(
     found = keras.optimizers.get(given or compiled or keras.optimizers.AdamW())
     alone = given is None and compiled is not None  # its rates were those of other stages
     pattern = like(found, 1e-3, model.variables, by_block=not alone)  # a stage has its own rate
-    return pattern, compiled if alone else type(found).from_config(found.get_config())
+    start = compiled if alone else pattern
+    if not alone and isinstance(found, keras.optimizers.LossScaleOptimizer):
+        start = type(found)(pattern, found.initial_scale, found.dynamic_growth_steps)
+    return pattern, start
 
 
 def _running(model: keras.Model, jit_compile: bool | str) -> dict[str, Any]:

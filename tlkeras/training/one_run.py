@@ -6,6 +6,7 @@ import keras
 
 # What to do at each stage for itself: they compare epochs that train alike.
 JUDGES = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
+COUNTED = ("best", "best_epoch", "cooldown_counter", "wait")  # by them
 OURS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end")
 HOOKS = {name for name in dir(keras.callbacks.Callback) if name.startswith("on_")} - set(OURS)
 
@@ -19,12 +20,13 @@ class OneRun(keras.callbacks.Callback):
     Args:
         callback: the user's.
 
-    `before` is how many epochs the stages before this one had.
+    `before` is how many epochs the stages before this one had; `saved` is, after a crash, what
+    the callback goes on from (`state`).
     """
 
     def __init__(self, callback: keras.callbacks.Callback):
         super().__init__()
-        self.callback, self.before = callback, 0
+        self.callback, self.before, self.saved = callback, 0, dict[str, Any]()
         self.async_safe = getattr(callback, "async_safe", False)
         self._begun = False
         self._logs: dict | None = None
@@ -44,6 +46,8 @@ class OneRun(keras.callbacks.Callback):
             self.callback.on_train_begin(logs)
             if isinstance(self.callback, keras.callbacks.EarlyStopping):
                 self.callback.best = None  # which Keras 3.12 keeps
+        vars(self.callback).update(self.saved)
+        self.saved = {}
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.callback.on_epoch_begin(self.before + epoch, logs)
@@ -58,6 +62,11 @@ class OneRun(keras.callbacks.Callback):
         if isinstance(self.callback, keras.callbacks.SwapEMAWeights):
             self.callback.on_test_end()  # takes averages out: the next stage has other ones
 
+    def state(self) -> dict[str, Any]:
+        """What a judge has counted in this stage, as JSON."""
+        own = vars(self.callback) if isinstance(self.callback, JUDGES) else {}
+        return {name: own[name] for name in COUNTED if name in own}
+
     def end(self) -> None:
         """The run is over."""
         if self._begun and not isinstance(self.callback, JUDGES):
@@ -70,6 +79,11 @@ def flat(callbacks: Any) -> list[keras.callbacks.Callback]:
     for callback in keras.tree.flatten(callbacks or ()):
         inside = isinstance(callback, keras.callbacks.CallbackList)
         found += callback.callbacks if inside else [callback]
+    for one in found:
+        if isinstance(one, type) or not hasattr(one, "set_model"):
+            raise TypeError(
+                f"Expected callbacks that are objects of keras.callbacks; found {one!r}."
+            )
     return found
 
 

@@ -17,7 +17,7 @@ from tlkeras.features.exactness import NotExact
 from tlkeras.features.store import FeatureCache
 from tlkeras.freezing.flags import Learning, freeze
 from tlkeras.inputs import intake, order, reading, shares
-from tlkeras.optimizers.blockwise import base_of
+from tlkeras.optimizers.blockwise import base_of, renamed
 from tlkeras.optimizers.state import averages
 from tlkeras.plans.plan import Plan, Stage
 from tlkeras.runs.run import Run
@@ -95,7 +95,7 @@ class Runner:
         else:
             self._compile(stage)
             if self.saved:
-                self._restore(monitor, *self.saved)
+                self._restore(monitor, *self.saved, [*self.callbacks, *own])
             still = [*learns.held, *backup.generators(self.model)]
             before = values(still)
             try:
@@ -175,10 +175,11 @@ class Runner:
     def _fit(self, number: int, monitor: StageMonitor, own: list[one_run.OneRun]) -> None:
         title = f"stage {number + 1}/{len(self.plan.stages)} {monitor.stage.name}"
         progress = [Progress(title)] if self.verbose and processes.index() == 0 else []
-        saver = [_Saver(self, monitor, self.backup)] if self.backup else []
+        users = [*self.callbacks, *own]
+        saver = [_Saver(self, monitor, self.backup, users)] if self.backup else []
         try:
             if not monitor.done:
-                self._epochs(number, monitor, [*self.callbacks, *own, monitor, *saver, *progress])
+                self._epochs(number, monitor, [*users, monitor, *saver, *progress])
             monitor.finish()
         finally:
             for line in progress:
@@ -276,7 +277,9 @@ class Runner:
             for past, feed in zip([*self.finished, state["monitor"]], self.feeds, strict=False):
                 reading.reopen(feed.data, 2 * len(past["logs"]))  # `fit` opens them twice per epoch
 
-    def save(self, monitor: StageMonitor, where: backup.Backup) -> None:
+    def save(
+        self, monitor: StageMonitor, where: backup.Backup, users: list[one_run.OneRun]
+    ) -> None:
         """Write the state after an epoch."""
         saved = self._saved_weights(self.learned, len(self.plan.stages))
         arrays = backup.named("weight", values(saved)) | backup.named("kept", self.kept)
@@ -286,19 +289,27 @@ class Runner:
         state = {
             "finished": self.finished, "learned": self.learned, "monitor": monitor.state(),
             "seed": self.seed, "random": backup.random_state(),
+            "callbacks": [[type(one.callback).__name__, one.state()] for one in users],
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
         }  # fmt: skip
         where.save(state, arrays)
 
-    def _restore(self, monitor: StageMonitor, state: dict, arrays: dict[str, np.ndarray]) -> None:
+    def _restore(
+        self, monitor: StageMonitor, state: dict, arrays: dict[str, np.ndarray],
+        users: list[one_run.OneRun],
+    ) -> None:  # fmt: skip
         """Restore the stage during which the state was saved: its optimizer and best weights."""
         self.saved = None
-        self._compile_with(keras.saving.deserialize_keras_object(state["optimizer"]))
+        stored = keras.saving.deserialize_keras_object(state["optimizer"])
+        self._compile_with(renamed(stored, self.model.trainable_variables))
         self.model.optimizer.build(self.model.trainable_variables)
         backup.assign(self.model.optimizer.variables, arrays, "optimizer")
         best = [v for name, v in arrays.items() if name.startswith("best")]
         monitor.restore(state["monitor"], best or values(monitor.changing))
         backup.set_random_state(state["random"])
+        for one, (kind, counted) in zip(users, state["callbacks"], strict=False):
+            if type(one.callback).__name__ == kind:
+                one.saved = counted
 
     def _weights(self, numbers: list[int]) -> list[keras.Variable]:
         """Return the weights of the blocks with these numbers."""
@@ -326,12 +337,12 @@ class _Saver(keras.callbacks.Callback):
 
     async_safe = True
 
-    def __init__(self, runner: Runner, monitor: StageMonitor, where: backup.Backup):
+    def __init__(self, runner: Runner, *what: Any):
         super().__init__()
-        self.runner, self.monitor, self.where = runner, monitor, where
+        self.runner, self.what = runner, what
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.runner.save(self.monitor, self.where)
+        self.runner.save(*self.what)
 
 
 def _check_held(stage: Stage, weights: list[keras.Variable], before: list[np.ndarray]) -> None:
