@@ -1,4 +1,4 @@
-"""What each stage is fed, all of it looked at before the first one trains."""
+"""The data that each stage is fed, all checked before the first stage trains."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,10 @@ from tlkeras.training.stage_monitor import values
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """Data as `intake.taken` has them, validation data or None, and the batch size of arrays."""
+    """The data of a stage as `intake.taken` returns them, and the batch size for arrays.
+
+    `validation` is None if there are no validation data.
+    """
 
     data: Any
     validation: Any
@@ -21,7 +24,7 @@ class Feed:
 
     @property
     def ids(self) -> tuple[int, int]:
-        """Tells these data from others."""
+        """Identifies these data."""
         return id(self.data), id(self.validation)
 
 
@@ -34,10 +37,10 @@ def feeds_of(
     steps: tuple[int | None, int | None] = (None, None),
     split: float = 0.0,
 ) -> list[Feed]:
-    """For each stage its own data, or else those of the call.
+    """Return the data of each stage: its own, or else those given to `fit_stages`.
 
     Raises:
-        ValueError: data that do not fit the model, each other or the augmentation.
+        ValueError: the data do not fit the model, each other or the augmentation.
     """
     stages = plan.stages
     batch_size = 32 if batch_size is None else batch_size  # as `fit` takes it
@@ -70,7 +73,7 @@ def feeds_of(
 
 
 def _taken(model: keras.Model, plan: Plan, given: list, what: str, steps: int | None) -> list:
-    """The same, as `intake.taken` has them, each looked at once."""
+    """Pass the data of all stages through `intake.taken`; data given twice are checked once."""
     found: dict[int, Any] = {id(None): None}
     for one in given:
         if id(one) not in found:
@@ -81,7 +84,7 @@ def _taken(model: keras.Model, plan: Plan, given: list, what: str, steps: int | 
 
 
 def _try(model: keras.Model, stage: Stage, feed: Feed) -> None:
-    """Augments the first batch, and puts back whatever numbers that draws."""
+    """Try to augment the first batch, and restore the random states afterwards."""
     assert stage.augment is not None
     layer = stage.augment if isinstance(stage.augment, keras.Layer) else None
     held = layer.variables if layer else []
@@ -90,7 +93,7 @@ def _try(model: keras.Model, stage: Stage, feed: Feed) -> None:
         augment.check(stage.augment, feed.data)
         seen = order.ordered(feed.data, feed.batch_size, (0,), stage.augment)
         intake.taken(model, seen, "augmented data", steps=1)
-    except Exception as error:  # whatever a function of the user's raises
+    except Exception as error:  # from a function of the user's
         raise ValueError(f"Stage {stage.name!r} cannot augment: {error}") from error
     finally:
         set_random_state(state)

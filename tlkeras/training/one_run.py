@@ -1,10 +1,10 @@
-"""What the user's callbacks see of a staged training: one `fit`."""
+"""Let the user's callbacks see a staged training as a single `fit`."""
 
 from typing import Any
 
 import keras
 
-# What to do at each stage for itself: they compare epochs that train alike.
+# These work on each stage separately, because they compare epochs that train in the same way.
 JUDGES = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
 COUNTED = ("best", "best_epoch", "cooldown_counter", "wait")  # by them
 OURS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end")
@@ -12,16 +12,16 @@ HOOKS = {name for name in dir(keras.callbacks.Callback) if name.startswith("on_"
 
 
 class OneRun(keras.callbacks.Callback):
-    """Stands for a callback in the `fit` of every stage.
+    """Wraps a user's callback for the `fit` of every stage.
 
-    Epochs count on over the stages, and training begins once and ends once, so that a CSVLogger
-    keeps all its lines. EarlyStopping and ReduceLROnPlateau begin anew with every stage.
+    Epochs are counted across stages, and training begins and ends once, so a CSVLogger keeps all
+    its lines. EarlyStopping and ReduceLROnPlateau start again with every stage.
 
     Args:
-        callback: the user's.
+        callback: the user's callback.
 
-    `before` is how many epochs the stages before this one had; `saved` is, after a crash, what
-    the callback goes on from (`state`).
+    `before` is the number of epochs in the stages before the current one. After a crash, `saved`
+    is the `state` from which the callback continues.
     """
 
     def __init__(self, callback: keras.callbacks.Callback):
@@ -30,11 +30,11 @@ class OneRun(keras.callbacks.Callback):
         self.async_safe = getattr(callback, "async_safe", False)
         self._begun = False
         self._logs: dict | None = None
-        for name in HOOKS:  # its own, marked as Keras marks those that do nothing
+        for name in HOOKS:  # the callback's own, so that Keras still sees which of them do nothing
             setattr(self, name, getattr(callback, name))
 
     def set_model(self, model: keras.Model) -> None:
-        if not self._begun:  # a TensorBoard would open its files again
+        if not self._begun:  # otherwise TensorBoard would open its files again
             self.callback.set_model(model)
 
     def set_params(self, params: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ class OneRun(keras.callbacks.Callback):
             self._begun = True
             self.callback.on_train_begin(logs)
             if isinstance(self.callback, keras.callbacks.EarlyStopping):
-                self.callback.best = None  # which Keras 3.12 keeps
+                self.callback.best = None  # Keras 3.12 does not reset it
         vars(self.callback).update(self.saved)
         self.saved = {}
 
@@ -60,21 +60,21 @@ class OneRun(keras.callbacks.Callback):
         if isinstance(self.callback, JUDGES):
             self.callback.on_train_end(logs)
         if isinstance(self.callback, keras.callbacks.SwapEMAWeights):
-            self.callback.on_test_end()  # takes averages out: the next stage has other ones
+            self.callback.on_test_end()  # swaps averages out: the next stage has its own
 
     def state(self) -> dict[str, Any]:
-        """What a judge has counted in this stage, as JSON."""
+        """Return what EarlyStopping or ReduceLROnPlateau has counted in this stage, for JSON."""
         own = vars(self.callback) if isinstance(self.callback, JUDGES) else {}
         return {name: own[name] for name in COUNTED if name in own}
 
     def end(self) -> None:
-        """The run is over."""
+        """Tell the callback that the run is over."""
         if self._begun and not isinstance(self.callback, JUDGES):
             self.callback.on_train_end(self._logs)
 
 
 def flat(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """One callback, a list, lists in lists or a CallbackList, as `fit` takes them, in one list."""
+    """Flatten what `fit` takes (one callback, nested lists, a CallbackList) into one list."""
     found: list[keras.callbacks.Callback] = []
     for callback in keras.tree.flatten(callbacks or ()):
         inside = isinstance(callback, keras.callbacks.CallbackList)
@@ -88,12 +88,12 @@ def flat(callbacks: Any) -> list[keras.callbacks.Callback]:
 
 
 def swaps(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback leaves the averages of the weights in the model between two epochs."""
+    """True if a callback leaves the averages of the weights in the model between two epochs."""
     return isinstance(callback, keras.callbacks.SwapEMAWeights) and callback.swap_on_epoch
 
 
 def refuse(callbacks: list[keras.callbacks.Callback], backup: bool) -> None:
-    """Raises ValueError for callbacks that would undo what `fit_stages` does itself."""
+    """Raise ValueError for callbacks that conflict with what `fit_stages` does itself."""
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             raise ValueError(
