@@ -1,4 +1,4 @@
-"""`fit_stages`: runs a Plan, one `fit` a stage, and checks that what was frozen stayed."""
+"""`fit_stages`: run a Plan, one `fit` per stage, and check that frozen weights did not change."""
 
 import warnings
 from collections.abc import Sequence
@@ -46,62 +46,63 @@ def fit_stages(
     jit_compile: bool | str = "auto",
     verbose: int = 1,
 ) -> Run:
-    """Runs a plan: freezes, compiles and fits once a stage, and checks what was frozen.
+    """Run a plan: freeze, compile and fit for each stage, and check that frozen weights stayed.
 
-    Each stage ends at the weights of its best epoch, and the model with those of the last stage;
-    where an earlier one was better, the Run says so, and unless verbose is 0 a RuntimeWarning. A
-    loss that becomes NaN ends the run at the last good weights, with a RuntimeWarning; so does
-    Ctrl-C.
+    At the end of a stage the weights of its best epoch are restored, and the next stage continues
+    from them. The model ends with the weights of the last stage. If an earlier stage was better,
+    the Run says so, and a RuntimeWarning as well unless `verbose` is 0. If the loss becomes NaN, or
+    after Ctrl-C, the run ends with the best weights so far and a RuntimeWarning.
 
     Args:
-        model: built, with weights and, for most plans, a head.
+        model: a built model with weights and, for most plans, a head.
         plan: a Plan or a list of stages.
-        data: a tf.data.Dataset, (x, y) or (x, y, sample_weight) arrays, or a PyDataset. With
-            several processes (`tlk.accelerate`) not the first: each is given the whole data, and
-            takes its part of every batch. A KerasHub task with a preprocessor is given what
-            its own `fit` takes. None: each stage has data of its own (`Stage(data=...)`).
-        validation_data: the same; chooses the best epoch.
-        optimizer: a pattern for the optimizer of every stage, which takes the stage's learning
-            rate; a name or an object. Where a model of mixed_float16 needs it, its loss is
-            scaled. If None, that of a compiled model, without rates by block, with what it
-            remembers (moments), as `fit` goes on with it; or AdamW. What it remembers of a block
-            goes on to the next stage.
-        loss, metrics: as for `compile`. If None, those the model was compiled with; if it was
-            not, cross-entropy and accuracy for class numbers, one-hot rows, several labels (rows
-            of 0 and 1) or 0 and 1. For other targets they must be given. The accuracy of one
-            score (no sigmoid) is counted at 0.
+        data: (x, y) or (x, y, sample_weight) arrays, a PyDataset or a tf.data.Dataset. With several
+            processes (`tlk.accelerate`) no tf.data.Dataset: each process is given the whole data,
+            and takes its part of every batch. For a KerasHub task with a preprocessor, pass what
+            its own `fit` takes. None: every stage has data of its own (`Stage(data=...)`).
+        validation_data: data of the same kinds; they decide which epoch is best.
+        optimizer: a name or an object. Every stage gets an optimizer of this class with these
+            settings, at the stage's learning rate. For a model in mixed_float16 the loss is scaled
+            if needed. None: the optimizer of a compiled model, without rates per block and with
+            its state (moments), as `fit` would continue with it; otherwise AdamW. The state of
+            each block is carried over to the next stage.
+        loss, metrics: as for `compile`. None: those the model was compiled with. If it was not
+            compiled: cross-entropy and accuracy, for labels that are class numbers, one-hot rows,
+            several labels (rows of 0 and 1) or 0 and 1; other labels need a loss. The accuracy of
+            a single score (no sigmoid) uses the threshold 0.
         batch_size: for arrays; None: 32.
         validation_split, steps_per_epoch, validation_steps: as for `fit`; the last two switch
-            the cache off. A new stage begins the data anew.
+            the cache off. Every stage starts from the beginning of the data.
         class_weight: as for `fit`.
         keep: "last_stage", or "best_of_run": the model ends with the weights of the stage that has
-            the best `monitor`, which all stages must share, as they must validation data.
-        cache: whether the outputs of frozen blocks are computed once and trained on. "auto":
-            where that gives the same weights; the Run says where, and where not why. True:
-            where it would not, it is an error. "disk": in a temporary file whatever the size.
+            the best `monitor`. For this all stages need the same monitor and validation data.
+        cache: whether to compute the outputs of frozen blocks once and train on them. "auto": in
+            stages where that gives the same weights; the Run says where, or why not. True: raise
+            an error if a stage cannot use it. "disk": as "auto", but always in a temporary file.
             False: never. A FeatureCache shares outputs between calls.
-        backup_dir: a folder of this training's own. After every epoch the state is written
-            there, and calling this again with the same arguments goes on from it, also when the
-            process was killed. The plan may have grown: more epochs in its last stage, more
-            stages after it. Data must come in the same order each time they are made: arrays
-            do, and datasets shuffled with a seed.
-        callbacks: they see one `fit`: epochs count on over the stages, and training begins and
-            ends once. EarlyStopping and ReduceLROnPlateau begin anew with each stage, and end
-            no more than that. After an error in one the model holds the best weights so far, and
-            the error's attribute `run` is the Run so far.
+        backup_dir: a folder for this training alone. After every epoch the state is written there.
+            Calling this again with the same arguments continues from it, even if the process was
+            killed. The plan can be extended by then: by more epochs in its last stage, and by
+            further stages. Data must come in the same order each time they are created, as arrays
+            and datasets shuffled with a seed do.
+        callbacks: they see a single `fit`: epochs are counted across stages, and training begins
+            and ends once. EarlyStopping and ReduceLROnPlateau start again with every stage, and
+            EarlyStopping ends only the stage. If a callback raises an error, the model has the best
+            weights so far, and the error's attribute `run` is the Run so far.
         seed: for `keras.utils.set_random_seed`, before the first stage, and for the order of
-            arrays; None leaves the first alone, and is refused with several processes.
-        jit_compile: as for `compile`, for stages without the cache. "auto": as a compiled model
-            has it, which keeps its `run_eagerly` and `steps_per_execution` as well.
+            arrays. None: the random state is left as it is and the order is drawn from it; not
+            allowed with several processes.
+        jit_compile: as for `compile`, for stages without the cache. "auto": as the model was
+            compiled. Its `run_eagerly` and `steps_per_execution` are always kept.
         verbose: 0 shows no progress.
 
     Returns:
-        The Run; `model` itself is trained in place.
+        The Run. `model` itself is trained in place.
 
     Raises:
-        ValueError: the plan, the data or a policy does not fit the model, or the backup is of
-            other work.
-        RuntimeError: a frozen weight changed during a stage, or another process is lost.
+        ValueError: the plan, the data or a policy does not fit the model, or the backup belongs to
+            another training.
+        RuntimeError: a frozen weight changed during a stage, or another process was lost.
 
     Source: section 1.6, the practical playbook.
 
@@ -164,7 +165,7 @@ def fit_stages(
 
 
 def _unsaved(run: Run) -> str:
-    """What a file of the model would forget; a warning, too, where frozen weights would learn."""
+    """Say what a file of the model would not contain; warn if frozen layers would then learn."""
     stage, learned = run.plan.stages[len(run.stages) - 1], run.stages[-1].learns.blocks
     text = remark(run.model, stage.policy, learned, stage.batchnorm)
     if text:
@@ -181,7 +182,7 @@ def _unsaved(run: Run) -> str:
 def _optimizers(
     model: keras.Model, given: keras.optimizers.Optimizer | str | None
 ) -> tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]:
-    """What the optimizers of the stages are made like, and which one the first goes on from."""
+    """Return the pattern for the stages' optimizers, and the optimizer the first continues from."""
     compiled = getattr(model, "optimizer", None) if model.compiled else None
     found = keras.optimizers.get(given or compiled or keras.optimizers.AdamW())
     alone = given is None and compiled is not None  # its rates were those of other stages
@@ -193,7 +194,7 @@ def _optimizers(
 
 
 def _running(model: keras.Model, jit_compile: bool | str) -> dict[str, Any]:
-    """How to run the steps: options of `compile`."""
+    """Return the options of `compile` that determine how steps are run."""
     if not model.compiled:
         return {"jit_compile": jit_compile}
     return {
@@ -204,7 +205,7 @@ def _running(model: keras.Model, jit_compile: bool | str) -> dict[str, Any]:
 
 
 def _objective(model: keras.Model, loss: Any, metrics: Any, data: Any) -> dict[str, Any]:
-    """What to compile every stage with, besides the optimizer."""
+    """Return what every stage is compiled with, besides the optimizer."""
     found = {"loss": loss, "metrics": metrics}
     if loss is None and model.compiled:
         found = compiled_with(model) | ({"metrics": metrics} if metrics else {})
