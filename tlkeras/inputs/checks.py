@@ -59,7 +59,7 @@ def _check(model: keras.Model, data: Any, loss: Any) -> float:
     if labels and isinstance(labels[0], np.ndarray) and len(shapes) == 1:
         [ending] = endings(model) or [None]
         shape, weighted = shapes[0], len(batches[0]) > 2
-        if preprocesses(model):  # which may resize masks
+        if preprocesses(model):  # it can resize masks
             shape = (*(None for _ in shape[1:]), shape[-1])
         _check_targets(by_output(model, loss).get(0), ending, labels, shape, weighted)
     if inputs[0].ndim != 4 or preprocesses(model):
@@ -86,10 +86,12 @@ def _check_targets(
     shape: tuple[int | None, ...],
     weighted: bool,
 ) -> None:
-    """Of one output of that shape, where the loss is one of Keras's own.
+    """Check the labels of an output, if its loss is one of Keras's own.
 
     Args:
-        weighted: there is a sample_weight, which may leave out labels that mean nothing.
+        ending: the last activation of the output; None if it is not known.
+        shape: the shape of the output.
+        weighted: whether there is a sample_weight, which can leave out labels without a meaning.
     """
     known = cross_entropy(loss)
     name = known.name if known else _measuring(loss)
@@ -133,10 +135,10 @@ def _check_targets(
 
 
 def _measuring(loss: Any) -> str:
-    """The name of a loss of Keras that compares numbers that are measured; else ""."""
+    """Return the name of `loss` if it is a Keras loss for measured values, like "mse"; else ""."""
     try:
         found = keras.losses.get(loss) if isinstance(loss, str) else loss
-    except ValueError:  # no name of a loss: `compile` says so
+    except ValueError:  # not the name of a loss: `compile` reports that
         return ""
     name = getattr(found, "__name__", type(found).__name__)
     own = getattr(keras.losses, name, None) in (found, type(found))
