@@ -81,9 +81,9 @@ def check(augment: Callable, data: Any) -> None:
     along, shape = goes_along(augment, batch), shape_of(batch[1]) or ()
     if along == "labels" and (keras.tree.is_nested(batch[1]) or len(shape) != 2 or shape[1] == 1):
         raise ValueError(
-            f"Expected one-hot labels, a row an example, for {_names(kinds & MIXING)}, which mixes "
-            f"them; found labels of shape {shape}. Pass keras.utils.to_categorical(y), and a loss "
-            "that takes such rows."
+            f"Expected one-hot labels, one row per example, for {_names(kinds & MIXING)}, which "
+            f"mixes them; found labels of shape {shape}. Pass keras.utils.to_categorical(y), and a "
+            "loss for such rows."
         )
     weights = len(shape_of(batch[2]) or ()) if len(batch) > 2 else 0
     if (along == "labels" and weights) or (along == "segmentation_masks" and weights > 1):

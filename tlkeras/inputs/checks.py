@@ -24,10 +24,11 @@ MEASURING = ("meansquarederror", "meanabsoluteerror", "huber", "logcosh")
 def check(model: keras.Model, data: Any, loss: Any, validation: Any = None) -> None:
     """Raise ValueError if the first batches do not fit the model.
 
-    Checks for NaN or infinite inputs, class labels outside the model's outputs, pixels in 0..1 for
-    a model that divides by 255 itself, and pixels far from the scale the model was pretrained on.
-    Validation data are checked in the same way, and must have pixels on the scale of the training
-    data. Only data with a single input are checked, and only labels in a single array.
+    Checks for NaN or infinite inputs, labels whose shape or values do not fit the loss and the
+    model's output, pixels in 0..1 for a model that divides by 255 itself, and pixels far from the
+    scale the model was pretrained on. Validation data are checked in the same way, and must have
+    pixels on the scale of the training data. Only data with a single input are checked, and labels
+    only of a model with a single output.
     """
     spread = other = _check(model, data, loss)
     if validation is not None:
@@ -74,8 +75,8 @@ def _check_finite(inputs: list[np.ndarray]) -> None:
     if bad:
         raise ValueError(
             f"Expected finite inputs; found NaN or infinity in {bad} of the "
-            f"{sum(map(len, inputs))} examples looked at. One such pixel turns every weight into "
-            "NaN: clean the data."
+            f"{sum(map(len, inputs))} examples checked. A single such value turns every weight "
+            "into NaN: clean the data."
         )
 
 
@@ -105,8 +106,8 @@ def _check_targets(
             "SparseCategoricalCrossentropy."
         )
         raise ValueError(
-            f"Expected labels of shape {expected} for {name}, for the model puts out {shape}; "
-            f"found {labels[0].shape}." + advice * bool(known)
+            f"Expected labels of shape {expected} for {name}, as the model's output has shape "
+            f"{shape}; found {labels[0].shape}." + advice * bool(known)
         )
     found = np.concatenate([y.reshape(-1) for y in labels])
     if known is not None and sparse:
@@ -115,8 +116,8 @@ def _check_targets(
         return
     if ending == SOFTMAX and shape[-1] == 1:
         raise ValueError(
-            "Expected two outputs or more for a softmax, which of one is always 1; found one. Give "
-            "the head a sigmoid, or no activation."
+            "Expected two outputs or more for a softmax; found one, whose softmax is always 1. "
+            "Give the head a sigmoid, or no activation."
         )
     ends = f"a model that ends in a {ending}" if ending in (SOFTMAX, SIGMOID) else ""
     if weighted or not (known or ends):
@@ -124,13 +125,13 @@ def _check_targets(
     if not ((found > -1e-3) & (found < 1 + 1e-3)).all():
         raise ValueError(
             f"Expected labels from 0 to 1 for {ends or name}; found {found.min():.4g} to "
-            f"{found.max():.4g}. Make two classes 0 and 1; for values that are measured give the "
-            "head no activation, and pass loss='mse'."
+            f"{found.max():.4g}. Use 0 and 1 for two classes; for measured values, give the head "
+            "no activation and pass loss='mse'."
         )
     if known and ending == SOFTMAX and any(abs(y.sum(-1) - 1).max() > 1e-3 for y in labels):
         raise ValueError(
-            f"Expected labels that sum to 1 for {ends}, as its outputs do; found rows of another "
-            "sum. For several labels at once give the head a sigmoid, or no activation."
+            f"Expected labels that sum to 1 for {ends}, as its outputs do; found rows with other "
+            "sums. For several labels per example, give the head a sigmoid, or no activation."
         )
 
 
@@ -149,7 +150,7 @@ def _check_labels(labels: np.ndarray, classes: int) -> None:
     outside = np.unique(labels[(labels < 0) | (labels >= classes) | (labels != np.floor(labels))])
     if len(outside):
         raise ValueError(
-            f"Expected class labels from 0 to {classes - 1}, for the model has {classes} outputs; "
+            f"Expected class labels from 0 to {classes - 1}, as the model has {classes} outputs; "
             f"found {', '.join(map(str, outside[:5]))}. Renumber the labels, or give the head "
             "as many classes as there are: tlk.add_head(backbone, classes=...)."
         )
@@ -157,12 +158,12 @@ def _check_labels(labels: np.ndarray, classes: int) -> None:
 
 def _check_pixels(model: keras.Model, images: np.ndarray) -> None:
     largest = float(np.abs(images).max())
-    small = largest <= 1.5  # nothing in 0..255 is this dark all over a batch
+    small = largest <= 1.5  # no batch of images in 0..255 is as dark as this
     found = f"found values from {images.min():.3g} to {images.max():.3g}"
     rescaling = next((x for x in all_layers(model) if isinstance(x, keras.layers.Rescaling)), None)
     if small and rescaling is not None and 0 < np.max(rescaling.scale) <= 1 / 100:
         raise ValueError(
-            f"Expected pixels in 0..255, for this model divides them itself (layer "
+            f"Expected pixels in 0..255, as this model divides them itself (layer "
             f"{rescaling.name!r}); {found}. Feed the pixels as they are."
         )
     ratio = _scale_against_pretraining(model, images)

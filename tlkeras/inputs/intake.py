@@ -132,8 +132,8 @@ def check_class_weight(data: Any, class_weight: dict[int, float] | None) -> None
     if class_weight is not None and not numbers:
         raise ValueError(
             "class_weight must be a dict with a weight for each class number, {0: 1.0, 1: 2.5}; "
-            f"found {class_weight!r}. scikit-learn's compute_class_weight('balanced', ...) has the "
-            "weights that let every class count the same."
+            f"found {class_weight!r}. scikit-learn's compute_class_weight('balanced', ...) returns "
+            "weights with which every class counts the same."
         )
     example = reading.example_of(data) if class_weight is not None else None
     parts = reading.without_none(example) if isinstance(example, tuple | list) else ()
@@ -178,12 +178,12 @@ def _check_end(data: Any, what: str, steps: int | None, passes: int) -> None:
         raise ValueError(
             f"Expected {what} that can be begun again in each of {passes} epochs; found a "
             "generator, which the first epoch uses up. Pass arrays, a tf.data.Dataset or a "
-            f"PyDataset, or {name}=... if it goes on for ever."
+            f"PyDataset, or {name}=... if it never ends."
         )
 
 
 def counts(number: Any) -> bool:
-    """Whether a number of examples or batches is one: Python's or NumPy's, 1 or more."""
+    """True for a whole number of examples or batches, of Python or NumPy, that is 1 or more."""
     return isinstance(number, Integral) and int(number) >= 1
 
 
@@ -247,8 +247,8 @@ def _check_inputs(model: keras.Model, x: Any, what: str, batches: bool) -> None:
     net, leaves = functional(model), keras.tree.flatten(x)
     if net is not None and isinstance(x, tuple | list) and len(leaves) != len(net.inputs):
         raise ValueError(
-            f"Expected {len(net.inputs)} input(s) in {what}, as the model has, for a list stands "
-            f"for several inputs; found {len(leaves)}. Make one array of many examples: "
+            f"Expected {len(net.inputs)} input(s) in {what}, as the model has, because a list "
+            f"stands for several inputs; found {len(leaves)}. Make one array of many examples: "
             "np.stack(x)."
         )
     if net is None:

@@ -67,7 +67,7 @@ def check_loss(model: keras.Model, loss: Any) -> None:
 def _check_one(known: CrossEntropy, ending: str | None, shape: tuple[int | None, ...]) -> None:
     if known.family != "binary" and shape[-1] == 1:
         raise ValueError(
-            f"Expected two outputs or more for {known.name}, which of one is always 0; found one. "
+            f"Expected two outputs or more for {known.name}; found one, for which it is always 0. "
             f"Pass loss=keras.losses.BinaryCrossentropy(from_logits={ending == LOGITS}) for "
             "labels 0 and 1."
         )
@@ -110,7 +110,7 @@ def default_objective(model: keras.Model, data: Any) -> tuple[keras.losses.Loss,
     arrays = all(isinstance(part, np.ndarray) for part in labels)
     if not labels or not arrays or len(shapes) != 1 or not isinstance(shapes[0][-1], int):
         raise ValueError(
-            "A loss can be chosen only for one output and one array of labels a batch; found "
+            "A loss can be chosen only for one output and one array of labels per batch; found "
             f"outputs {shapes}. Pass loss=..., or compile the model first."
         )
     kind, [ending] = _kind(labels, shapes[0]), found
@@ -119,7 +119,7 @@ def default_objective(model: keras.Model, data: Any) -> tuple[keras.losses.Loss,
     if ending not in fitting:
         what = "a layer whose activation is not known" if ending is None else f"a {ending}"
         raise ValueError(
-            f"Expected {' or '.join(fitting)} as the model's last activation, for the labels are "
+            f"Expected {' or '.join(fitting)} as the model's last activation, as the labels are "
             f"{kind}; found {what}. Give the head such an activation, or pass loss=... ."
         )
     logits = ending == LOGITS
@@ -157,7 +157,7 @@ def _kind(labels: Sequence[np.ndarray], output: tuple[int | None, ...]) -> str:
     raise ValueError(
         "Expected class numbers, one-hot rows, or 0 and 1, for which a loss can be chosen; found "
         f"{values.dtype} labels of shape {shape} from {values.min():.4g} to {values.max():.4g}. "
-        "Pass loss=..., e.g. 'mse' for values that are measured."
+        "Pass loss=..., e.g. 'mse' for measured values."
     )
 
 

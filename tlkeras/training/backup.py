@@ -302,11 +302,14 @@ def identity(runner: Any) -> dict[str, Any]:
 
 
 def _graph(model: keras.Model) -> str | None:
-    """A fingerprint of a model's layers, their settings and calls, but for what a freeze changes
-    and the code of functions, in which is where they were written; None where it has none."""
+    """Return a digest of a model's layers, their settings and their calls; None if it has none.
+
+    It leaves out what `freeze` changes, and the code of functions, because that contains the place
+    where they were written.
+    """
     try:
         config = json.loads(json.dumps(model.get_config(), default=_told, skipkeys=True))
-    except Exception:  # whatever a class of one's own raises
+    except Exception:  # from a user's class
         return None
     return digest([json.dumps(_lasting(unnumbered(config)), sort_keys=True).encode()])
 

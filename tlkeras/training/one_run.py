@@ -6,7 +6,7 @@ import keras
 
 # These work on each stage separately, because they compare epochs that train in the same way.
 JUDGES = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
-COUNTED = ("best", "best_epoch", "cooldown_counter", "wait")  # by them
+COUNTED = ("best", "best_epoch", "cooldown_counter", "wait")  # what these callbacks keep
 OURS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end")
 HOOKS = {name for name in dir(keras.callbacks.Callback) if name.startswith("on_")} - set(OURS)
 
@@ -97,12 +97,12 @@ def refuse(callbacks: list[keras.callbacks.Callback], backup: bool) -> None:
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             raise ValueError(
-                "Expected callbacks that leave going on after a crash to fit_stages; found "
-                "BackupAndRestore, which knows of no stages. Pass backup_dir=... instead."
+                "Expected callbacks that leave resuming after a crash to fit_stages; found "
+                "BackupAndRestore, which does not know about stages. Pass backup_dir=... instead."
             )
         if backup and swaps(callback):
             raise ValueError(
-                "Expected no SwapEMAWeights(swap_on_epoch=True) with backup_dir: what would be "
-                "saved is the averages, and training could not go on from them. Pass "
-                "SwapEMAWeights(), which swaps for validation alone."
+                "Expected no SwapEMAWeights(swap_on_epoch=True) with backup_dir: it would save the "
+                "averages, and training could not continue from them. Pass SwapEMAWeights(), which "
+                "swaps for validation alone."
             )
