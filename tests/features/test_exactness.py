@@ -115,7 +115,7 @@ def test_it_is_found_out_between_two_cuts_and_behind_augmentation(augment):
         for s in (HEAD, Stage("more", policies.last_blocks(2), epochs=1))
     ]
     run = fit_stages(model, stages, easy_data(), verbose=0)
-    assert "training than otherwise: Own 'odd'" in run.stages[0].cache
+    assert "different in training: Own 'odd'" in run.stages[0].cache
 
 
 @pytest.mark.parametrize(
@@ -223,3 +223,15 @@ def test_a_part_in_a_short_number_type_is_tried_to_its_own_precision(kind):
     tried(2)
     with pytest.raises(exactness.NotExact, match="in training"):
         tried(8)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="words in TensorFlow alone")
+def test_words_are_looked_up_once():
+    keras.utils.set_random_seed(0)
+    word = keras.Input((3,), dtype="string")
+    x = keras.layers.StringLookup(vocabulary=["ash", "elm", "oak"])(word)
+    x = keras.layers.Flatten()(keras.layers.Embedding(4, 5)(x))
+    model = keras.Model(word, keras.layers.Dense(3)(keras.layers.Dense(6)(x)))
+    words = np.array([["ash", "oak", "yew"], ["elm", "elm", "oak"]] * 8, object)
+    run = fit_stages(model, [HEAD], (words, np.arange(16) % 3), verbose=0)
+    assert run.stages[0].cache.startswith("after ")

@@ -157,7 +157,8 @@ def _look_for_unseen(model: keras.Model, x: Any, doubtful: str) -> None:
 
 
 def _symbol(array: np.ndarray) -> keras.KerasTensor:
-    return keras.KerasTensor(array.shape, keras.backend.standardize_dtype(array.dtype))
+    kind = "string" if array.dtype.kind in "OSU" else str(array.dtype)
+    return keras.KerasTensor(array.shape, kind)
 
 
 def _attributes(part: Any) -> list[tuple[keras.Layer, dict[str, Any]]]:
