@@ -4,9 +4,9 @@
 # **The question.** You have a folder of photographs, a few dozen per class, and want a program
 # that recognises new ones. Are so few images enough, and will it run on a laptop?
 #
-# **The promise.** In a minute and a half on two cores you take a network that was trained on a
-# million photographs, train it on the classes in a folder in two stages, look at its mistakes,
-# save it, and let it classify a photograph. Then you swap in your own folder. *(No internet
+# **The promise.** In about a minute on two cores you take a network that was trained on a million
+# photographs, train it on the classes in a folder in two stages, look at its mistakes, save it,
+# and let it classify a photograph. Then you swap in your own folder. *(No internet
 # needed.)*
 
 # %%
