@@ -6,8 +6,7 @@
 #
 # **The promise.** In about a minute on two cores you take a network that was trained on a million
 # photographs, train it on the classes in a folder in two stages, look at its mistakes, save it,
-# and let it classify a photograph. Then you swap in your own folder. *(No internet
-# needed.)*
+# and let it classify a photograph. Then you swap in your own folder. *(No internet needed.)*
 
 # %%
 import tlkeras as tlk

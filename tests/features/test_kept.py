@@ -115,7 +115,7 @@ def test_what_a_killed_process_left_half_written_is_cut_off(tmp_path):
 def test_the_longest_unused_go_when_the_folder_is_full(tmp_path, monkeypatch):
     train(FeatureCache(folder=tmp_path))
     old = the_file(tmp_path)
-    monkeypatch.setattr(kept.Kept.__init__, "__defaults__", (old.stat().st_size * 3 // 2,))
+    monkeypatch.setattr(kept.FeatureFile.__init__, "__defaults__", (old.stat().st_size * 3 // 2,))
     keras.utils.set_random_seed(1)
     cache = FeatureCache(folder=tmp_path)
     fit_stages(with_head(small_backbone(), 3), [HEAD], easy_data(70), cache=cache, verbose=0)

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkeras.advice.asking import Asked
 from tlkeras.advice.budget import OutOfTime, TimeBudget, ended, said_of, seconds_of
 from tlkeras.advice.probing import SURE, Probe, chunks, class_numbers, probe
+from tlkeras.advice.trained_model import TrainedModel
 from tlkeras.backbones.heads import add_head
 from tlkeras.blocks.activation import LOGITS, SIGMOID, endings
 from tlkeras.blocks.find import find_blocks
@@ -208,13 +208,13 @@ class _Auto:
         """Run the steps, then restore the weights of the best one."""
         head, *further = self._ladder()
         stopped = self._step(head)
-        with Asked(self.model) as asked:
-            before = self._judge(asked)
+        with TrainedModel(self.model) as trained:
+            before = self._judge(trained)
             best, kept, self.run.kept = _score(before), self.model.get_weights(), head.name
             goes_on = not stopped and self._begins(before)
             while goes_on and further and self._time_for(further[0]):
                 stage = further.pop(0)
-                stopped, now = self._step(stage), self._judge(asked)
+                stopped, now = self._step(stage), self._judge(trained)
                 if _score(now) > best:
                     best, kept, self.run.kept = _score(now), self.model.get_weights(), stage.name
                 goes_on = self._goes_on(stage, before, now) and not stopped
@@ -278,8 +278,8 @@ class _Auto:
             self.say(f"{stage.name} ended early: {stopped}.")
         return stopped
 
-    def _judge(self, asked: Asked) -> Judged:
-        given = np.concatenate([asked.ask(x) for x, *_ in chunks(self.validation)])
+    def _judge(self, trained: TrainedModel) -> Judged:
+        given = np.concatenate([trained.probabilities(x) for x, *_ in chunks(self.validation)])
         likely = given[np.arange(len(given)), self.truth.astype(int)]
         return given.argmax(-1) == self.truth, np.log(np.maximum(likely, LEAST))
 

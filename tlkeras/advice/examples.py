@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tlkeras.advice.asking import Asked
 from tlkeras.advice.gradcam import gradcam
 from tlkeras.advice.predictions import CLASS, LABELS, NUMBER
+from tlkeras.advice.trained_model import TrainedModel
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,7 +36,7 @@ class Example:
         return self.said if self.probability is None else f"{self.said} ({self.probability:.2f})"
 
 
-class Kept:
+class ExampleKeeper:
     """Keeps the most wrong and the least certain examples of all that it has seen.
 
     Args:
@@ -71,28 +71,28 @@ class Kept:
 
 def shown(
     rows: list[tuple],
-    asked: Asked,
+    trained: TrainedModel,
     names: Sequence[str],
     files: Sequence[str],
     thresholds: Sequence[float] | None,
 ) -> tuple[Example, ...]:
-    """Return the rows of `Kept` as examples, with maps of where the model looked."""
+    """Return the rows of `ExampleKeeper` as examples, with maps of where the model looked."""
     if not rows:
         return ()
     explained = np.array([row[3].argmax() for row in rows])
-    if asked.two:  # a lower score speaks for the first class
+    if trained.two:  # a lower score speaks for the first class
         explained = 2.0 * explained[:, None] - 1
-    heats = gradcam(asked.model, np.stack([row[2] for row in rows]), explained)
+    heats = gradcam(trained.model, np.stack([row[2] for row in rows]), explained)
     limits, found = np.array(thresholds or 0.5), []
     sure: float | None
     for place, (_, number, image, given, truth) in enumerate(rows):
-        if asked.kind == CLASS:
+        if trained.kind == CLASS:
             said, sure = given.argmax(), float(given.max())
-        elif asked.kind == LABELS:
+        elif trained.kind == LABELS:
             said, sure = given >= limits, float(np.maximum(given, 1 - given).min())
         else:
             said, sure = given, None
-        true, answer = (_words(value, names, asked.kind) for value in (truth, said))
+        true, answer = (_words(value, names, trained.kind) for value in (truth, said))
         heat = None if heats is None else heats[place]
         file = str(files[number]) if len(files) else ""
         found.append(Example(image, true, answer, sure, file, heat))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tlkeras.advice.asking import Asked
+from tlkeras.advice.trained_model import TrainedModel
 from tlkeras.runs.folder import EXPORTED
 
 CLOSE = 1e-3  # largest difference allowed between the outputs
@@ -78,12 +78,12 @@ def export(
     target = _target(run, path, chosen)
     if target.exists() and target.name not in EXPORTED:
         raise ValueError(f"{target} exists already: choose another path, or remove it.")
-    with Asked(run) as asked, tempfile.TemporaryDirectory() as made:
+    with TrainedModel(run) as trained, tempfile.TemporaryDirectory() as made:
         where = Path(made) / chosen.file
-        spec = _spec(asked)
+        spec = _spec(trained)
         with _silence(verbose):
             try:
-                asked.model.export(
+                trained.model.export(
                     where, format=chosen.keras, input_signature=[spec], verbose=bool(verbose)
                 )
             except Exception as error:  # converters raise exceptions of all kinds
@@ -93,7 +93,7 @@ def export(
                 ) from error
             ask = _READERS[format](where)
         images = _images(spec.shape[1:])
-        given = np.asarray(asked.model.predict_on_batch(images))
+        given = np.asarray(trained.model.predict_on_batch(images))
         moved = float(np.abs(np.asarray(ask(images)) - given).max())
         if not moved <= CLOSE:
             raise ValueError(
@@ -122,13 +122,13 @@ def _require(packages: tuple[str, ...]) -> None:
         )
 
 
-def _spec(asked: Asked) -> keras.InputSpec:
+def _spec(trained: TrainedModel) -> keras.InputSpec:
     """Return the input's shape; sizes that the model leaves open are those of the run's images."""
-    shape = asked.model.input_shape
+    shape = trained.model.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(f"Expected a model of images; found one that takes {shape}.")
-    sides = asked.size or shape[1:3]
-    name = asked.model.inputs[0].name
+    sides = trained.size or shape[1:3]
+    name = trained.model.inputs[0].name
     return keras.InputSpec(shape=(None, *sides, shape[-1]), dtype="float32", name=name)
 
 
@@ -158,14 +158,14 @@ def _litert(path: Path) -> Callable[[np.ndarray], Any]:
     reader = Interpreter(model_path=str(path))
     given, [made] = reader.get_input_details()[0], reader.get_output_details()
 
-    def ask(images: np.ndarray) -> np.ndarray:
+    def probabilities(images: np.ndarray) -> np.ndarray:
         reader.resize_tensor_input(given["index"], images.shape)
         reader.allocate_tensors()
         reader.set_tensor(given["index"], images)
         reader.invoke()
         return reader.get_tensor(made["index"])
 
-    return ask
+    return probabilities
 
 
 def _saved_model(path: Path) -> Callable[[np.ndarray], Any]:

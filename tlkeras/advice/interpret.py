@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
-from tlkeras.advice.asking import Asked
-from tlkeras.advice.examples import Example, Kept, shown
+from tlkeras.advice.examples import Example, ExampleKeeper, shown
 from tlkeras.advice.predictions import CLASS, LABELS
 from tlkeras.advice.probing import chunks, class_numbers
 from tlkeras.advice.scores import Judged, judge
 from tlkeras.advice.scores import thresholds as best_thresholds
+from tlkeras.advice.trained_model import TrainedModel
 from tlkeras.display import judged
 from tlkeras.inputs import intake
 from tlkeras.runs.run import Run
@@ -158,31 +158,31 @@ def interpret(
     ('test', (10, 10), 2)
     """
     split, judged_on, chosen_on, files = _parts(data, validation_data)
-    with Asked(model) as asked:
-        names = _names(asked, classes or getattr(data, "classes", None))
-        kept = Kept(asked.kind, examples)
-        found = _outputs(asked, judged_on, kept)
-        other = None if chosen_on is None else _outputs(asked, chosen_on, None)
-        record = {"split": split, "count": len(found[1]), "names": names, "kind": asked.kind}
-        limits = thresholds or asked.record.get("thresholds")
-        if asked.kind == LABELS and limits is None and (other or split == "validation"):
+    with TrainedModel(model) as trained:
+        names = _names(trained, classes or getattr(data, "classes", None))
+        kept = ExampleKeeper(trained.kind, examples)
+        found = _outputs(trained, judged_on, kept)
+        other = None if chosen_on is None else _outputs(trained, chosen_on, None)
+        record = {"split": split, "count": len(found[1]), "names": names, "kind": trained.kind}
+        limits = thresholds or trained.record.get("thresholds")
+        if trained.kind == LABELS and limits is None and (other or split == "validation"):
             limits = best_thresholds(*(other or found))
-        record |= judge(found, asked.kind, names, other, limits)
-        record |= {"thresholds": limits} if asked.kind == LABELS else {}
+        record |= judge(found, trained.kind, names, other, limits)
+        record |= {"thresholds": limits} if trained.kind == LABELS else {}
         if other is not None:
-            record["validation"] = judge(other, asked.kind, names, None, limits)["scores"]
-        worst, uncertain = (shown(rows, asked, names, files, limits) for rows in kept.found)
+            record["validation"] = judge(other, trained.kind, names, None, limits)["scores"]
+        worst, uncertain = (shown(rows, trained, names, files, limits) for rows in kept.found)
     return Interpretation(record, worst, uncertain)
 
 
-def _names(asked: Asked, given: Sequence[str] | None) -> tuple[str, ...]:
+def _names(trained: TrainedModel, given: Sequence[str] | None) -> tuple[str, ...]:
     """Return the class names; raises ValueError unless they equal those of the run, in order."""
-    names = tuple(given or asked.classes)
-    known = asked.classes if asked.record else names
-    if len(names) != len(asked.classes) or names != known:
+    names = tuple(given or trained.classes)
+    known = trained.classes if trained.record else names
+    if len(names) != len(trained.classes) or names != known:
         raise ValueError(
-            f"Expected data with the {len(asked.classes)} classes of the model, in their order "
-            f"({', '.join(asked.classes[:10])}); found {', '.join(names[:10])}."
+            f"Expected data with the {len(trained.classes)} classes of the model, in their order "
+            f"({', '.join(trained.classes[:10])}); found {', '.join(names[:10])}."
         )
     return names
 
@@ -203,14 +203,14 @@ def _parts(data: Any, validation_data: Any) -> tuple[str, Any, Any, Sequence[str
     return split, judged_on, validation_data, files
 
 
-def _outputs(asked: Asked, data: Any, kept: Kept | None) -> Judged:
+def _outputs(trained: TrainedModel, data: Any, kept: ExampleKeeper | None) -> Judged:
     """Return the model's outputs for all of the data, and the true labels."""
     outputs, truths, count = [], [], 0
     for x, y, *_ in chunks(data):
-        given = asked.ask(x)
+        given = trained.probabilities(x)
         if not np.isfinite(given).all():
             raise ValueError("Expected numbers from the model; found NaN. Did training diverge?")
-        truth = _truth(np.asarray(y), given, asked.kind)
+        truth = _truth(np.asarray(y), given, trained.kind)
         if kept is not None:
             kept.look(x, given, truth, count)
         count += len(truth)

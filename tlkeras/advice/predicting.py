@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkeras.advice.asking import Asked
 from tlkeras.advice.predictions import Predictions
+from tlkeras.advice.trained_model import TrainedModel
 from tlkeras.runs.run import Run
 
 AHEAD = 2  # batches decoded in advance while the model works
@@ -61,7 +61,7 @@ def predict(
         return predictor.joined(parts, time.perf_counter() - start)
 
 
-class Predictor(Asked):
+class Predictor(TrainedModel):
     """A model that is ready to predict, batch by batch. Args: as for `predict`."""
 
     def __init__(self, run: Any, top: int = 3, tta: bool = False, batch_size: int = 64):
@@ -131,7 +131,7 @@ class Predictor(Asked):
         count, missing = len(pixels), self.batch_size - len(pixels)
         if of > self.batch_size and missing:
             pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
-        seen = [self.ask(view(pixels.astype("float32"))) for view in self.views]
+        seen = [self.probabilities(view(pixels.astype("float32"))) for view in self.views]
         return np.mean(seen, axis=0)[:count]
 
     def _checked(self, pixels: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from tlkeras.plans.plan import Stage
 
 
 @dataclass
-class Ready:
+class CachedStage:
     """Everything that is needed to train above the cut.
 
     Attributes:
@@ -51,7 +51,7 @@ def make_ready(
     epoch: int,
     tell: Callable[[int], None] | None = None,
     **how: Any,
-) -> Ready:
+) -> CachedStage:
     """Compute the outputs of the frozen blocks of the first of `stages`, where that is exact.
 
     Later stages in which fewer blocks are frozen use the same pass: their outputs are computed on
@@ -106,7 +106,7 @@ def make_ready(
         tested = Source(validation, features, batch_size=how["batch_size"])
     size = in_bytes(rows * chain[0].bytes_per_example)
     place = "on disk" if features.on_disk else "in memory"
-    return Ready(above, source, tested, f"after {chain[0].block}, {size} {place}")
+    return CachedStage(above, source, tested, f"after {chain[0].block}, {size} {place}")
 
 
 def _chain(

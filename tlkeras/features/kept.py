@@ -25,7 +25,7 @@ LIMIT = 4 * 2**30  # bytes of all files in a folder; also at most a tenth of the
 ENDING = ".features"
 
 
-class Kept:
+class FeatureFile:
     """The outputs of one frozen part that this process and others have kept.
 
     Args:

@@ -22,7 +22,7 @@ from tlkeras.blocks.find import Blocks
 from tlkeras.features import exactness, identity
 from tlkeras.features.exactness import NotExact
 from tlkeras.features.frozen_part import FrozenPart
-from tlkeras.features.kept import Kept
+from tlkeras.features.kept import FeatureFile
 from tlkeras.inputs.augment import augmented
 
 CHUNK = 64  # examples computed at a time
@@ -58,7 +58,7 @@ class Features:
         self._expected, self._room = rows, room
         self._array: np.ndarray | None = None
         self._file: Any = None
-        self.kept: Kept | None = None
+        self.kept: FeatureFile | None = None
 
     def go_on_from(self, part: FrozenPart, parent: "Features | None") -> None:
         """Use this part to compute outputs from now on, starting from those of `parent` if given.
@@ -166,7 +166,7 @@ class Features:
             kept.add(computed, self.read(np.array([self._rows[key] for key in computed])))
         return np.array([self._rows[key] for key in keys], "int64")
 
-    def _take(self, kept: Kept, keys: Sequence[bytes], new: list[int]) -> list[int]:
+    def _take(self, kept: FeatureFile, keys: Sequence[bytes], new: list[int]) -> list[int]:
         """Read outputs that an earlier process kept; return the examples left to compute."""
         left = list[int]()
         for start in range(0, len(new), TAKEN):
@@ -311,7 +311,7 @@ class FeatureCache:
             if not self.fits(part, rows):
                 store.to_disk()
             if self.folder is not None and part.call is None and not part.doubt:
-                store.kept = Kept(self.folder, part)
+                store.kept = FeatureFile(self.folder, part)
             self._stores[part.fingerprint] = store
         store = self._stores[part.fingerprint]
         store.go_on_from(part, parent)

@@ -14,7 +14,7 @@ from tlkeras.runs.loading import SavedRun, load_run
 from tlkeras.runs.run import Run
 
 
-class Asked:
+class TrainedModel:
     """Context manager around a model: changes to the model's layers are undone on exit.
 
     Args:
@@ -55,7 +55,7 @@ class Asked:
     def __exit__(self, *_: Any) -> None:
         self._exit.close()
 
-    def ask(self, x: Any) -> np.ndarray:
+    def probabilities(self, x: Any) -> np.ndarray:
         """Return the outputs for a batch, float32 (examples, classes)."""
         given = np.asarray(self.model.predict_on_batch(x), "float32")
         given = given.reshape(len(given), -1)
