@@ -80,6 +80,8 @@ def fit_auto(
 ) -> AutoRun:
     """Probe the model, train its head, and unfreeze more blocks as long as validation improves.
 
+    Experimental: compared with the fixed recipes on a few settings only (data/results/auto.csv).
+
     There are at most three steps:
 
     1. Train the head. It sits on the last block, unless the probe finds that an earlier block is
