@@ -4,9 +4,9 @@
 # **The question.** A network has learned something. Which part of it can you use for your own
 # task, when should you use nothing, and how do you use it?
 #
-# **The promise.** In a minute on two cores you find out at which depth a network knows about your
-# task, meet a network that makes things *worse* and find out why, and write feature extraction and
-# fine-tuning in plain Keras, side by side.
+# **The promise.** In about a minute on two cores you find out at which depth a network knows about
+# your task, meet a network that makes things *worse* and find out why, and write feature extraction
+# and fine-tuning in plain Keras, side by side.
 
 # %%
 import tlkeras as tlk
@@ -364,10 +364,10 @@ for target in ("lesions", "clothes"):
 tlk.table(rows, "balanced accuracy (%)", note=found.note)
 
 # %% [markdown]
-# With so few labels, fine-tuning gains nothing: a tie on lesions and some three points *less* on
-# clothes, for two hundred times as many passes through the network. (The frozen features come from
-# the best block, while fine-tuning starts from the last; chapter 3 compares like for like.) So
-# begin with feature extraction. When to train deeper is the question of chapter 7.
+# With so few labels, fine-tuning gains nothing: a tie on lesions and three to four points *less* on
+# clothes, for a hundred to three hundred times as many passes through the network. (The frozen
+# features come from the best block, while fine-tuning starts from the last; chapter 3 compares like
+# for like.) So begin with feature extraction. When to train deeper is the question of chapter 7.
 #
 # ## Ask before you train
 #
