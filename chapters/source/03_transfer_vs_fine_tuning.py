@@ -22,7 +22,7 @@ setting = tlk.setting("03")
 # A cook from Naples opens a sushi bar: knife skills and taste carry over, the recipes are new.
 # Another keeps making pizza, but in an oven that runs hotter: the recipes stay, the hands adapt.
 # The first is **transfer**: what was learned is taken to a new, related problem. The second is
-# **fine-tuning** as this section uses the word: polishing what is there for the same problem, or
+# **fine-tuning** as this chapter uses the word: polishing what is there for the same problem, or
 # one very close to it.
 #
 # Both start from a complete network, including its **[head](glossary.md#head)** (the last layer,
@@ -269,11 +269,11 @@ tlk.table(rows, ["trained on", "starting with", "what was trained", "change on c
 #
 # Elsewhere you will read that a *transferred* network is fine-tuned: first a new head, then
 # unfreeze and continue at a small rate. In everyday speech, **fine-tuning** is that technique,
-# whatever it is used for, and chapter 6 uses the word in this sense. This section uses it for a
+# whatever it is used for, and chapter 6 uses the word in this sense. This chapter uses it for a
 # *purpose*. Purpose and technique are two separate questions, and all four combinations exist: the
 # table above has each of them.
 #
-# Here is the section's distinction, with the numbers measured for it.
+# Here is the chapter's distinction, with the numbers measured for it.
 
 
 # %% tags=["plumbing", "nbval-check-output"]
@@ -368,7 +368,7 @@ tlk.table(rows, ["allowed answers", "accuracy on shoes (%)"], digits=0)
 # %% [markdown] tags=["question"]
 # ### Exercise 3: which of the two?
 #
-# For each case, is it transfer or fine-tuning, as this section uses the words, and what happens to
+# For each case, is it transfer or fine-tuning, as this chapter uses the words, and what happens to
 # the head? (a) A network finds fractures in X-rays of adults, and should now find them in
 # children. (b) The same network should tell the age of the patient. (c) A network names birds by
 # their song, and should name the birds of one garden.
@@ -393,7 +393,7 @@ tlk.table(cases, ["case", "do the old answers fit?", "what to do"])
 # ## What to remember
 #
 # - **Transfer** takes knowledge to a new, related problem and needs a new head. **Fine-tuning**,
-#   as section 1.3 uses the word, improves a network on its own problem and keeps its head. Ask
+#   as this chapter uses the word, improves a network on its own problem and keeps its head. Ask
 #   first: *do the old answers still fit?*
 # - What is frozen is not forgotten. Training on one type of image makes a network worse on others,
 #   so measure the old task, too, before and after.
