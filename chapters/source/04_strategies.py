@@ -6,7 +6,7 @@
 #
 # **The promise.** In about a minute on two cores you train a new head on a few labels, move a
 # network to a camera for which nobody has labels, and use images without class labels, each time
-# next to a control. *(Section 1.4; no internet needed.)*
+# next to a control. *(Section 1.4 of the course; no internet needed.)*
 
 # %% [markdown]
 # ## Two questions decide
@@ -123,7 +123,7 @@ def without_labels(task, count):
 seen, lesion, _ = without_labels(source, 800)
 phone, phone_lesion, patient = without_labels(target, 500)
 
-# %% alt="Two rows of six synthetic skin lesions. Through a dermatoscope: dark corners, even light, sharp. By phone: no dark corners, warmer and uneven light, blurred, skin of many tones."
+# %% alt="Two rows of six synthetic skin lesions. Through a dermatoscope: even light, mostly sharp, some with dark corners. By phone: no dark corners, warmer and uneven light, blurred, skin of many tones."
 tlk.plots.strips({"dermatoscope": seen[::20], "phone": phone[::20]},
                  title="Synthetic lesions: one task, two domains")  # fmt: skip
 
@@ -359,8 +359,8 @@ tlk.plots.curves(lines, x="phone patients, unlabelled", log=True,
 # %% [markdown]
 # With ten phone patients, the dermatoscope's archive is worth 4 points more than the phone's own
 # images, in every draw. With thirty or a hundred, it ties. From three hundred on, the phone's own
-# images are 6 points better, and adding the dermatoscope's does harm. Transfer is for those who
-# have little data of their own.
+# images are 6 to 7 points better, and adding the dermatoscope's costs 2 to 3. Transfer is for those
+# who have little data of their own.
 #
 # ## Try it yourself
 
