@@ -4,9 +4,9 @@
 # **The question.** A network is a stack of layers, and transfer learning keeps some of them and
 # throws others away. What does each one know, and which are useful for *your* task?
 #
-# **The promise.** In a minute on two cores you extract the output of any layer in plain Keras,
-# look at it, and measure with a linear probe which block to build on. *(Section 1.5 of the course;
-# no internet needed.)*
+# **The promise.** In less than a minute on two cores you extract the output of any layer in plain
+# Keras, look at it, and measure with a linear probe which block to build on. *(Section 1.5 of the
+# course; no internet needed.)*
 
 # %% [markdown]
 # ## A feature factory
@@ -18,9 +18,9 @@
 #
 # Bottom, middle and top together are the **[backbone](glossary.md#backbone)**, the pretrained
 # feature extractor. The **[head](glossary.md#head)** is the part for one specific task, and is
-# replaced for each task: one for dog breeds, one for plant diseases, one for handwritten numbers.
-# `tlk.find_blocks` finds these parts in a network. Ours has learned 1,000 kinds of things from
-# 1.28 million ImageNet photographs.
+# replaced for each task: one for dog breeds, one for plant diseases, one for handwritten digits.
+# `tlk.find_blocks` finds these parts in a network. Ours has learned 1,000 kinds of things from 1.28
+# million ImageNet photographs.
 
 # %%
 import tlkeras as tlk
@@ -68,7 +68,7 @@ seen = watch.predict(scale(photographs), verbose=0)  # a list, one array per blo
 print({block.name: array.shape[1:] for block, array in zip(blocks, seen, strict=True)})
 
 
-# %% tags=["plumbing"] alt="A photograph of a Chinese palace, and below it six maps of each of five blocks. Stem and block2 are grey images of the palace, its edges and light parts; block3 and block4-5 show it coarser and coarser; the maps of block6-7 are black with a few bright squares, each in another part of the map."
+# %% tags=["plumbing"] alt="A photograph of a Chinese palace, and below it six maps of each of five blocks. Stem and block2 are grey images of the palace, its edges and light parts; block3 and block4-5 show it coarser and coarser; the maps of block6-7 are black with one or two bright patches."
 def as_image(array):
     """Return the values scaled to 0..255."""
     return 255 * (array - array.min()) / (np.ptp(array) + 1e-9)
@@ -135,7 +135,7 @@ tlk.table([[name, int(np.sum(c < 0.3)), int(np.sum(c > 0.93)), int(np.isnan(c).s
 # Higher up, look at what excites a map: the places, in both photographs, where its values are
 # largest.
 
-# %% tags=["plumbing"] alt="Five rows of six pieces of the two photographs, larger from row to row, where one map of each block responds most. Stem: rims of petals and stripes of roof tiles. block2: fine leaves. block3: eaves and railings. block4-5: leaves and petals. block6-7: the roof of the palace, again and again."
+# %% tags=["plumbing"] alt="Five rows of six pieces of the two photographs, larger from row to row, where one map of each block responds most. Stem: rims of petals and stripes of roof tiles. block2: mostly fine leaves. block3: eaves and railings. block4-5: the palace, leaves and petals. block6-7: mostly the roof of the palace, again and again."
 rng, rows = np.random.default_rng(SEED), {}
 for block, array, side in zip(blocks, seen, (24, 48, 96, 160, 224), strict=True):
     most = array.max(axis=(0, 1, 2))
