@@ -3,11 +3,10 @@
 #
 # **The question.** Which layers do I unfreeze, and at which learning rate?
 #
-# **The promise.** In about a minute on two cores you probe a network before you train it, and can
-# tell when the probe's advice is a tie. You follow three well-known recipes word for word, see
-# what they reach on 200 photographs, and learn the one number to change for data as small as
-# yours. And you let a sweep suggest a learning rate. *(Section 1.7 of the course; no internet
-# needed.)*
+# **The promise.** In less than a minute on two cores you probe a network before you train it, and
+# can tell when the probe's advice is a tie. You follow three well-known recipes word for word, see
+# what they reach on 200 photographs, and learn the one number to change for data as small as yours.
+# And you let a sweep suggest a learning rate. *(Section 1.7 of the course; no internet needed.)*
 
 # %%
 import tlkeras as tlk
@@ -289,7 +288,7 @@ tlk.table(rows, ["learning rate", "backbone moved (% of its size)"], digits=2)
 # and higher rates, suggests the one at which the loss falls fastest, and restores the weights
 # ([Smith 2017](https://arxiv.org/abs/1506.01186)).
 
-# %% alt="Line plot of the smoothed loss against the learning rate on a log axis: it falls from about 6 at 0.00001 to below 2 near 0.01, and shoots up beyond 0.1; a dashed line near 0.001 marks the suggestion."
+# %% alt="Line plot of the smoothed loss against the learning rate on a log axis: it falls from about 6 at 0.00001 to below 2 near 0.01, and shoots up beyond 0.1; a dashed line at 0.0006 marks the suggestion."
 keras.utils.set_random_seed(SEED)
 model = tlk.add_head(backbone, len(task.classes))
 head = tlk.policies.head_only()
@@ -297,13 +296,13 @@ found = tlk.find_learning_rate(model, train, policy=head, lowest=1e-5, steps=60,
 found.plot()
 
 # %% [markdown]
-# For a new head on these photographs it suggests about 1e-3 (three draws: 6e-4 to 1.3e-3), which
-# is what recipe A uses. The loss is lowest at a rate ten times higher, and past 0.1 it explodes.
-# For a head, nearly any rate between the suggestion and the lowest point will do. For pretrained
-# blocks it would not: at 1e-2 the small network above was ruined. No one rate suits both, so
-# **different parts learn at different rates**: the head, which starts from nothing, fast; the
-# blocks, which know something, with care. Recipe A does this one after the other, recipe B at the
-# same time.
+# For a new head on these photographs it suggests about 1e-3 (three draws: 6e-4 to 1.3e-3), which is
+# what recipe A uses. The loss is lowest at a rate ten to twenty times higher, and past 0.1 it
+# explodes. For a head, nearly any rate between the suggestion and the lowest point will do. For
+# pretrained blocks it would not: at 1e-2 the small network above was ruined. No one rate suits
+# both, so **different parts learn at different rates**: the head, which starts from nothing, fast;
+# the blocks, which know something, with care. Recipe A does this one after the other, recipe B at
+# the same time.
 
 # %% [markdown]
 # ## Try it yourself
