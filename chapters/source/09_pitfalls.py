@@ -66,7 +66,7 @@ def about(value, low, high):
 # First train the [head](glossary.md#head), then the last [block](glossary.md#block) with it, for
 # many epochs. That is 2.7 million parameters learning from a hundred images.
 
-# %% alt="Two panels. Training loss falls to zero; validation loss is lowest in epoch 4, rises to almost 2 in epoch 11 and ends at 1.3. Training accuracy reaches 1, validation accuracy stays at about 0.7."
+# %% alt="Two panels. Training loss falls to zero; validation loss is lowest in epoch 4, rises to about 1.8 in epoch 10 and ends at 1.5. Training accuracy reaches 1, validation accuracy stays at about 0.7."
 by_heart = fit(tlk.Stage("tune", last, learning_rate=2e-4, epochs=8))
 by_heart.plot()
 
@@ -111,7 +111,7 @@ tlk.table([["with the last block it rises higher by", gap]], ["validation loss",
 # Now train the same last block at 1e-2, a [learning rate](glossary.md#learning-rate) that suits a
 # head, for one epoch in batches of two.
 
-# %% alt="Two panels. In the one epoch of the second stage the loss jumps from below 1.5 to 25 in validation and 36 in training, and accuracy falls from 0.7 to 0.1."
+# %% alt="Two panels. In the one epoch of the second stage the loss jumps from below 1.5 to about 37 in training and validation, and accuracy falls from 0.7 to 0.1."
 tune = tlk.Stage("tune", last, learning_rate=1e-2, epochs=1, batch_size=2)  # 50 steps
 hot = fit(tune)
 hot.plot()
