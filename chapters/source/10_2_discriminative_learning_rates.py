@@ -5,11 +5,10 @@
 # they learn at different rates, and what does that bring: a better score, an easier choice of rate,
 # or a network that forgets less?
 #
-# **The promise.** In about a minute on two cores you give each block its own learning rate, first
-# in plain Keras (and see why the obvious way has no effect with Adam), then with one call to
+# **The promise.** In about half a minute on two cores you give each block its own learning rate,
+# first in plain Keras (and see why the obvious way has no effect with Adam), then with one call to
 # `tlkeras`. You measure how far each block moved, and learn what the technique is good for and what
-# it is not.
-# *(Section 1.10 of the course; no internet needed.)*
+# it is not. *(Section 1.10 of the course; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
