@@ -4,10 +4,10 @@
 # **The question.** Training sometimes blows up when a pretrained network is unfrozen. What prevents
 # that: a schedule with warm-up and decay, a learning rate for each block, or both?
 #
-# **The promise.** In about a minute on two cores you write a learning rate that rises and falls in
-# plain Keras, and give every block its own. You learn to recognise a run that blew up even though
-# its loss is not `nan`. You learn which half of a schedule prevents this, and when a schedule costs
-# accuracy. *(Section 1.10 of the course; no internet needed.)*
+# **The promise.** In less than a minute on two cores you write a learning rate that rises and falls
+# in plain Keras, and give every block its own. You learn to recognise a run that blew up even
+# though its loss is not `nan`. You learn which half of a schedule prevents this, and when a
+# schedule costs accuracy. *(Section 1.10 of the course; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
