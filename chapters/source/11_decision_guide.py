@@ -61,8 +61,8 @@ print(strategy(images=8_000, shift="high", compute="medium", labelled=8_000))
 # ## The same with tlkeras
 #
 # `tlk.recommend` holds the same rules as data. It returns a strategy, a plan, the reason, and what
-# to watch for. We try it with five labels of each of ten handwritten digits and a network that was
-# trained on printed letters:
+# to watch for. We try it with five labelled images of each of the ten handwritten digits and a
+# network that was trained on printed letters:
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -89,9 +89,9 @@ advice
 # A probe needs a few labels. Without any, `tlk.measure_shift` tells whether the network sees a
 # difference between your images and those it knows, by their [energy
 # distance](https://doi.org/10.1016/j.jspi.2013.03.018). It does not tell whether the features serve
-# (exercise 3), and even at a distance of 2 % a network lost 14 and 22 points on another domain
-# ([chapter 8.4](08_04_domain_adaptive.ipynb)), so `tlk.recommend` accepts it only if it finds no
-# difference.
+# (exercise 3), and even at a distance of 2 % the networks of [chapter
+# 8.4](08_04_domain_adaptive.ipynb) lost 14 and 22 points on another domain, so `tlk.recommend`
+# accepts it only if it finds no difference.
 #
 # In JupyterLab the next cell shows four controls, and the answer changes as you move them. (They
 # need ipywidgets, which `make lab` installs.) Elsewhere it shows the table of all rules, in
@@ -227,9 +227,9 @@ tlk.table(rows, ["digits behind blinds", "ahead by (points)"], note=adapted.note
 
 # %% [markdown]
 # The row keeps its promise, with a tenth of the parameters: far away, LoRA is 17 points ahead of
-# the head and ties with training every block ("full"). Near the source all four are within two
-# points of one another: LoRA ties with the head (1.1 ± 1.0 s.e. ahead), at more than 20 times its
-# seconds, and with every block (1.1 ± 0.6 s.e. behind). And *little compute* has to be read as
+# the head and ties with training every block ("full"). Near the source all four are within about
+# two points of one another: LoRA ties with the head (1.1 ± 1.0 s.e. ahead), at more than 20 times
+# its seconds, and with every block (1.1 ± 0.6 s.e. behind). And *little compute* has to be read as
 # little memory: LoRA takes about as long as training every block.
 #
 # ## Hardly any labels: pretrain on your own images
