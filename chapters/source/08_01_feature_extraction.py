@@ -231,11 +231,12 @@ for where, found in classifiers.items():
 tlk.table(lead, "points ahead of the linear probe, draw by draw")
 
 # %% [markdown]
-# The linear probe is never behind; the half point on digits is a tie. With five labels its lead is
-# one to three points, about its spread or less, so those are ties too. For lesions with thirty
-# labels, nearest neighbours is twelve points behind. A likely reason: it gives all 1,280 features
-# equal weight, while a linear classifier learns to ignore the uninformative ones. The small network
-# is four points behind after 300 steps at the highest rate tried, so it may not have converged.
+# The linear probe is never clearly behind: the half point on digits is a tie. With five labels its
+# lead is one to three points, about its spread or less, so those are ties too. For lesions with
+# thirty labels, nearest neighbours is twelve points behind. A likely reason: it gives all 1,280
+# features equal weight, while a linear classifier learns to ignore the uninformative ones. The
+# small network is four points behind after 300 steps at the highest rate tried, so it may not have
+# converged.
 #
 # ## Augmentation and cached features
 #
@@ -367,7 +368,7 @@ print(f"shape {features_of(reports).shape}; {right:.0f} % with an untrained netw
 # ```
 #
 # Which features are best? The table shows five draws, with `C` and scaling chosen on validation for
-# each kind of features. *random* means 64 random numbers per word.
+# each set of features. *random* means 64 random numbers per word.
 
 # %% tags=["plumbing", "nbval-check-output"]
 texts = stored.where(part="text").scores("network", "labels_per_class", scale=100)
