@@ -36,7 +36,7 @@ tlk.accelerate(quiet=True)
 # medical validity, but as imbalanced as in a clinic. We take a random 300 of them and keep the
 # imbalance.
 
-# %% alt="Two rows of small synthetic images of skin spots, each with the name of its class; most are called nv."
+# %% alt="Two rows of seven small synthetic images of skin spots, two of each of the seven classes, with the name of the class above."
 task = tlk.load_task(setting.task, image_size=setting.image_size)
 images, labels = task.arrays("train")
 chosen = np.random.default_rng(SEED).permutation(len(labels))[:300]
