@@ -4,8 +4,8 @@
 # **The question.** A pretrained network ends in answers that you do not need. What should replace
 # them: one plain layer, a larger network, or something that looks at *where* things are?
 #
-# **The promise.** In about a minute on two cores you remove the thousand ImageNet answers from a
-# network and add your own. You cut the network at a better depth and try a recurrent head and a
+# **The promise.** In about half a minute on two cores you remove the thousand ImageNet answers from
+# a network and add your own. You cut the network at a better depth and try a recurrent head and a
 # transformer head there. You learn which head paid off here, and why. *(Section 1.8 of the course,
 # number 3; no internet needed.)*
 
@@ -342,8 +342,8 @@ print(f"{at_the_top.count_params() - whole.count_params():,} parameters")
 #
 # - Swapping a head takes one line: all layers but the last, plus a new one. The backbone keeps its
 #   weights, and frozen layers stay frozen.
-# - A head that sees positions can pay (six points for a convolution); a larger one on pooled
-#   features gained a point at most.
+# - A head that sees positions can pay (six and a half points for a convolution); a larger one on
+#   pooled features gained about a point at most.
 # - Compare heads with equal steps, each at its own learning rate, on inputs of the same scale; that
 #   scaling alone was worth fourteen points.
 #
