@@ -190,12 +190,12 @@ tlk.plots.bars(groups, x="% of the images", title=title, digits=0)
 
 # %% [markdown]
 # **At the same rate, the later the blocks are opened, the less is forgotten.** With one rate for
-# all, 3 of 100 letters are kept at once, 13 with the head first and 23 gradually. That is how the
-# advice is usually shown. But the digits go the other way: 90 of 100 are recognised with the head
-# first and 85 gradually, fewer in each of the five draws (at once 88 ± 4, within its spread of
-# both). A block that learns for fewer steps, or at a lower rate, changes less, keeps more, and
-# learns less. So compare runs that are equally good on the *digits*: for every order, one of the
-# four rates at which 85 to 88 of 100 are recognised.
+# all blocks, 3 of 100 letters are kept if they are all opened at once, 13 if the head goes first,
+# and 23 if they are opened gradually. That is how the advice is usually shown. But the digits go
+# the other way: 90 of 100 are recognised with the head first and 85 gradually, fewer in each of the
+# five draws (at once 88 ± 4, within its spread of both). A block that learns for fewer steps, or at
+# a lower rate, changes less, keeps more, and learns less. So compare runs that are equally good on
+# the *digits*: for every order, one of the four rates at which 85 to 88 of 100 are recognised.
 
 # %% tags=["nbval-check-output"]
 alike = [("at once", "one rate", 3e-4), ("gradual", "one rate", 1e-3)]
