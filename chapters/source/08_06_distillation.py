@@ -281,10 +281,10 @@ for method, temperature in settings:
 tlk.table(rows, ["the student is trained on", "T", "right, %"])
 
 # %% [markdown]
-# *T* = 4 ties with *T* = 1. At 16 the student loses two points, and something in each draw: its
-# targets are nearly the same for every class. (The learning rate was chosen at *T* = 1.) So start
-# with 1, and at most try 2 to 4 on validation. Mixing in labels with `student_loss_weight` was not
-# measured. Used separately, labels and soft answers on the same 300 images tie.
+# *T* = 4 ties with *T* = 1. At 16 the student loses two points on average, and some in every draw:
+# its targets are nearly the same for every class. (The learning rate was chosen at *T* = 1.) So
+# start with 1, and at most try 2 to 4 on validation. Mixing in labels with `student_loss_weight`
+# was not measured. Used separately, labels and soft answers on the same 300 images tie.
 #
 # ## Where it fails
 
