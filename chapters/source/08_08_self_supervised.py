@@ -202,9 +202,9 @@ tlk.table([["KerasCV's loss, divided by ours", theirs / ours]], ["", "times"], d
 # %% [markdown]
 # Views are our guess about what does not matter. A clinic knows better: it has **several images of
 # one lesion**, in different light, nearer or farther. Whoever filed them knows that they show the
-# same lesion, but not which class it is.
+# same lesion, but not which class it is. (A lesion with only one image is its own partner.)
 
-# %% alt="Two rows of six small synthetic lesions; below each another image of the same lesion: turned, nearer or farther, in other light."
+# %% alt="Two rows of six small synthetic lesions; below four of them another image of the same lesion: turned, nearer or farther, in other light. The second and the third lesion have only one image, which is shown twice."
 lesion = np.arange(len(unlabelled))
 if "lesion" in whole.features:  # downloads do not say which images show one lesion
     lesion = whole.arrays("train", "lesion")[0]
@@ -271,8 +271,8 @@ tlk.table(list(found.items()), ["one draw, ten labels per class; two epochs", "v
 # shuffled, so that partners show different lesions.
 #
 # *From scratch* trains the whole network on augmented views of the labelled images alone. **It is
-# not a matched control**: it had 200 steps, four seconds, while the others had about five times as
-# long. With as much time it may well be better, so take its row as a lower bound.
+# not a matched control**: it had 200 steps, four seconds, while the others had five to seven times
+# as long. With as much time it may well be better, so take its row as a lower bound.
 
 # %% tags=["plumbing"] alt="Five lines over 5, 10 and 30 labels per class. ImageNet: 39, 47, 63 percent; lesion pairs 35, 41, 50; views 27, 30, 42; from scratch 27, 28, 37; untrained 25, 26, 34."
 stored = tlk.results("selfsupervised", part=["probe", "scratch", "control"])
@@ -426,7 +426,7 @@ tlk.table(rows, ["partners", "have one, %", "of the same class, %"], digits=0)
 # Partners by lesion are always of one class, but three images of ten have none. By patient more
 # images have a partner, and a quarter of the partners are of different classes, which teaches the
 # network to ignore the differences between those classes. Which is better was not measured; random
-# pairs show where it ends.
+# pairs show the extreme case.
 
 # %% [markdown]
 # ## What to remember
