@@ -4,10 +4,10 @@
 # **The question.** A network that was trained on captions can be asked for things by name. How many
 # labels is a name worth, and when is it worth nothing?
 #
-# **The promise.** In about a minute on two cores you let CLIP classify images in ten lines of your
-# own, combine its words with a few labels, and *learn* a prompt, for text and for images, while the
-# network stays unchanged. *(Section 1.8 of the course, number 9, and the cheat sheet's row on
-# prompts; no internet needed.)*
+# **The promise.** In about half a minute on two cores you let CLIP classify images in ten lines of
+# your own, combine its words with a few labels, and *learn* a prompt, for text and for images,
+# while the network stays unchanged. *(Section 1.8 of the course, number 9, and the cheat sheet's
+# row on prompts; no internet needed.)*
 
 # %%
 import tlkeras as tlk  # first: it keeps TensorFlow quiet
@@ -40,7 +40,7 @@ tlk.accelerate(quiet=True)
 # and shape were in none of its images and captions: no purple cross, no green crescent. We test on
 # these eight.
 
-# %% alt="Eight small drawn scenes, each with one coloured shape on a blurred grey ground: pairs that were never in training, here red rings, green crescents, an orange circle, a black triangle and blue squares."
+# %% alt="Eight small drawn scenes, each with one coloured shape on a blurred grey ground: pairs that were never in training, here a red ring, green crescents, an orange circle, a black triangle and blue squares."
 task = tlk.load_task("scenes", image_size=setting.image_size)
 held, shape, colour = task.arrays("held_out", "image", "label", "colour")
 images, truth = held[400:], 8 * shape[400:] + colour[400:]  # a number for each of 64 pairs
@@ -51,7 +51,7 @@ tlk.plots.strips({"": images}, columns=8, title=title)
 # ## By hand: zero-shot in ten lines
 #
 # `clip` is KerasHub's `CLIPBackbone`. Its **preprocessor** gives images the size and scale that the
-# image tower expects, and turns prompts into token numbers.
+# image tower expects, and turns prompts into token IDs.
 
 # %% tags=["plumbing"]
 from tlkeras.utils import paths
