@@ -243,9 +243,9 @@ bert = keras_hub.models.BertBackbone(
 )
 
 # %% [markdown]
-# A pretrained BERT knows words only by *its own* token numbers. Use the tokenizer of the same
-# preset (`BertTokenizer.from_preset`), not a vocabulary of your own, as we do for the tiny one.
-# (BioBERT itself was not run here. KerasHub reads Hugging Face's files as `model.safetensors`; if a
+# A pretrained BERT knows words only by *its own* token IDs. Use the tokenizer of the same preset
+# (`BertTokenizer.from_preset`), not a vocabulary of your own, as we do for the tiny one. (BioBERT
+# itself was not run here. KerasHub reads Hugging Face's files as `model.safetensors`; if a
 # repository has none, convert it once with `transformers`.)
 
 # %%
@@ -426,9 +426,9 @@ rows = [[w, score((1 - w) * says_image + w * says_report)] for w in (0.0, 0.25, 
 tlk.table(rows, ["weight of the report", "one draw, %"], digits=2)
 
 # %% [markdown] tags=["answer"]
-# The middle is best or close to it. Weighting the report by a quarter costs little, and by three
-# quarters a lot, because it is the weaker of the two. Choose the weight on validation cases that
-# have both; if you have few of them, the middle is the safe choice.
+# The middle is best or close to it. A weight of a quarter for the report does about as well; three
+# quarters costs a lot, because the report is the weaker of the two. Choose the weight on validation
+# cases that have both; if you have few of them, the middle is the safe choice.
 
 # %% [markdown] tags=["question"]
 # ### Exercise 2: the leak
