@@ -105,7 +105,7 @@ def draw_devices(axis) -> None:
                       textcoords="offset points")  # fmt: skip
     axis.set_xticks([x for x, _ in points], [f"{x:g}" for x, _ in points])
     axis.set(title="Virtual devices on the same cores", xlabel="CPU devices, MirroredStrategy")
-    axis.set(ylabel="seconds an epoch, all blocks")
+    axis.set(ylabel="seconds per epoch, all blocks")
     axis.margins(y=0.12)
 
 
@@ -119,7 +119,7 @@ def picture() -> None:
         draw_costs(b, costs)
         draw_memory(c)
         draw_lines(d, "images", "A head on a frozen network", "images", "seconds, two epochs")
-        draw_lines(e, "blocks", "Blocks that learn", "blocks besides the head", "seconds an epoch")
+        draw_lines(e, "blocks", "Blocks that learn", "blocks besides the head", "seconds per epoch")
         e.xaxis.get_major_locator().set_params(integer=True)
         draw_devices(f)
         figure.savefig(FOLDER / "benchmarks.png")

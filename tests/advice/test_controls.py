@@ -23,7 +23,7 @@ def test_the_guide_answers_whatever_is_changed(capsys):
     controls["shift"].value = "high"
     assert "adapters" in capsys.readouterr().out
     controls["compute"].value = "medium"
-    assert "one block more a stage" in capsys.readouterr().out
+    assert "one more block per stage" in capsys.readouterr().out
     controls["images"].value = 50_000
     assert "two to four blocks" in capsys.readouterr().out
     controls["labelled, %"].value = 5

@@ -14,7 +14,7 @@ from tlkeras.plans.plan import Plan
     ("images", "shift", "compute", "strategy"),
     [  # the document's table, section 1.11, line by line
         ("small", "low", "low", "the head alone"),
-        ("small", "high", "medium", "one block more a stage"),
+        ("small", "high", "medium", "one more block per stage"),
         ("medium", "low", "medium", "two to four blocks"),
         ("medium", "high", "medium", "two to four blocks"),
         ("large", "low", "high", "every block"),

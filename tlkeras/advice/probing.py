@@ -89,7 +89,7 @@ class Probe:
                          f"under {first} {once}"))  # fmt: skip
         rows.append((f"train {names[-1]}, too", "not known", _time(self.epoch_seconds(last=True))))
         rows.append(("train all blocks", "not known", _time(self.epoch_seconds())))
-        return Table(rows, ("choice", "accuracy to expect", "seconds an epoch, here"))
+        return Table(rows, ("choice", "accuracy to expect", "seconds per epoch, here"))
 
     def epoch_seconds(self, last: bool = False) -> float:
         """Estimate the seconds per epoch, on this machine, if all blocks or only the last learn.

@@ -52,7 +52,7 @@ RULES = (
         plan=lambda scale: recipes.head_only(epochs=30, head_lr=1e-3 * scale, patience=5),
         meant_for=10_000,
         before="",
-        why="the network's features fit already, and a head has too few numbers to overfit",
+        why="the network's features fit already, and a head has too few parameters to overfit",
         watch="training accuracy that stops well below what you need: the features do not fit",
         source="section 1.11, line 1",
     ),
@@ -66,7 +66,7 @@ RULES = (
         source="section 1.7, rule 1 and recipe A",
     ),
     Rule(
-        *("small", "high", "medium", "one block more a stage, at a small rate"),
+        *("small", "high", "medium", "one more block per stage, at a small rate"),
         plan=lambda scale: recipes.progressive(15, 10, 1e-3 * scale, 1e-5 * scale, patience=3),
         meant_for=10_000,
         before="",

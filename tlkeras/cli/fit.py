@@ -118,12 +118,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
     """Load the task, train, write the results, and return what --json prints."""
-    import keras
-
     from tlkeras.cli import fit_options
     from tlkeras.runs.folder import check_folder
-    from tlkeras.tasks import targets
-    from tlkeras.utils import paths
 
     out = options.out or Path("runs") / Path(options.task).resolve().name
     _check_place(check_folder(out, options.force), Path(options.task))
@@ -133,33 +129,7 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         print(f"the earlier run in {out} will be replaced; use --out to keep it", file=talk)
     if options.recipe == AUTO:
         fit_options.check_auto(options, task.kind)
-    weights = targets.class_weights(task) if options.class_weight else None
-    keras.utils.set_random_seed(options.seed)  # for the head's initial weights
-    backbone = tlk.load_backbone(network, image_size=task.image_size)
-    model = tlk.add_head(backbone, len(task.classes))
-    feed = targets.FitInputs(task, rows=options.augment == "strong")
-    start = time.perf_counter()
-    given: dict[str, Any] = {
-        "class_weight": weights, "seed": options.seed, "verbose": not options.quiet,
-        "cache": tlk.FeatureCache(folder=paths.kept_dir()),
-    }  # fmt: skip
-    run: tlk.Run
-    if options.recipe == AUTO:
-        print(f"\n{tlk.find_blocks(model)!r}\n", file=talk, flush=True)
-        minutes = options.time_budget
-        limit = {"budget": 60 * minutes} if minutes else {}
-        auto = tlk.fit_auto(model, feed.train, feed.validation, **limit, **given)
-        run, model, ended = auto, auto.model, auto.ended
-    else:
-        run, ended = _staged(options, model, task, feed, given, talk)
-    if run.stopped.startswith("interrupted") and not any(s.best_epoch for s in run.stages):
-        raise KeyboardInterrupt(" before an epoch had ended: nothing was written")
-    if options.lora:
-        fit_options.merge_adapters(run)
-    seconds = time.perf_counter() - start
-    if run.worse:
-        print(run.worse, file=talk)
-    feed.finish(model)
+    run, ended, seconds = _trained(options, task, network, talk)
     found = _interpretation(run, task)
     result = {
         "task": task.name,
@@ -187,6 +157,45 @@ def _train(options: argparse.Namespace, talk: TextIO) -> dict[str, Any]:
         command=options.command,
     )  # fmt: skip
     return result
+
+
+def _trained(
+    options: argparse.Namespace, task: "Task", network: str, talk: TextIO
+) -> "tuple[tlk.Run, str, float]":
+    """Train; return the Run, why the time budget ended it (or ""), and the seconds it took."""
+    import keras
+
+    from tlkeras.cli import fit_options
+    from tlkeras.tasks import targets
+    from tlkeras.utils import paths
+
+    weights = targets.class_weights(task) if options.class_weight else None
+    keras.utils.set_random_seed(options.seed)  # for the head's initial weights
+    model = tlk.add_head(tlk.load_backbone(network, task.image_size), len(task.classes))
+    feed = targets.FitInputs(task, rows=options.augment == "strong")
+    start = time.perf_counter()
+    given: dict[str, Any] = {
+        "class_weight": weights, "seed": options.seed, "verbose": not options.quiet,
+        "cache": tlk.FeatureCache(folder=paths.kept_dir()),
+    }  # fmt: skip
+    run: tlk.Run
+    if options.recipe == AUTO:
+        print(f"\n{tlk.find_blocks(model)!r}\n", file=talk, flush=True)
+        minutes = options.time_budget
+        limit = {"budget": 60 * minutes} if minutes else {}
+        run = auto = tlk.fit_auto(model, feed.train, feed.validation, **limit, **given)
+        ended = auto.ended
+    else:
+        run, ended = _staged(options, model, task, feed, given, talk)
+    if run.stopped.startswith("interrupted") and not any(s.best_epoch for s in run.stages):
+        raise KeyboardInterrupt(" before an epoch had ended: nothing was written")
+    if options.lora:
+        fit_options.merge_adapters(run)
+    seconds = time.perf_counter() - start
+    if run.worse:
+        print(run.worse, file=talk)
+    feed.finish(run.model)
+    return run, ended, seconds
 
 
 def _staged(

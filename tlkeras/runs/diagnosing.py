@@ -157,7 +157,7 @@ def _judged(
     if right <= by_chance and trained > max(0.5, min(2 * chance, 0.9)):
         yield Finding(
             "validation is guessed, training is not",
-            f"{right:.2f} of {len(x)} validation images are named rightly, {trained:.2f} in "
+            f"{right:.2f} of {len(x)} validation images are classified correctly, {trained:.2f} in "
             f"training; guessing gives {chance:.2f}",
             "labels that do not belong to their images, in one of the two; or other classes",
             "look at ten images of each with their labels",
@@ -211,7 +211,7 @@ def _moved(model: keras.Model, before: keras.Model) -> Finding | None:
         "the network has moved far from what it knew",
         f"kernels of the backbone moved by {drift:.1f} % of their size",
         "catastrophic forgetting: what it could do before is being overwritten",
-        "a rate ten times lower, fewer blocks, or one block more a stage (progressive)",
+        "a rate ten times lower, fewer blocks, or one more block per stage (progressive)",
         change=lambda plan: type(plan)(
             [s if n == 0 else s.replace(learning_rate=s.learning_rate / 10)
              for n, s in enumerate(plan.stages)]

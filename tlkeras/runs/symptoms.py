@@ -214,8 +214,8 @@ def head_at_its_limit(now: Curves, before: Sequence[Curves]) -> Finding | None:
         return None
     return Finding(
         "the head alone has stopped improving",
-        f"{valid:.2f} of the validation images are named rightly, and {reached:.2f} in training; "
-        f"{gained:+.3f} in the last third of {now.name!r}",
+        f"{valid:.2f} of the validation images are classified correctly, and {reached:.2f} in "
+        f"training; {gained:+.3f} in the last third of {now.name!r}",
         "the features of the frozen network do not fit these data",
         "unfreeze the last block, at a thirtieth of the head's rate",
         now.name,
