@@ -122,7 +122,7 @@ def _check_targets(
     ends = f"a model that ends in a {ending}" if ending in (SOFTMAX, SIGMOID) else ""
     if weighted or not (known or ends):
         return
-    if not ((found > -1e-3) & (found < 1 + 1e-3)).all():
+    if ((found < -1e-3) | (found > 1 + 1e-3)).any():  # NaN ends the stage, as in `fit`
         raise ValueError(
             f"Expected labels from 0 to 1 for {ends or name}; found {found.min():.4g} to "
             f"{found.max():.4g}. Use 0 and 1 for two classes; for measured values, give the head "

@@ -3,6 +3,7 @@
 Also check that a given loss fits that activation.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,13 +42,13 @@ def cross_entropy(loss: Any) -> CrossEntropy | None:
         name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
         own = not isinstance(loss, str) and loss is not getattr(keras.losses, name, None)
     short = name.lower().replace("_", "").replace("bce", "binarycrossentropy")
-    families = [f for f in ("sparse", "categorical", "binary") if short.startswith(f)]
-    if own or not families or not short.endswith("crossentropy"):
+    found = re.fullmatch(r"(sparse|)(categorical|binary)(focal|)crossentropy", short)
+    if own or not found:
         return None
-    start = "SparseCategorical" if families == ["sparse"] else families[0].capitalize()
-    name = f"{start}{'Focal' if 'focal' in short else ''}Crossentropy"
+    sparse, kind, focal = (word.capitalize() for word in found.groups())
+    name = f"{sparse}{kind}{focal}Crossentropy"
     logits, ignore = bool(settings.get("from_logits")), settings.get("ignore_class")
-    return CrossEntropy(families[0], logits, ignore, name)
+    return CrossEntropy((sparse or kind).lower(), logits, ignore, name)
 
 
 def check_loss(model: keras.Model, loss: Any) -> None:
