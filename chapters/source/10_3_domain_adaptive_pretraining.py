@@ -89,7 +89,7 @@ def lower(given):
     return below.predict(np.asarray(given), batch_size=100, verbose=0)
 
 
-again = np.flatnonzero(np.bincount(lesion)[lesion] > 1)  # not the only picture of their lesion
+again = np.flatnonzero(np.bincount(lesion)[lesion] > 1)  # not the only image of their lesion
 some = again[np.argsort(lesion[again], kind="stable")][:1200]
 first, second = (lower(change(images[some], training=True)) for _ in range(2))
 
