@@ -92,6 +92,12 @@ def test_labels_of_no_weight_and_losses_of_ones_own_are_left_alone():
     check(model, (x, np.sign(Y - 1)), "hinge")
 
 
+def test_rounded_probabilities_are_labels_of_a_softmax():
+    image = keras.Input((8,))
+    model = keras.Model(image, keras.layers.Dense(3, "softmax")(image))
+    check(model, (np.ones((12, 8)), np.full((12, 3), 0.33)), "categorical_crossentropy")
+
+
 def test_pixels_0_to_1_are_refused_by_a_model_that_divides_itself():
     x, y = pixels()
     fit(dividing_model(), (x, y))

@@ -18,6 +18,7 @@ from tlkeras.inputs.intake import fits, preprocesses
 from tlkeras.inputs.objective import by_output, cross_entropy
 from tlkeras.inputs.reading import first_batches
 
+ROUNDED = 0.05  # rows of rounded probabilities sum to 1 only this closely
 MEASURING = ("meansquarederror", "meanabsoluteerror", "huber", "logcosh")
 
 
@@ -128,7 +129,7 @@ def _check_targets(
             f"{found.max():.4g}. Use 0 and 1 for two classes; for measured values, give the head "
             "no activation and pass loss='mse'."
         )
-    if known and ending == SOFTMAX and any(abs(y.sum(-1) - 1).max() > 1e-3 for y in labels):
+    if known and ending == SOFTMAX and any(abs(y.sum(-1) - 1).max() > ROUNDED for y in labels):
         raise ValueError(
             f"Expected labels that sum to 1 for {ends}, as its outputs do; found rows with other "
             "sums. For several labels per example, give the head a sigmoid, or no activation."
